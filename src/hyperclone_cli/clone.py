@@ -1,0 +1,199 @@
+"""The pipeline: plan → read → grow → write → publish the directory with one rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from pathlib import Path
+
+from hyperclone_cli import __version__
+from hyperclone_cli.config import check_config
+from hyperclone_cli.errors import RequestError, StorageError
+from hyperclone_cli.growth import Request
+from hyperclone_cli.planner import Plan, make_plan
+from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
+from hyperclone_cli.source import INDEX_NAME, open_source
+
+PROVENANCE_NAME = "hyperclone.json"
+SCHEMA_VERSION = 1
+_MARKER_NAME = ".hyperclone-partial"
+_SPARE_BYTES = 64 << 20
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes just written, from any thread."""
+
+
+def expand(src: Path, out: Path, request: Request, overwrite: bool = False, progress: Progress | None = None) -> Plan:
+    """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
+
+    Everything is written under `<out>.partial` and renamed at the end, so `out` is either absent (or
+    the model that was there before) or complete. The source is only read.
+
+    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails.
+    """
+    check_places(src, out, overwrite)
+    plan = make_plan(open_source(src), request)
+    check_space(plan, out)
+    if plan.growths["embed"].ratio != plan.growths["kv_heads"].ratio * plan.growths["group"].ratio:
+        # Architectures tie hidden_size to the number of heads in different ways, and importing
+        # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
+        check_config(plan.config)
+    with ExitStack() as stack:
+        partial = _claim(out, stack)
+        _write_shards(plan, partial, progress or (lambda written: None))
+        _write_files(plan, partial, out)
+        _publish(partial, out)
+    return plan
+
+
+def check_places(src: Path, out: Path, overwrite: bool) -> None:
+    """Refuse an `out` that could harm the source or anything else that is already there."""
+    source, target = src.resolve(), out.resolve()
+    if target == source or source in target.parents or target in source.parents:
+        raise RequestError(f"--out {out}: is, lies inside or holds --src {src}.", "Choose a directory beside it.")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise RequestError(f"--out {out}: already exists.", "Choose another directory, or add --overwrite.")
+    if not (out / "config.json").is_file():
+        raise RequestError(
+            f"--out {out}: exists and holds no model, so --overwrite will not replace it.", "Choose another directory."
+        )
+
+
+def check_space(plan: Plan, out: Path) -> None:
+    """Raise StorageError if the filesystem of `out` has too little room for the clone."""
+    existing = next(parent for parent in out.resolve().parents if parent.exists())
+    free = shutil.disk_usage(existing).free
+    needed = plan.nbytes + sum(_size(path) for path in plan.source.companions()) + _SPARE_BYTES
+    if needed > free:
+        raise StorageError(
+            f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
+            "Choose another disk for --out, smaller multipliers, or a narrower --dtype.",
+        )
+
+
+def _size(path: Path) -> int:
+    return sum(_size(child) for child in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def _claim(out: Path, stack: ExitStack) -> Path:
+    """Make `<out>.partial` ours, clearing what a killed run left; the lock is held until `stack` closes."""
+    from filelock import FileLock, Timeout
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    marker = partial / _MARKER_NAME
+    if partial.exists() and not marker.exists() and any(partial.iterdir()):
+        raise RequestError(f"{partial}: exists and is not ours.", "Move it away, or choose another --out.")
+    partial.mkdir(exist_ok=True)
+    try:
+        stack.enter_context(FileLock(marker, timeout=0))
+    except Timeout:
+        raise StorageError(f"{partial}: another run is writing it.", "Wait for it, or choose another --out.") from None
+    for leftover in partial.iterdir():
+        if leftover != marker:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return partial
+
+
+def _write_shards(plan: Plan, partial: Path, progress: Progress) -> None:
+    import torch
+
+    from hyperclone_cli.expander import Block, as_bytes, blocks, grow_rows, read_rows
+
+    torch.set_num_threads(1)  # the blocks themselves run in parallel
+    by_name = {tensor.name: tensor for tensor in plan.tensors}
+    with ExitStack() as stack, ThreadPoolExecutor(os.cpu_count()) as pool:
+        sources = {path: os.open(path, os.O_RDONLY) for path in sorted({t.source.path for t in plan.tensors})}
+        for descriptor in sources.values():
+            stack.callback(os.close, descriptor)
+
+        def write(block: Block, target: StoredTensor, descriptor: int) -> None:
+            rows = read_rows(sources[block.tensor.source.path], block.tensor, block.start, block.stop)
+            data = as_bytes(grow_rows(rows, block))
+            for place in block.places:
+                write_all(descriptor, data, target.offset + place * block.row_bytes)
+                progress(len(data))
+
+        for shard, names in plan.shards.items():
+            head, targets = lay_out(
+                partial / shard, [(name, by_name[name].dtype, by_name[name].shape) for name in names]
+            )
+            descriptor = create(partial / shard, head, len(head) + sum(target.nbytes for target in targets))
+            try:
+                jobs = [
+                    pool.submit(write, block, target, descriptor)
+                    for target in targets
+                    for block in blocks(by_name[target.name])
+                ]
+                _finish(jobs)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _finish(jobs: list) -> None:  # type: ignore[type-arg]
+    """Wait for all jobs; after the first failure or Ctrl-C, start no more, and raise it."""
+    try:
+        for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
+            job.result()
+    finally:
+        for job in jobs:
+            job.cancel()
+        wait(jobs)
+
+
+def _write_files(plan: Plan, partial: Path, out: Path) -> None:
+    if len(plan.shards) > 1:
+        weight_map = {name: shard for shard, names in plan.shards.items() for name in names}
+        _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
+    plan.source.copy_companions(partial)
+    _write_json(partial / PROVENANCE_NAME, provenance(plan, out))
+    _write_json(partial / "config.json", dict(plan.config))
+    for path in partial.iterdir():
+        _sync(path)
+
+
+def provenance(plan: Plan, out: Path) -> dict[str, object]:
+    """What made this clone. Holds no clock time and no absolute path, so that it can be reproduced and shared."""
+    from dataclasses import asdict
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": f"hyperclone {__version__}",
+        "source": os.path.relpath(plan.source.path.resolve(), out.resolve()),
+        "request": asdict(plan.request),
+        "plan_digest": plan.digest,
+    }
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(partial: Path, out: Path) -> None:
+    """Turn `<out>.partial` into `out`; a model that was there stays until the new one is in its place."""
+    (partial / _MARKER_NAME).unlink()
+    _sync(partial)
+    previous = out.with_name(out.name + ".previous")
+    if previous.exists():
+        shutil.rmtree(previous)
+    if out.exists():
+        out.rename(previous)
+    partial.rename(out)
+    _sync(out.parent)
+    if previous.exists():
+        shutil.rmtree(previous)

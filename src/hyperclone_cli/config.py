@@ -1,0 +1,122 @@
+"""config.json: read raw, changed where a number grew, and otherwise left as the user had it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.families import Family
+from hyperclone_cli.growth import Growth
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError if it is missing or not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file.", "Name a directory in the Hugging Face layout.") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}).", "Fetch the file again.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The raw config.json of a causal language model that is neither an adapter nor quantised.
+
+    Raises CheckpointError otherwise.
+    """
+    if not (directory / "config.json").exists() and (directory / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{directory}: this is a PEFT adapter, not a model.",
+            "Merge it into its base model first (peft: merge_and_unload, then save_pretrained).",
+        )
+    config = read_json(directory / "config.json")
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise CheckpointError(
+            f"config.json: the checkpoint is quantised (quant_method {method!r}).",
+            "Use the original weights, or dequantise and save them first.",
+        )
+    if not isinstance(config.get("model_type"), str):
+        raise CheckpointError("config.json: no model_type.", "`hyperclone families` lists those supported.")
+    return config
+
+
+def value(config: Mapping[str, Any], family: Family, key: str) -> Any:
+    """What transformers sees for `key`: the file's value, else the architecture's default."""
+    return config.get(key, family.defaults.get(key))
+
+
+def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
+    """Axis → units of the source, "group", "head_dim" and "layers" included.
+
+    Raises CheckpointError for a missing or impossible number, naming the config key.
+    """
+    stated = {axis: value(config, family, key) for axis, key in family.sizes.items()}
+    for axis, size in stated.items():
+        if size is None and axis in ("kv_heads", "head_dim", "proj"):
+            continue
+        if type(size) is not int or size < 1:
+            raise CheckpointError(
+                f"config.json: {family.sizes[axis]} should be a whole number from 1 up, found {size!r}."
+            )
+    sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
+    heads = sizes.pop("heads")
+    kv_heads = sizes.setdefault("kv_heads", heads)
+    for numerator, denominator, key in (
+        (heads, kv_heads, "num_attention_heads"),
+        (sizes["embed"], 1 if "head_dim" in sizes else heads, family.sizes["embed"]),
+    ):
+        if numerator % denominator:
+            raise CheckpointError(f"config.json: {key} {numerator} is not a multiple of {denominator} heads.")
+    sizes["group"] = heads // kv_heads
+    sizes.setdefault("head_dim", sizes["embed"] // heads)
+    if "proj" in family.sizes:
+        sizes.setdefault("proj", sizes["embed"])
+    return sizes
+
+
+def grow_config(
+    config: Mapping[str, Any], family: Family, growths: Mapping[str, Growth], dtype: str | None, tied: bool
+) -> dict[str, Any]:
+    """config.json of the clone: the same keys in the same order, with the grown numbers.
+
+    A number that the source leaves to a default is written out once anything grows, and so is the
+    tie. `dtype` is written if the user chose one.
+    """
+    grown = dict(config)
+    targets = {axis: growth.target for axis, growth in growths.items()}
+    targets["heads"] = targets["kv_heads"] * targets["group"]
+    changes = {key: targets[axis] for axis, key in family.sizes.items() if axis in targets}
+    if any(growth.grows for growth in growths.values()):
+        grown.update(changes)
+    if tied != bool(value(config, family, "tie_word_embeddings")) or "tie_word_embeddings" not in config:
+        grown["tie_word_embeddings"] = tied
+    if dtype is not None:
+        for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]:
+            grown[key] = dtype
+    return grown
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Let stock transformers read the grown config.
+
+    Raises RequestError with its reason if it refuses. Imports transformers.
+    """
+    from transformers import AutoConfig
+
+    fields = {key: item for key, item in config.items() if key != "model_type"}
+    try:
+        AutoConfig.for_model(config["model_type"], **fields)
+    except Exception as error:  # each architecture raises what it likes
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise RequestError(
+            f"transformers refuses the grown config: {reason}",
+            "Choose multipliers that satisfy it; `hyperclone plan` shows the grown numbers.",
+        ) from None

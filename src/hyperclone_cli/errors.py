@@ -1,0 +1,46 @@
+"""Every way the program can refuse, and the exit code that each one carries."""
+
+from __future__ import annotations
+
+
+class HypercloneError(Exception):
+    """Something the user can act on.
+
+    `message` says what was expected and what was found; `hint` is the next thing to try.
+    Only the command line turns these into text and an exit code.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class RequestError(HypercloneError):
+    """The options ask for something that cannot be done."""
+
+    exit_code = 2
+
+
+class CheckpointError(HypercloneError):
+    """The source checkpoint is unsupported or damaged."""
+
+    exit_code = 3
+
+
+class MismatchError(HypercloneError):
+    """The clone is not the source."""
+
+    exit_code = 4
+
+
+class StorageError(HypercloneError):
+    """The Hub, the network or the disk failed."""
+
+    exit_code = 5
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells use it (128 + SIGINT)."""

@@ -1,0 +1,33 @@
+"""The architectures: data only, one lineage a file.
+
+`FAMILIES` maps a `model_type` from config.json to the table that describes its checkpoints.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.families import gemma, gpt_neox, llama, olmo, opt
+from hyperclone_cli.families.table import Family, Fold
+
+__all__ = ["FAMILIES", "Family", "Fold", "find_family"]
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for lineage in (llama, gemma, olmo, opt, gpt_neox) for family in lineage.FAMILIES
+}
+
+
+def find_family(model_type: str) -> Family:
+    """The table for a `model_type`.
+
+    Raises CheckpointError for an unknown one, naming the nearest that is known.
+    """
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    nearest = get_close_matches(model_type, FAMILIES, n=1, cutoff=0.5)
+    raise CheckpointError(
+        f"config.json: model_type {model_type!r} is not supported.",
+        (f"The nearest that is supported is {nearest[0]!r}. " if nearest else "")
+        + "`hyperclone families` lists them all.",
+    )

@@ -1,0 +1,31 @@
+"""Gemma: norms that multiply by (1 + weight), embeddings multiplied by √hidden_size, always tied."""
+
+from hyperclone_cli.axes import embedding, linear, vector
+from hyperclone_cli.families.llama import ATTENTION, GATED_MLP, HEAD_NORMS, SIZES
+from hyperclone_cli.families.table import Family
+
+GEMMA = Family(
+    model_type="gemma",
+    sizes=SIZES,
+    tensors={
+        "model.embed_tokens": embedding("vocab", "embed", forward_power=0.5),
+        "lm_head": linear("vocab", "embed"),
+        **ATTENTION,
+        **GATED_MLP,
+        "model.layers.*.input_layernorm": vector("embed", plus_one=True),
+        "model.layers.*.post_attention_layernorm": vector("embed", plus_one=True),
+        "model.norm": vector("embed", plus_one=True),
+    },
+    defaults={"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
+)
+
+GEMMA2 = GEMMA.variant(
+    "gemma2",
+    tensors={
+        "model.layers.*.pre_feedforward_layernorm": vector("embed", plus_one=True),
+        "model.layers.*.post_feedforward_layernorm": vector("embed", plus_one=True),
+    },
+    defaults={"num_key_value_heads": 4},
+)
+
+FAMILIES = (GEMMA, GEMMA2, GEMMA2.variant("gemma3_text", tensors=HEAD_NORMS))

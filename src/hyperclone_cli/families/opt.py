@@ -1,0 +1,49 @@
+"""OPT: LayerNorm before each block (125m) or after it (350m), learned positions.
+
+opt-350m embeds in a narrower width, `proj`, and projects in and out of the residual stream. Where
+the two widths are equal there is no projection and `proj` is the residual stream itself.
+"""
+
+from hyperclone_cli.axes import embedding, linear, vector
+from hyperclone_cli.families.table import Family, Fold
+
+OPT = Family(
+    model_type="opt",
+    sizes={
+        "embed": "hidden_size",
+        "proj": "word_embed_proj_dim",
+        "ffn": "ffn_dim",
+        "heads": "num_attention_heads",
+        "vocab": "vocab_size",
+        "layers": "num_hidden_layers",
+    },
+    tensors={
+        "model.decoder.embed_tokens": embedding("vocab", "proj"),
+        "model.decoder.project_in": linear("embed", "proj"),
+        "model.decoder.embed_positions": embedding("*", "embed"),
+        "model.decoder.layers.*.self_attn_layer_norm": vector("embed"),
+        "model.decoder.layers.*.self_attn.q_proj": linear("heads *", "embed"),
+        "model.decoder.layers.*.self_attn.k_proj": linear("heads *", "embed"),
+        "model.decoder.layers.*.self_attn.v_proj": linear("heads *", "embed"),
+        "model.decoder.layers.*.self_attn.out_proj": linear("embed", "heads *"),
+        "model.decoder.layers.*.final_layer_norm": vector("embed"),
+        "model.decoder.layers.*.fc1": linear("ffn", "embed"),
+        "model.decoder.layers.*.fc2": linear("embed", "ffn"),
+        "model.decoder.final_layer_norm": vector("embed"),
+        "model.decoder.project_out": linear("proj", "embed"),
+        "lm_head": linear("vocab", "proj"),
+    },
+    defaults={
+        "word_embed_proj_dim": None,
+        "do_layer_norm_before": True,
+        "_remove_final_layer_norm": False,
+        "tie_word_embeddings": True,
+    },
+    embedding="model.decoder.embed_tokens",
+    folds=(
+        Fold("model.decoder.final_layer_norm", when={"do_layer_norm_before": True, "_remove_final_layer_norm": False}),
+        Fold("model.decoder.layers.-1.final_layer_norm", when={"do_layer_norm_before": False}),
+    ),
+)
+
+FAMILIES = (OPT,)

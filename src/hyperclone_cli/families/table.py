@@ -1,0 +1,73 @@
+"""What a family's table holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from hyperclone_cli.axes import Form
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A module that feeds a tied head, able to carry the factor that the shared matrix cannot.
+
+    `when` are values of config.json under which it is the last module before the head.
+    `layers.-1` in the name stands for the last layer.
+    """
+
+    module: str
+    when: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture as its checkpoints lie on disk.
+
+    sizes     axis → the config key that states it. Without "kv_heads" every query head has its
+              own key and value; without "head_dim" it is embed / heads, whatever the config says.
+    tensors   module name (`*` is a layer's number) → form.
+    defaults  what transformers assumes for a key that config.json omits.
+    prefix    the base model's attribute; checkpoints of the bare base model lack it.
+    embedding, head   the modules that `tie_word_embeddings` makes one matrix.
+    folds     where the factor of a tied head can go; the first that applies is used.
+    """
+
+    model_type: str
+    sizes: Mapping[str, str]
+    tensors: Mapping[str, Form]
+    defaults: Mapping[str, Any]
+    prefix: str = "model"
+    embedding: str = "model.embed_tokens"
+    head: str = "lm_head"
+    folds: tuple[Fold, ...] = (Fold("model.norm"),)
+
+    def variant(self, model_type: str, **changes: Any) -> Family:
+        """The same table under another model_type; `tensors` and `defaults` are merged into it."""
+        for key in ("tensors", "defaults"):
+            changes[key] = {**getattr(self, key), **changes.get(key, {})}
+        return replace(self, model_type=model_type, **changes)
+
+    @cached_property
+    def _patterns(self) -> tuple[tuple[re.Pattern[str], str, Form], ...]:
+        return tuple(
+            (
+                re.compile(re.escape(module).replace(r"\*", r"\d+") + (rf"\.{parameter}" if parameter else "")),
+                parameter,
+                form,
+            )
+            for module, form in self.tensors.items()
+            for parameter in form.parameters
+        )
+
+    def matches(self, name: str) -> list[tuple[str, str, Form]]:
+        """Every (full tensor name, parameter, form) whose rule fits `name`, with or without prefix."""
+        return [
+            (full, parameter, form)
+            for full in (name, f"{self.prefix}.{name}")
+            for pattern, parameter, form in self._patterns
+            if pattern.fullmatch(full)
+        ]

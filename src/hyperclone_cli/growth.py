@@ -1,0 +1,143 @@
+"""How one width grows, and what the user asked for on each of them.
+
+A growth from s to t units says, for every new unit, which source unit it copies and which share of
+that unit's contribution a reader takes from it; the shares of one unit's copies sum to 1. Widths
+are long and growths regular, so both are kept run by run instead of unit by unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+from hyperclone_cli.axes import REST
+from hyperclone_cli.errors import RequestError
+
+WHOLE = Fraction(1)
+
+
+class Run(NamedTuple):
+    """New units that copy the source units start … start + length - 1, each with the same share."""
+
+    start: int
+    length: int
+    share: Fraction
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One width's growth: `source` units become those listed by `runs`, in order."""
+
+    source: int
+    runs: tuple[Run, ...]
+
+    @property
+    def target(self) -> int:
+        """Units after the growth."""
+        return sum(run.length for run in self.runs)
+
+    @property
+    def ratio(self) -> Fraction:
+        """Units after for each unit before."""
+        return Fraction(self.target, self.source)
+
+    @property
+    def grows(self) -> bool:
+        return self.runs != (Run(0, self.source, WHOLE),)
+
+
+def tiled(size: int, copies: int) -> Growth:
+    """`size` units repeated copy after copy, [x, x, …], each copy read with share 1/copies."""
+    return Growth(size, (Run(0, size, Fraction(1, copies)),) * copies)
+
+
+def nest(outer: Growth, inner: Growth) -> Growth:
+    """The growth of a packed dimension: every unit of `outer` holds a whole `inner`."""
+    size = outer.source * inner.source
+    if not inner.grows:
+        return Growth(size, tuple(Run(r.start * inner.source, r.length * inner.source, r.share) for r in outer.runs))
+    return Growth(
+        size,
+        tuple(
+            Run(unit * inner.source + part.start, part.length, run.share * part.share)
+            for run in outer.runs
+            for unit in range(run.start, run.start + run.length)
+            for part in inner.runs
+        ),
+    )
+
+
+def grow_dimension(axes: tuple[str, ...], size: int, growths: Mapping[str, Growth]) -> Growth:
+    """The growth of a tensor dimension of `size` units that packs `axes`, outermost first.
+
+    Raises ValueError, saying what was expected, if the axes' sizes do not fit `size`.
+    """
+    named = [growths[axis] for axis in axes if axis != REST]
+    expected = 1
+    for growth in named:
+        expected *= growth.source
+    if REST in axes:
+        if size % expected:
+            raise ValueError(f"a multiple of {expected}")
+        named.append(tiled(size // expected, 1))
+    elif size != expected:
+        raise ValueError(str(expected))
+    grown = named[0]
+    for inner in named[1:]:
+        grown = nest(grown, inner)
+    return grown
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. Multipliers of None take their default; see `resolve`.
+
+    dtype           storage dtype of the clone ("float32", "bfloat16", "float16"); None keeps each tensor's
+    max_shard_size  bytes, or a size such as "5GB"
+    tie_embeddings  "auto", "keep" or "untie"
+    """
+
+    embed_mult: int = 1
+    ffn_mult: int = 1
+    heads_mult: int | None = None
+    kv_heads_mult: int | None = None
+    dtype: str | None = None
+    max_shard_size: int | str = "50GB"
+    tie_embeddings: str = "auto"
+
+
+def resolve(request: Request, sizes: Mapping[str, int], head_dim_is_free: bool) -> dict[str, Growth]:
+    """The growth of each axis under `request`, for a source of these `sizes` (axis → units).
+
+    Heads grow like the residual stream unless asked otherwise, key/value heads like the heads, and
+    a single key/value head stays single. Query heads that grow more than the key/value heads grow
+    the group inside each of these. `head_dim_is_free` is false for architectures that compute
+    head_dim as hidden_size / heads.
+
+    Raises RequestError, with the nearest request that works, for one that cannot be done.
+    """
+    embed, ffn = request.embed_mult, request.ffn_mult
+    heads = request.heads_mult or embed
+    kv_heads = request.kv_heads_mult or (1 if sizes["kv_heads"] == 1 and sizes["group"] > 1 else heads)
+    for option, mult in (("embed", embed), ("ffn", ffn), ("heads", heads), ("kv-heads", kv_heads)):
+        if mult < 1:
+            raise RequestError(f"--{option}-mult {mult}: a multiplier is a whole number from 1 up.")
+    if not head_dim_is_free and heads != embed:
+        raise RequestError(
+            f"--embed-mult {embed} with --heads-mult {heads}: this architecture computes the head size as"
+            " hidden_size / num_attention_heads, so both must grow alike for heads to stay whole.",
+            f"The nearest that works: --embed-mult {embed} --heads-mult {embed}.",
+        )
+    if heads % kv_heads:
+        nearest = max(1, round(heads / kv_heads)) * kv_heads
+        raise RequestError(
+            f"--heads-mult {heads} with --kv-heads-mult {kv_heads}: every key/value head serves the same"
+            " number of query heads, so the first must be a multiple of the second.",
+            f"The nearest that works: --heads-mult {nearest} --kv-heads-mult {kv_heads}.",
+        )
+    multipliers = {"embed": embed, "ffn": ffn, "kv_heads": kv_heads, "group": heads // kv_heads}
+    if sizes.get("proj") == sizes["embed"]:
+        multipliers["proj"] = embed  # no projection: the embedding's width is the residual stream
+    return {axis: tiled(size, multipliers.get(axis, 1)) for axis, size in sizes.items()}

@@ -1,0 +1,142 @@
+"""Small random models of every variant that changes the layout or the function, by stock transformers.
+
+Every parameter is random, norms and biases too: fresh initialisations hide bugs behind ones and zeros.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+BASE: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": None,  # greedy decoding runs to its full length
+    "pad_token_id": 0,
+}
+GQA = BASE | {"num_key_value_heads": 2}
+MQA = BASE | {"num_key_value_heads": 1}
+MHA = BASE | {"num_key_value_heads": 4}
+GEMMA = {"head_dim": 16}
+GEMMA2 = GEMMA | {
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+OPT = {key: value for key, value in BASE.items() if key != "intermediate_size"} | {"ffn_dim": 80}
+WINDOWED = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "opt-125m": ("opt", OPT | {"do_layer_norm_before": True}),
+    "opt-350m": ("opt", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 24}),
+    "opt-projected-prenorm-untied": ("opt", OPT | {"word_embed_proj_dim": 24} | UNTIED),
+    "opt-postnorm": ("opt", OPT | {"do_layer_norm_before": False}),
+    "opt-untied": ("opt", OPT | UNTIED),
+    "opt-no-bias": ("opt", OPT | {"enable_bias": False}),
+    "opt-plain-norms": ("opt", OPT | {"layer_norm_elementwise_affine": False}),
+    "opt-no-final-norm": ("opt", OPT | {"_remove_final_layer_norm": True}),
+    "pythia": ("gpt_neox", BASE | {"use_parallel_residual": True} | UNTIED),
+    "pythia-tied": ("gpt_neox", BASE | TIED),
+    "gpt_neox-sequential": ("gpt_neox", BASE | {"use_parallel_residual": False} | UNTIED),
+    "gpt_neox-full-rotary": (
+        "gpt_neox",
+        BASE | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}},
+    ),
+    "gpt_neox-no-attention-bias": ("gpt_neox", BASE | {"attention_bias": False} | TIED),
+    "olmo": ("olmo", GQA | UNTIED),
+    "olmo-tied": ("olmo", GQA | TIED),
+    "olmo-clip": ("olmo", MHA | {"clip_qkv": 0.5}),
+    "olmo2": ("olmo2", GQA | UNTIED),
+    "olmo2-tied-mha": ("olmo2", MHA | TIED),
+    "olmo3": ("olmo3", GQA | WINDOWED),
+    "gemma-mqa": ("gemma", MQA | GEMMA),
+    "gemma-gqa": ("gemma", GQA | GEMMA),
+    "gemma2": ("gemma2", GQA | GEMMA2 | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}),
+    "gemma3-mqa": ("gemma3_text", MQA | GEMMA2),
+    "gemma3-gqa": ("gemma3_text", GQA | GEMMA2),
+    "llama-mha": ("llama", MHA | UNTIED),
+    "llama-gqa-tied": ("llama", GQA | TIED),
+    "llama-mqa": ("llama", MQA | UNTIED),
+    "llama-head_dim-biases": ("llama", GQA | {"head_dim": 20, "attention_bias": True, "mlp_bias": True}),
+    "llama3-rope": ("llama", GQA | TIED | {"rope_parameters": LLAMA3_ROPE}),
+    "mistral": ("mistral", GQA | {"sliding_window": 8}),
+    "qwen2": ("qwen2", GQA | TIED | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    "qwen3": ("qwen3", GQA | TIED | {"head_dim": 16}),
+}
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> None:
+    """Fill every parameter: matrices so that activations keep their size, norm weights around 1, biases around 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[1] ** -0.5))
+            else:
+                parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
+
+
+def build(variant: str, path: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB") -> Path:
+    """Write a random model of `variant` to `path`, as `save_pretrained` lays it out."""
+    model_type, kwargs = VARIANTS[variant]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **kwargs))
+    randomise(model)
+    model.to(dtype).save_pretrained(path, max_shard_size=max_shard_size)
+    return path
+
+
+def load(path: Path) -> torch.nn.Module:
+    """The checkpoint at `path` in float32 by stock transformers; every key must be there and be used."""
+    model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    problems = {kind: keys for kind, keys in report.items() if keys}
+    assert not problems, problems
+    return model.eval()
+
+
+def tokens(rows: int = 2, length: int = 24) -> torch.Tensor:
+    return torch.randint(3, BASE["vocab_size"], (rows, length), generator=torch.Generator().manual_seed(7))
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    return model(tokens()).logits.double()
+
+
+@torch.no_grad()
+def decode(model: Any) -> torch.Tensor:
+    return model.generate(
+        tokens(length=6), do_sample=False, max_new_tokens=16, attention_mask=torch.ones(2, 6, dtype=torch.long)
+    )
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def environment() -> dict[str, str]:
+    """The environment for a subprocess that must see neither a Hub nor a terminal."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1"}
