@@ -10,21 +10,19 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 
-from hyperclone_cli import __version__
 from hyperclone_cli.config import check_config
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth import Request
 from hyperclone_cli.planner import Plan, make_plan
+from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
 from hyperclone_cli.source import INDEX_NAME, open_source
 
-PROVENANCE_NAME = "hyperclone.json"
-SCHEMA_VERSION = 1
 _MARKER_NAME = ".hyperclone-partial"
 _SPARE_BYTES = 64 << 20
 
-Progress = Callable[[int], None]
-"""Called with the number of bytes just written, from any thread."""
+Progress = Callable[[int, int], None]
+"""Called from any thread with the number of bytes just written, and of all bytes to write."""
 
 
 def expand(src: Path, out: Path, request: Request, overwrite: bool = False, progress: Progress | None = None) -> Plan:
@@ -44,7 +42,7 @@ def expand(src: Path, out: Path, request: Request, overwrite: bool = False, prog
         check_config(plan.config)
     with ExitStack() as stack:
         partial = _claim(out, stack)
-        _write_shards(plan, partial, progress or (lambda written: None))
+        _write_shards(plan, partial, progress)
         _write_files(plan, partial, out)
         _publish(partial, out)
     return plan
@@ -101,7 +99,7 @@ def _claim(out: Path, stack: ExitStack) -> Path:
     return partial
 
 
-def _write_shards(plan: Plan, partial: Path, progress: Progress) -> None:
+def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
     import torch
 
     from hyperclone_cli.expander import Block, as_bytes, blocks, grow_rows, read_rows
@@ -114,11 +112,12 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress) -> None:
             stack.callback(os.close, descriptor)
 
         def write(block: Block, target: StoredTensor, descriptor: int) -> None:
-            rows = read_rows(sources[block.tensor.source.path], block.tensor, block.start, block.stop)
+            rows = read_rows(sources[block.tensor.source.path], block.tensor.source, block.start, block.stop)
             data = as_bytes(grow_rows(rows, block))
             for place in block.places:
                 write_all(descriptor, data, target.offset + place * block.row_bytes)
-                progress(len(data))
+                if progress:
+                    progress(len(data), plan.nbytes)
 
         for shard, names in plan.shards.items():
             head, targets = lay_out(
@@ -157,19 +156,6 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
     _write_json(partial / "config.json", dict(plan.config))
     for path in partial.iterdir():
         _sync(path)
-
-
-def provenance(plan: Plan, out: Path) -> dict[str, object]:
-    """What made this clone. Holds no clock time and no absolute path, so that it can be reproduced and shared."""
-    from dataclasses import asdict
-
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": f"hyperclone {__version__}",
-        "source": os.path.relpath(plan.source.path.resolve(), out.resolve()),
-        "request": asdict(plan.request),
-        "plan_digest": plan.digest,
-    }
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -17,13 +17,13 @@ import torch
 from hyperclone_cli.axes import Role
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.planner import GrownTensor
-from hyperclone_cli.shards import ITEM_BYTES, read_into
+from hyperclone_cli.shards import ITEM_BYTES, StoredTensor, read_into
 
 BLOCK_BYTES = 4 << 20
 """Bytes of one grown block: small enough to stay in the processor's cache, large enough to write well."""
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_WIDER = {"F64": torch.float64, "F32": torch.float64, "F16": torch.float32, "BF16": torch.float32}
+WIDER = {"F64": torch.float64, "F32": torch.float64, "F16": torch.float32, "BF16": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ def blocks(tensor: GrownTensor, block_bytes: int = BLOCK_BYTES) -> Iterator[Bloc
             yield Block(tensor, start + first, start + last, share, tuple(p + first for p in positions))
 
 
-def read_rows(descriptor: int, tensor: GrownTensor, start: int, stop: int) -> torch.Tensor:
-    """Rows start … stop - 1 of the source tensor, in its own dtype: shape (stop - start, …)."""
-    shape = (stop - start, *tensor.source.shape[1:])
-    item = ITEM_BYTES[tensor.source.dtype]
-    data = torch.empty(prod(shape) * item, dtype=torch.uint8)
-    read_into(descriptor, as_bytes(data), tensor.source.offset + start * item * prod(shape[1:]))
-    return data.view(TORCH_DTYPES[tensor.source.dtype]).view(shape)
+def read_rows(descriptor: int, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+    """Rows start … stop - 1 of a tensor on disk, in its own dtype: shape (stop - start, …)."""
+    shape = (stop - start, *stored.shape[1:])
+    row_bytes = ITEM_BYTES[stored.dtype] * prod(shape[1:])
+    data = torch.empty(row_bytes * shape[0], dtype=torch.uint8)
+    read_into(descriptor, as_bytes(data), stored.offset + start * row_bytes)
+    return data.view(TORCH_DTYPES[stored.dtype]).view(shape)
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def grow_rows(rows: torch.Tensor, block: Block) -> torch.Tensor:
@@ -83,7 +83,7 @@ def grow_rows(rows: torch.Tensor, block: Block) -> torch.Tensor:
     if tensor.exact:
         rows = rows.to(dtype)
     else:
-        rows = rows.to(torch.promote_types(_WIDER[tensor.source.dtype], _WIDER[tensor.dtype]))
+        rows = rows.to(torch.promote_types(WIDER[tensor.source.dtype], WIDER[tensor.dtype]))
     gain = tensor.gain * float(block.share)
     if tensor.offset and gain != 1.0:
         rows = (rows + tensor.offset) * gain - tensor.offset
@@ -91,11 +91,12 @@ def grow_rows(rows: torch.Tensor, block: Block) -> torch.Tensor:
         rows = rows * gain
     for dim, (role, growth) in enumerate(zip(tensor.roles, tensor.growths, strict=True)):
         if dim:
-            rows = _grow_columns(rows, dim, role, growth)
+            rows = grow_columns(rows, dim, role, growth)
     return rows.to(dtype).contiguous()
 
 
-def _grow_columns(rows: torch.Tensor, dim: int, role: Role, growth: Growth) -> torch.Tensor:
+def grow_columns(rows: torch.Tensor, dim: int, role: Role, growth: Growth) -> torch.Tensor:
+    """Grow one dimension of a block: units are copied, and weighted by their share where it is read."""
     if not growth.grows:
         return rows
     shares = {run.share if role is Role.IN else Fraction(1) for run in growth.runs}

@@ -19,11 +19,9 @@ from hyperclone_cli.axes import Form, Role
 from hyperclone_cli.config import grow_config, read_sizes, value
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family, find_family
-from hyperclone_cli.growth import WHOLE, Growth, Request, grow_dimension, resolve
+from hyperclone_cli.growth import Growth, Request, grow_dimension, resolve
 from hyperclone_cli.shards import FLOAT_DTYPES, ITEM_BYTES, StoredTensor
 from hyperclone_cli.source import Source
-
-_MANTISSA_BITS = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,16 @@ class GrownTensor:
 
 
 @dataclass(frozen=True)
+class Head:
+    """How the clone reads its logits: `module` carries `factor` where a tied matrix cannot."""
+
+    tied: bool
+    why: str
+    module: str | None = None
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that will be written, decided."""
 
@@ -85,7 +93,7 @@ class Plan:
     tensors: tuple[GrownTensor, ...]
     shards: Mapping[str, tuple[str, ...]]
     dropped: Mapping[str, str]
-    head: str
+    head: Head
 
     @property
     def nbytes(self) -> int:
@@ -107,11 +115,14 @@ class Plan:
         before, after = Counter[str](), Counter[str]()
         for tensor in self.tensors:
             after[tensor.part] += tensor.elements
-            if tensor.source.name not in {t.source.name for t in self.tensors if t is not tensor} or (
-                tensor.part != "head"
-            ):
-                before[tensor.part] += math.prod(tensor.source.shape)
+        parts = {tensor.source.name: tensor for tensor in reversed(self.tensors)}  # a new head comes last
+        for tensor in parts.values():
+            before[tensor.part] += math.prod(tensor.source.shape)
         return before, after
+
+    def rounded(self) -> list[str]:
+        """Tensors whose numbers are rounded once; all others hold the source's, scaled by powers of two."""
+        return [tensor.name for tensor in self.tensors if not tensor.exact]
 
     def kv_cache_bytes(self) -> tuple[int, int]:
         """Bytes of keys and values that one token adds, before and after, in the clone's dtype."""
@@ -138,11 +149,11 @@ def make_plan(source: Source, request: Request) -> Plan:
         for name, (full, parameter, form) in matched.items()
         if not form.dropped
     ]
-    tensors, tied, head, redundant = _tie(source, family, request, growths, tensors)
+    tensors, head, redundant = _tie(source, family, request, growths, tensors)
     dropped.update(redundant)
     # widest items first, so that every tensor of a file is aligned to its own size
     tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
-    config = grow_config(source.config, family, growths, request.dtype, tied)
+    config = grow_config(source.config, family, growths, request.dtype, head.tied)
     return Plan(
         source, family, request, growths, config, tuple(tensors), _split(tensors, request.max_shard_size), dropped, head
     )
@@ -226,8 +237,8 @@ def _part(form: Form, axes: tuple[str, ...]) -> str:
 
 def _tie(
     source: Source, family: Family, request: Request, growths: Mapping[str, Growth], tensors: list[GrownTensor]
-) -> tuple[list[GrownTensor], bool, str, dict[str, str]]:
-    """Settle the head: (tensors, tied?, how in words, stored tensors that are not written and why).
+) -> tuple[list[GrownTensor], Head, dict[str, str]]:
+    """Settle the head: (tensors, head, stored tensors that are not written and why).
 
     A tied matrix E is copied like any embedding (its rows times the gain g), so the head that
     reads n copies of it gives n·g times the logits. The last module before it is scaled by
@@ -238,41 +249,43 @@ def _tie(
     if embedding is None:
         raise CheckpointError(f"{source.path}: no tensor {family.embedding}.weight.", "The checkpoint is incomplete.")
     heads = [tensor for tensor in tensors if tensor.part == "head"]
-    claims_tie = bool(value(source.config, family, "tie_word_embeddings"))
     redundant: dict[str, str] = {}
-    if claims_tie:
+    if value(source.config, family, "tie_word_embeddings"):
         for head in heads:
-            if head.name.endswith(".weight") and source.same_bytes(head.source.name, embedding.source.name):
+            if source.same_bytes(head.source.name, embedding.source.name):
                 redundant[head.source.name] = "the tied head, stored a second time"
         tensors = [tensor for tensor in tensors if tensor.source.name not in redundant]
-    if not claims_tie or len(redundant) < len(heads):
-        # A stored head that differs from the embedding is the one that transformers uses, tied or not.
-        if not heads:
-            raise CheckpointError(f"{source.path}: no tensor {family.head}.weight.", "The checkpoint is incomplete.")
-        return tensors, False, "untied, as in the source", redundant
+        if len(redundant) < len(heads):
+            return tensors, Head(False, "untied: the stored head differs from the embedding"), redundant
+    elif heads:
+        return tensors, Head(False, "untied, as in the source"), redundant
+    else:
+        raise CheckpointError(
+            f"{source.path}: no tensor {family.head}.weight, and config.json does not tie it to the embedding.",
+            "The checkpoint is incomplete.",
+        )
 
-    copies = embedding.growths[1].target / embedding.growths[1].source
-    factor = 1 / (copies * embedding.gain)
+    factor = 1.0 / (float(embedding.growths[1].ratio) * embedding.gain)
+    if request.tie_embeddings != "untie" and factor == 1.0:
+        return tensors, Head(True, "tied, as in the source"), redundant
     fold = next((fold for fold in family.folds if _applies(fold.when, source, family)), None)
     module = fold.module.replace("layers.-1.", f"layers.{growths['layers'].source - 1}.") if fold else None
     foldable = f"{module}.weight" in by_name
-    if request.tie_embeddings != "untie" and factor == 1.0:
-        return tensors, True, "tied, as in the source", redundant
-    if request.tie_embeddings == "untie" or (request.tie_embeddings == "auto" and not foldable):
-        form = family.tensors[family.head]
-        head = _grow(embedding.source, f"{family.head}.weight", "weight", form, growths, request.dtype)
-        why = "asked for" if request.tie_embeddings == "untie" else "no norm before the head can carry the factor"
-        return [*tensors, head], False, f"untied: {family.head}.weight is written ({why})", redundant
-    if not foldable:
+    if request.tie_embeddings == "keep" and not foldable:
         raise RequestError(
-            f"--tie-embeddings keep: {family.model_type} has no weight before the head that could carry 1/{copies:g}.",
+            f"--tie-embeddings keep: {family.model_type} has no weight before the head that could carry {factor:g}.",
             "Use --tie-embeddings auto, which writes a head of its own.",
         )
-    tensors = [
-        replace(tensor, gain=tensor.gain * factor) if tensor.name.rpartition(".")[0] == module else tensor
-        for tensor in tensors
-    ]
-    return tensors, True, f"tied: {module} carries the factor {factor:g}", redundant
+    if request.tie_embeddings != "untie" and foldable:
+        tensors = [
+            replace(tensor, gain=tensor.gain * factor) if tensor.name.rpartition(".")[0] == module else tensor
+            for tensor in tensors
+        ]
+        return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", module, factor), redundant
+    form = family.tensors[family.head]
+    head = _grow(embedding.source, f"{family.head}.weight", "weight", form, growths, request.dtype)
+    why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
+    return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant
 
 
 def _applies(when: Mapping[str, Any], source: Source, family: Family) -> bool:
@@ -296,6 +309,3 @@ def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, t
 
 def _is_power_of_two(number: float) -> bool:
     return math.frexp(number)[0] == 0.5
-
-
-__all__ = ["WHOLE", "GrownTensor", "Plan", "make_plan"]

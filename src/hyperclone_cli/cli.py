@@ -1,0 +1,219 @@
+"""The commands: parse, call, show. No logic."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyperclone_cli import __version__
+from hyperclone_cli.errors import MismatchError
+from hyperclone_cli.growth import Request
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Grow a pretrained language model into a larger one that computes the same function.",
+    epilog="Exit codes: 0 done · 1 unexpected · 2 usage · 3 checkpoint unsupported or damaged"
+    " · 4 the clone does not match · 5 network or disk · 130 interrupted",
+)
+
+
+class Dtype(str, Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Tie(str, Enum):
+    auto = "auto"
+    keep = "keep"
+    untie = "untie"
+
+
+GROWTH, WRITING, CHECKING = "Growth", "Writing", "Checking"
+
+Src = Annotated[Path, typer.Option("--src", help="The source checkpoint: a directory.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
+EmbedMult = Annotated[int, typer.Option(min=1, help="Times hidden_size.", rich_help_panel=GROWTH)]
+FfnMult = Annotated[int, typer.Option(min=1, help="Times the feed-forward width.", rich_help_panel=GROWTH)]
+HeadsMult = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Times the query heads. [default: --embed-mult]", show_default=False, rich_help_panel=GROWTH
+    ),
+]
+KvHeadsMult = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Times the key/value heads. [default: --heads-mult; a single head stays single]",
+        show_default=False,
+        rich_help_panel=GROWTH,
+    ),
+]
+TieEmbeddings = Annotated[
+    Tie,
+    typer.Option(
+        help="A tied head: keep it tied where that can be exact, insist on it, or write a head of its own.",
+        rich_help_panel=GROWTH,
+    ),
+]
+StorageDtype = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype", help="Storage dtype. [default: each tensor's own]", show_default=False, rich_help_panel=WRITING
+    ),
+]
+MaxShardSize = Annotated[str, typer.Option(help="Largest file.", rich_help_panel=WRITING)]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace the model at --out once the new one is complete.", rich_help_panel=WRITING
+    ),
+]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify at the end.", rich_help_panel=CHECKING)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to run the models. [default: a GPU if there is one]", show_default=False, rich_help_panel=CHECKING
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"hyperclone {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _request(
+    embed_mult: int, ffn_mult: int, heads_mult: int | None, kv_heads_mult: int | None,
+    dtype: Dtype | None, max_shard_size: str, tie_embeddings: Tie,
+) -> Request:  # fmt: skip
+    return Request(
+        embed_mult=embed_mult,
+        ffn_mult=ffn_mult,
+        heads_mult=heads_mult,
+        kv_heads_mult=kv_heads_mult,
+        dtype=dtype.value if dtype else None,
+        max_shard_size=max_shard_size,
+        tie_embeddings=tie_embeddings.value,
+    )
+
+
+@app.command()
+def expand(
+    src: Src,
+    out: Out,
+    embed_mult: EmbedMult = 2,
+    ffn_mult: FfnMult = 2,
+    heads_mult: HeadsMult = None,
+    kv_heads_mult: KvHeadsMult = None,
+    tie_embeddings: TieEmbeddings = Tie.auto,
+    dtype: StorageDtype = None,
+    max_shard_size: MaxShardSize = "50GB",
+    overwrite: Overwrite = False,
+    no_verify: NoVerify = False,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Write a larger checkpoint that computes the same function, and verify it.
+
+    Example: hyperclone expand --src ./opt-350m --embed-mult 2 --ffn-mult 2 --out ./opt-700m
+    """
+    from hyperclone_cli import clone, console
+
+    request = _request(embed_mult, ffn_mult, heads_mult, kv_heads_mult, dtype, max_shard_size, tie_embeddings)
+    with console.progress("Expanding") as start:
+        plan = clone.expand(src, out, request, overwrite, start)
+    report = None
+    if not no_verify:
+        from hyperclone_cli.verifier import verify as check
+
+        with console.steps() as log:
+            report = check(out, device=device, log=log)
+    console.show_clone(plan, out, report, as_json)
+    if report is not None and not report.passed:
+        raise MismatchError(f"{out}: the clone does not match its source.", "Please report it with the lines above.")
+
+
+@app.command()
+def plan(
+    src: Src,
+    embed_mult: EmbedMult = 2,
+    ffn_mult: FfnMult = 2,
+    heads_mult: HeadsMult = None,
+    kv_heads_mult: KvHeadsMult = None,
+    tie_embeddings: TieEmbeddings = Tie.auto,
+    dtype: StorageDtype = None,
+    max_shard_size: MaxShardSize = "50GB",
+    as_json: Json = False,
+) -> None:
+    """Show what `expand` would write: sizes, parameters, bytes, what is exact. Writes nothing.
+
+    Example: hyperclone plan --src ./opt-350m --embed-mult 2 --ffn-mult 2
+    """
+    from hyperclone_cli import console
+    from hyperclone_cli.planner import make_plan
+    from hyperclone_cli.source import open_source
+
+    request = _request(embed_mult, ffn_mult, heads_mult, kv_heads_mult, dtype, max_shard_size, tie_embeddings)
+    console.show_plan(make_plan(open_source(src), request), as_json)
+
+
+@app.command()
+def verify(
+    clone: Annotated[Path, typer.Argument(help="The clone's directory.")] = Path("."),
+    src: Annotated[
+        Path | None, typer.Option("--src", help="Its source. [default: the one that it recorded]", show_default=False)
+    ] = None,
+    device: Device = None,
+    dtype: Annotated[Dtype, typer.Option(help="What both models run in.", rich_help_panel=CHECKING)] = Dtype.float32,
+    weights_only: Annotated[
+        bool,
+        typer.Option(
+            "--weights-only",
+            help="Compare the weights alone: little memory, no forward pass.",
+            rich_help_panel=CHECKING,
+        ),
+    ] = False,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens that greedy decoding adds to each prompt.", rich_help_panel=CHECKING)
+    ] = 16,
+    as_json: Json = False,
+) -> None:
+    """Hold a clone against its source: every weight, the logits, greedy decoding.
+
+    Example: hyperclone verify ./opt-700m
+    """
+    from hyperclone_cli import console
+    from hyperclone_cli.verifier import verify as check
+
+    with console.steps() as log:
+        report = check(clone, src, device, dtype.value, weights_only, new_tokens, log)
+    console.show_report(report, as_json)
+    if not report.passed:
+        raise MismatchError(f"{clone}: the clone does not match its source.")
+
+
+@app.command()
+def families(as_json: Json = False) -> None:
+    """List the architectures that can be expanded."""
+    from hyperclone_cli import console
+    from hyperclone_cli.families import FAMILIES
+
+    console.show_families(FAMILIES.values(), as_json)

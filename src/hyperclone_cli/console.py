@@ -1,0 +1,201 @@
+"""What a person or a script sees: tables and JSON on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from hyperclone_cli.families import Family
+from hyperclone_cli.planner import Plan
+from hyperclone_cli.verifier.report import Report
+
+SCHEMA_VERSION = 1
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes with rate and time left on a terminal, nothing elsewhere: call with (written, total)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, disable=not _err.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda written, total: bar.update(task, advance=written, total=total)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """A line that names the step under way on a terminal, nothing elsewhere."""
+    if not _err.is_terminal:
+        yield lambda step: None  # noqa: ARG005
+        return
+    with _err.status("") as status:
+        yield lambda step: status.update(step)
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Print what `plan` would write."""
+    if as_json:
+        _print_json(plan_json(plan))
+        return
+    _print_table("config.json", ("key", "before", "after"), _config_rows(plan))
+    before, after = plan.parameters()
+    rows = [(part, f"{before[part]:,}", f"{after[part]:,}") for part in after]
+    total = (sum(before.values()), sum(after.values()))
+    rows.append(("total", f"{total[0]:,}", f"{total[1]:,}"))
+    _print_table("parameters", ("part", "before", "after"), rows)
+    cache = plan.kv_cache_bytes()
+    rounded = plan.rounded()
+    rows = [
+        ("on disk", f"{decimal(plan.nbytes)} in {len(plan.shards)} file(s)"),
+        ("KV cache per token", f"{decimal(cache[0])} → {decimal(cache[1])}"),
+        ("head", plan.head.why),
+        ("exact", f"{len(plan.tensors) - len(rounded)} of {len(plan.tensors)} tensors"),
+        ("rounded once", ", ".join(_patterns(rounded)) or "none"),
+        ("not written", ", ".join(f"{name} ({why})" for name, why in plan.dropped.items()) or "nothing"),
+    ]
+    _print_table("", ("", ""), rows)
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as one JSON object."""
+    before, after = plan.parameters()
+    cache = plan.kv_cache_bytes()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model_type": plan.family.model_type,
+        "config": {key: {"before": old, "after": new} for key, old, new in _config_changes(plan)},
+        "parameters": {
+            "before": {**before, "total": sum(before.values())},
+            "after": {**after, "total": sum(after.values())},
+        },
+        "bytes": plan.nbytes,
+        "shards": list(plan.shards),
+        "kv_cache_bytes_per_token": {"before": cache[0], "after": cache[1]},
+        "head": {"tied": plan.head.tied, "why": plan.head.why},
+        "rounded_tensors": plan.rounded(),
+        "dropped_tensors": dict(plan.dropped),
+        "digest": plan.digest,
+    }
+
+
+def show_clone(plan: Plan, out: Path, report: Report | None, as_json: bool) -> None:
+    """Print what `expand` wrote, and its verification if there was one."""
+    if as_json:
+        verification = report.as_json() if report else None
+        _print_json({**plan_json(plan), "out": str(out), "verification": verification})
+        return
+    before, after = plan.parameters()
+    _out.print(
+        f"{out}: {sum(before.values()):,} → {sum(after.values()):,} parameters, {decimal(plan.nbytes)}, {plan.head.why}"
+    )
+    if report:
+        show_report(report, as_json=False)
+    else:
+        _err.print(f"Not verified. Next: hyperclone verify {out}")
+
+
+def show_report(report: Report, as_json: bool) -> None:
+    """Print a verification: the figures, then what failed."""
+    if as_json:
+        _print_json(report.as_json())
+        return
+    rows: list[tuple[str, str]] = []
+    if weights := report.weights:
+        rows += [
+            ("tensors compared", f"{weights.tensors:,} ({weights.elements:,} numbers)"),
+            ("largest relative weight error", f"{weights.worst:.1e}"),
+        ]
+    if logits := report.logits:
+        worst = max((error for _, error in logits.layers), default=0.0)
+        rows += [
+            ("compared on", f"{logits.text}, {logits.tokens} tokens, {logits.dtype}, {logits.device}"),
+            ("relative logit error", f"{logits.relative_error:.1e} (passes up to {logits.tolerance:.1e})"),
+            (f"error of {logits.floor_dtype} itself", f"{logits.floor:.1e}"),
+            ("largest logit difference", f"{logits.max_abs_difference:.1e}"),
+            ("mean KL divergence", f"{logits.kl_divergence:.1e} nats"),
+            ("same most likely token", f"{logits.top1_agreement:.2%}"),
+            ("perplexity", f"source {logits.perplexity_source:.4f}, clone {logits.perplexity_clone:.4f}"),
+            ("copies in every layer agree to", f"{worst:.1e}"),
+        ]
+    if made := report.generation:
+        ties = f", {made.ties} up to a tie" if made.ties else ""
+        rows.append(
+            (
+                "greedy decoding",
+                f"{made.identical} of {made.prompts} prompts identical{ties}, {made.new_tokens} tokens each",
+            )
+        )
+    _print_table("", ("", ""), rows)
+    if report.logits and report.failures:
+        _print_table("copies", ("layer", "error"), [(name, f"{error:.1e}") for name, error in report.logits.layers])
+    for note in report.notes:
+        _err.print(f"Note: {note}")
+    for failure in report.failures[:20]:
+        _out.print(f"✗ {failure}")
+    if len(report.failures) > 20:
+        _out.print(f"✗ … and {len(report.failures) - 20} more; --json lists them all")
+    _out.print(f"{'passed' if report.passed else 'FAILED'}: {report.clone} against {report.source}")
+
+
+def show_families(families: Iterable[Family], as_json: bool) -> None:
+    """Print the architectures, from the tables."""
+    described = {family.model_type: _describe(family) for family in families}
+    if as_json:
+        _print_json({"schema_version": SCHEMA_VERSION, "families": described})
+        return
+    rows = [(name, facts["grows"], facts["head_dim"], facts["tied_head"]) for name, facts in described.items()]
+    _print_table("", ("model_type", "config keys that grow", "head size", "a tied head"), rows)
+
+
+def _describe(family: Family) -> dict[str, str]:
+    keys = [key for axis, key in family.sizes.items() if axis not in ("vocab", "layers", "head_dim")]
+    return {
+        "grows": ", ".join(keys),
+        "head_dim": "kept, whatever the width" if "head_dim" in family.sizes else "hidden_size / heads",
+        "tied_head": f"stays tied through {family.folds[0].module}" if family.folds else "is untied",
+    }
+
+
+def _config_changes(plan: Plan) -> list[tuple[str, Any, Any]]:
+    old: Mapping[str, Any] = plan.source.config
+    return [(key, old.get(key), new) for key, new in plan.config.items() if key not in old or old[key] != new]
+
+
+def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    rows = [(key, "–" if old is None else str(old), str(new)) for key, old, new in _config_changes(plan)]
+    return rows or [("nothing changes", "", "")]
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    """Tensor names with every layer's number replaced by `*`, each once."""
+    import re
+
+    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+
+
+def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich import box
+
+    table = Table(
+        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="right" if number and len(columns) == 3 else "left")
+    for row in rows:
+        table.add_row(*row)
+    _out.print(table)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))

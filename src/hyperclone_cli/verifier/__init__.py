@@ -1,0 +1,86 @@
+"""Is the clone the source? Stock transformers decides, and the weights say where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.planner import make_plan
+from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
+from hyperclone_cli.source import open_source
+from hyperclone_cli.verifier.report import Report
+
+__all__ = ["Report", "verify"]
+
+_NOT_COMPARED = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
+"""Keys that re-saving a model rewrites, and that do not change what it computes."""
+
+
+def verify(
+    clone: Path,
+    src: Path | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
+    weights_only: bool = False,
+    new_tokens: int = 16,
+    log: Callable[[str], None] | None = None,
+) -> Report:
+    """Hold a clone against its source: config, every weight, logits, and greedy decoding.
+
+    src           the source; None takes the one that the clone recorded
+    device        torch's name of it; None takes a GPU if there is one
+    dtype         what both models run in. In float32 the logits' relative error may be at most
+                  max(1e-5, the error that the source's own storage dtype makes); in another dtype
+                  at most twice the error that this dtype makes in the source
+    weights_only  skip everything that needs a forward pass
+    new_tokens    tokens that greedy decoding continues each prompt by
+    log           called with each step as it begins
+
+    A clone that differs is no error but a report with `failures`. Raises RequestError and
+    CheckpointError for inputs that cannot be compared at all.
+    """
+    found = open_source(clone)
+    record = read_provenance(clone)
+    if record is None and (src is None or weights_only):
+        raise CheckpointError(
+            f"{clone}: no {PROVENANCE_NAME}, so its source and its growth are not known.",
+            "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
+        )
+    path = src or (record.source if record else clone)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: the source that the clone recorded is not there.", "Name it with --src.")
+    source = open_source(path)
+    plan = make_plan(source, record.request) if record else None
+    notes: list[str] = []
+    failures: list[str] = []
+    weights = logits = generation = None
+    if plan and record:
+        if plan.digest != record.plan_digest:
+            notes.append("The source is not the one that was expanded; compared with what is there now.")
+        failures += _compare_configs(plan.config, found.config)
+        if log:
+            log("Comparing the weights")
+        from hyperclone_cli.verifier.weights import compare_weights
+
+        weights = compare_weights(plan, found.tensors)
+        failures += [f"tensor {name} {what}" for name, what in weights.bad.items()]
+    if not weights_only:
+        import torch
+
+        from hyperclone_cli.verifier.forward import choose_device
+        from hyperclone_cli.verifier.functions import Setting, compare_functions
+
+        setting = Setting(choose_device(device), getattr(torch, dtype), new_tokens)
+        logits, generation, differences = compare_functions(source, found, plan, setting, log)
+        failures += differences
+    return Report(str(clone), str(path), tuple(notes), tuple(failures), weights, logits, generation)
+
+
+def _compare_configs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"config.json: {key} should be {value!r}, found {found.get(key)!r}"
+        for key, value in expected.items()
+        if key not in _NOT_COMPARED and found.get(key) != value
+    ]

@@ -1,0 +1,141 @@
+"""Run a checkpoint under stock transformers, and compare what two of them compute."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.growth import Growth
+
+_CHUNK = 32  # tokens whose logits are compared at a time: vocabularies are large
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: logits (tokens, vocab) and the hidden states (tokens, width) in forward order."""
+
+    logits: torch.Tensor
+    hidden: tuple[torch.Tensor, ...]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the user's screen."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, else a GPU if there is one, else the CPU. Raises RequestError if it is not there."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RequestError(f"--device {name}: {str(error).splitlines()[0]}", "Use --device cpu.") from None
+    return device
+
+
+@contextmanager
+def loaded(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[Any, list[str]]]:
+    """A checkpoint as a stock model in eval mode, and what its loading report complains about.
+
+    The model's memory is released on exit. Raises CheckpointError if transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, output_loading_info=True, local_files_only=True
+            )
+    except Exception as error:  # whatever transformers, safetensors or the config raise
+        raise CheckpointError(f"{path}: transformers cannot load it: {str(error).strip().splitlines()[0]}") from error
+    complaints = [
+        f"{kind.removesuffix('_keys')} tensor {key[0] if isinstance(key, tuple) else key}"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        for key in sorted(report[kind])
+    ]
+    try:
+        yield model.to(device).eval(), complaints
+    finally:
+        del model
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@torch.inference_mode()
+def run(model: Any, ids: list[int]) -> Pass:
+    """Logits and hidden states of one sequence, on the CPU in float32."""
+    output = model(torch.tensor([ids], device=model.device), use_cache=False, output_hidden_states=True)
+    hidden = tuple(state[0].float().cpu() for state in output.hidden_states or ())
+    return Pass(output.logits[0].float().cpu(), hidden)
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """|found - expected| / |expected|, L2 norms; infinite if anything is not finite."""
+    error = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+    return error if math.isfinite(error) else math.inf
+
+
+def divergence(source: torch.Tensor, clone: torch.Tensor) -> tuple[float, float]:
+    """(mean KL(source ‖ clone) in nats, fraction of equal most likely tokens) of logits (tokens, vocab)."""
+    total, same = 0.0, 0
+    for p, q in zip(_chunks(source), _chunks(clone), strict=True):
+        log_p, log_q = log_softmax(p.double(), -1), log_softmax(q.double(), -1)
+        total += float(kl_div(log_q, log_p, reduction="sum", log_target=True))
+        same += int((p.argmax(-1) == q.argmax(-1)).sum())
+    return total / len(source), same / len(source)
+
+
+def perplexity(logits: torch.Tensor, ids: list[int]) -> float:
+    """Exp of the mean negative log-likelihood of each token given those before it."""
+    targets = torch.tensor(ids[1:])
+    total = 0.0 + sum(
+        float(cross_entropy(some.double(), wanted, reduction="sum"))
+        for some, wanted in zip(_chunks(logits[:-1]), _chunks(targets), strict=True)
+    )
+    return math.exp(min(total / len(targets), 700.0))
+
+
+def _chunks(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.split(tensor, _CHUNK)
+
+
+def copies_error(source: torch.Tensor, clone: torch.Tensor, growth: Growth, factor: float) -> float:
+    """The largest relative error of any copy in `clone` (tokens, t) of the states `source` (tokens, s).
+
+    `factor` is what the copies are scaled by. States that did not grow (an output projection) are compared whole.
+    """
+    if clone.shape == source.shape:
+        return relative_error(clone, source * factor)
+    if clone.shape[-1] != growth.target or source.shape[-1] != growth.source:
+        return math.inf
+    worst, position = 0.0, 0
+    for run in growth.runs:
+        expected = source.narrow(-1, run.start, run.length) * factor
+        worst = max(worst, relative_error(clone.narrow(-1, position, run.length), expected))
+        position += run.length
+    return worst

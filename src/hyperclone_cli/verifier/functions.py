@@ -1,0 +1,124 @@
+"""Do two checkpoints compute the same function? Stock transformers runs both on the same tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from hyperclone_cli.growth import tiled
+from hyperclone_cli.planner import Plan
+from hyperclone_cli.shards import FLOAT_DTYPES
+from hyperclone_cli.source import Source
+from hyperclone_cli.verifier import forward, generation, text
+from hyperclone_cli.verifier.report import GenerationFigures, LogitFigures
+
+TOLERANCE = 1e-5
+"""Relative logit error that float32 arithmetic itself makes, with room: what passes where nothing was rounded."""
+
+_DEFAULT_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How both models are run."""
+
+    device: torch.device
+    dtype: torch.dtype
+    new_tokens: int
+
+
+def compare_functions(
+    source: Source, clone: Source, plan: Plan | None, setting: Setting, log: Callable[[str], None] | None
+) -> tuple[LogitFigures, GenerationFigures, list[str]]:
+    """Logits, hidden states and greedy decoding of both, and every reason to fail the clone.
+
+    `plan` tells how the residual stream grew; without it the layers are taken as plain copies.
+    """
+    tokenizer = text.load_tokenizer(clone.path) or text.load_tokenizer(source.path)
+    vocab_size = int(clone.config["vocab_size"])
+    context = int(clone.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    ids = text.page(tokenizer, vocab_size, context)
+    prompts = text.prompts(tokenizer, vocab_size, context - setting.new_tokens)
+    storage = _storage_dtype(source)
+
+    say = log or _silent
+    say("Running the source")
+    with forward.loaded(source.path, torch.float32, setting.device) as (model, _):
+        reference = forward.run(model, ids)
+        if setting.dtype == torch.float32:
+            decoded = generation.decode(model, prompts, setting.new_tokens)
+    floor, rounded_dtype = 0.0, storage if setting.dtype == torch.float32 else setting.dtype
+    if rounded_dtype != torch.float32:
+        say(f"Running the source in {_name(rounded_dtype)}")
+        with forward.loaded(source.path, rounded_dtype, setting.device) as (model, _):
+            floor = forward.relative_error(forward.run(model, ids).logits, reference.logits)
+            if setting.dtype != torch.float32:
+                decoded = generation.decode(model, prompts, setting.new_tokens)
+    say("Running the clone")
+    with forward.loaded(clone.path, setting.dtype, setting.device) as (model, complaints):
+        result = forward.run(model, ids)
+        continued = generation.decode(model, prompts, setting.new_tokens)
+
+    tolerance = max(TOLERANCE, floor if setting.dtype == torch.float32 else 2 * floor)
+    kl, top1 = forward.divergence(reference.logits, result.logits)
+    figures = LogitFigures(
+        tokens=len(ids),
+        text="a page of English" if tokenizer else "random tokens",
+        dtype=_name(setting.dtype),
+        device=setting.device.type,
+        relative_error=forward.relative_error(result.logits, reference.logits),
+        tolerance=tolerance,
+        floor=floor,
+        floor_dtype=_name(rounded_dtype),
+        max_abs_difference=float((result.logits - reference.logits).abs().max()),
+        kl_divergence=kl,
+        top1_agreement=top1,
+        perplexity_source=forward.perplexity(reference.logits, ids),
+        perplexity_clone=forward.perplexity(result.logits, ids),
+        layers=_layers(reference, result, plan),
+    )
+    generated = generation.compare(decoded, continued, prompts, figures.max_abs_difference)
+    failures = [f"loading: {complaint}" for complaint in complaints]
+    if not figures.relative_error <= tolerance:
+        failures.append(
+            f"logits: relative error {figures.relative_error:.1e} is over {tolerance:.1e};"
+            f" the copies first disagree at {figures.first_bad_layer}"
+        )
+    for prompt, step in generated.parted:
+        failures.append(f"greedy decoding: prompt {prompt + 1} parts from the source at token {step + 1}")
+    return figures, generated, failures
+
+
+def _silent(step: str) -> None:
+    pass
+
+
+def _layers(source: forward.Pass, clone: forward.Pass, plan: Plan | None) -> tuple[tuple[str, float], ...]:
+    last = len(source.hidden) - 1
+    names = ["the embeddings", *(f"layer {number}" for number in range(last))]
+    names[-1] += " or the final norm"
+    width, grown = source.hidden[0].shape[-1], clone.hidden[0].shape[-1]
+    growth = plan.growths["embed"] if plan else tiled(width, max(1, grown // width))
+    factor = plan.head.factor if plan else 1.0
+    return tuple(
+        (name, forward.copies_error(ours, theirs, growth, factor if number == last else 1.0))
+        for number, (name, ours, theirs) in enumerate(zip(names, source.hidden, clone.hidden, strict=False))
+    )
+
+
+def _storage_dtype(source: Source) -> torch.dtype:
+    """The dtype that holds most of a checkpoint's numbers."""
+    held = Counter[str]()
+    for tensor in source.tensors.values():
+        held[tensor.dtype] += prod(tensor.shape)
+    names = {stored: name for name, stored in FLOAT_DTYPES.items()}
+    dtype: torch.dtype = getattr(torch, names.get(held.most_common(1)[0][0], "float32"))
+    return torch.float32 if dtype == torch.float64 else dtype
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

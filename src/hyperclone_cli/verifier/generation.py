@@ -1,0 +1,58 @@
+"""Greedy decoding: with the KV cache, from one left-padded batch of prompts of different lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hyperclone_cli.verifier.report import GenerationFigures
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """New tokens (prompts, steps), and how far apart the two best logits were at each step."""
+
+    tokens: torch.Tensor
+    gaps: torch.Tensor
+
+
+@torch.inference_mode()
+def decode(model: Any, prompts: list[list[int]], new_tokens: int) -> Decoded:
+    """Continue every prompt by `new_tokens` tokens; ends of text are passed over, so that all are compared."""
+    from transformers import GenerationConfig
+
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=0,
+        use_cache=True,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    output = model.generate(ids, attention_mask=mask, generation_config=config)
+    best = torch.stack([logits.float().topk(2).values for logits in output.logits], 1)
+    return Decoded(output.sequences[:, longest:].cpu(), (best[..., 0] - best[..., 1]).cpu())
+
+
+def compare(source: Decoded, clone: Decoded, prompts: list[list[int]], logit_error: float) -> GenerationFigures:
+    """Where the two decodings part. `logit_error` is the largest difference of any logit between the models."""
+    identical, ties, parted = 0, 0, []
+    for number in range(len(prompts)):
+        different = (source.tokens[number] != clone.tokens[number]).nonzero()
+        if not len(different):
+            identical += 1
+            continue
+        step = int(different[0])
+        if source.gaps[number, step] <= 2 * logit_error:
+            ties += 1
+        else:
+            parted.append((number, step))
+    steps = source.tokens.shape[1]
+    return GenerationFigures(len(prompts), tuple(map(len, prompts)), steps, identical, ties, tuple(parted))

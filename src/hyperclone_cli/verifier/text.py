@@ -1,0 +1,85 @@
+"""What the models are asked to read: a page of English and five questions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = """\
+The harbour wakes before the town does. At half past four the first boats come in past the breakwater,
+their lamps still lit, and the gulls that slept on the warehouse roofs lift off in one grey sheet and
+settle again on the water behind them. Nobody speaks much. Crates are passed from hand to hand, the ice is
+shovelled, a rope is thrown and caught without a look. By six the auction hall is loud, and by eight it is
+empty and wet, and the smell of fish and diesel has climbed the hill as far as the school.
+
+My grandfather worked here for forty-one years, first on the boats and later, when his knees gave out, in
+the small office above the chandlery, where he kept the tide tables and the ledgers. He taught me to read
+both. A tide table, he used to say, is the only book in which every prediction comes true, and you should
+learn from it how to make a promise: state the hour, state the height, and leave out the weather. The
+ledgers were harder. They showed what the sea had given each week since 1908, in pounds of cod and herring,
+and anyone who could add could see the line going down.
+
+When the cod failed, people blamed the seals, the foreign trawlers, the government and each other, roughly
+in that order. A biologist came from the university and spent two winters measuring the ear bones of fish.
+These bones have rings, like trees, and under a microscope she could tell how old a fish was and in which
+years it had eaten well. Her report was forty pages long. It said that the fish were being caught before
+they were old enough to spawn, that the nets should have wider meshes, and that the bay should be left
+alone for six springs. The council thanked her and did nothing for three years, and then, because there was
+no longer anything to lose, did all of it.
+
+It took nine springs rather than six. But last April I stood on the quay with my daughter and watched the
+scales in the auction hall, and the numbers that were called out were numbers that I had only ever seen in
+ink, in my grandfather's hand, near the top of the page.
+"""
+
+PROMPTS = (
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "List three prime numbers larger than ten and explain briefly why each of them is prime.",
+    "Hello!",
+    "If a train leaves at nine in the morning and travels for two and a half hours, when does it arrive?",
+)
+
+RANDOM_LENGTHS = (5, 9, 14, 3, 11)
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer beside a checkpoint, or None if there is none."""
+    from transformers import AutoTokenizer
+
+    if not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
+        return None
+    return AutoTokenizer.from_pretrained(path)
+
+
+def page(tokenizer: Any, vocab_size: int, limit: int) -> list[int]:
+    """Token ids of the page, at most `limit`; random ones where there is no tokenizer."""
+    if tokenizer is None:
+        return _random_ids(min(limit, 256), vocab_size)
+    ids: list[int] = tokenizer(PAGE)["input_ids"]
+    return ids[:limit]
+
+
+def prompts(tokenizer: Any, vocab_size: int, limit: int) -> list[list[int]]:
+    """Token ids of the five prompts, as chats where the tokenizer has a template; their last `limit` tokens."""
+    if tokenizer is None:
+        ids = [_random_ids(length, vocab_size) for length in RANDOM_LENGTHS]
+    elif getattr(tokenizer, "chat_template", None):
+        ids = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            for prompt in PROMPTS
+        ]
+    else:
+        ids = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    return [prompt[-limit:] for prompt in ids]
+
+
+def _random_ids(count: int, vocab_size: int) -> list[int]:
+    from random import Random
+
+    random = Random(count)
+    return [random.randrange(vocab_size) for _ in range(count)]
