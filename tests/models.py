@@ -109,12 +109,13 @@ def build(variant: str, path: Path, dtype: torch.dtype = torch.float32, max_shar
     return path
 
 
-def load(path: Path) -> torch.nn.Module:
+def load(path: Path) -> Any:
     """The checkpoint at `path` in float32 by stock transformers; every key must be there and be used."""
     model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     problems = {kind: keys for kind, keys in report.items() if keys}
     assert not problems, problems
-    return model.eval()
+    model.eval()
+    return model
 
 
 def tokens(rows: int = 2, length: int = 24) -> torch.Tensor:
@@ -122,19 +123,22 @@ def tokens(rows: int = 2, length: int = 24) -> torch.Tensor:
 
 
 @torch.no_grad()
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    return model(tokens()).logits.double()
+def logits(model: Any) -> torch.Tensor:
+    result: torch.Tensor = model(tokens()).logits.double()
+    return result
 
 
 @torch.no_grad()
 def decode(model: Any) -> torch.Tensor:
-    return model.generate(
-        tokens(length=6), do_sample=False, max_new_tokens=16, attention_mask=torch.ones(2, 6, dtype=torch.long)
+    prompt = tokens(length=6)
+    result: torch.Tensor = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=16
     )
+    return result
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((found - expected).norm() / expected.norm()).item()
+    return float((found - expected).norm() / expected.norm())
 
 
 def environment() -> dict[str, str]:

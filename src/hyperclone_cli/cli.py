@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +22,13 @@ app = typer.Typer(
 )
 
 
-class Dtype(str, Enum):
+class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
-class Tie(str, Enum):
+class Tie(StrEnum):
     auto = "auto"
     keep = "keep"
     untie = "untie"
@@ -119,8 +119,8 @@ def _request(
 def expand(
     src: Src,
     out: Out,
-    embed_mult: EmbedMult = 2,
-    ffn_mult: FfnMult = 2,
+    embed_mult: EmbedMult = 1,
+    ffn_mult: FfnMult = 1,
     heads_mult: HeadsMult = None,
     kv_heads_mult: KvHeadsMult = None,
     tie_embeddings: TieEmbeddings = Tie.auto,
@@ -154,8 +154,8 @@ def expand(
 @app.command()
 def plan(
     src: Src,
-    embed_mult: EmbedMult = 2,
-    ffn_mult: FfnMult = 2,
+    embed_mult: EmbedMult = 1,
+    ffn_mult: FfnMult = 1,
     heads_mult: HeadsMult = None,
     kv_heads_mult: KvHeadsMult = None,
     tie_embeddings: TieEmbeddings = Tie.auto,

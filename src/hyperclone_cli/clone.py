@@ -33,6 +33,8 @@ def expand(src: Path, out: Path, request: Request, overwrite: bool = False, prog
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails.
     """
+    out = Path(os.path.abspath(out))
+    _restore(out)
     check_places(src, out, overwrite)
     plan = make_plan(open_source(src), request)
     check_space(plan, out)
@@ -174,12 +176,23 @@ def _publish(partial: Path, out: Path) -> None:
     """Turn `<out>.partial` into `out`; a model that was there stays until the new one is in its place."""
     (partial / _MARKER_NAME).unlink()
     _sync(partial)
-    previous = out.with_name(out.name + ".previous")
-    if previous.exists():
-        shutil.rmtree(previous)
+    previous = _previous(out)
     if out.exists():
         out.rename(previous)
     partial.rename(out)
     _sync(out.parent)
     if previous.exists():
         shutil.rmtree(previous)
+
+
+def _restore(out: Path) -> None:
+    """Finish or undo the two renames of an overwrite that was killed between or after them."""
+    previous = _previous(out)
+    if previous.exists() and not out.exists():
+        previous.rename(out)
+    elif previous.exists():
+        shutil.rmtree(previous)
+
+
+def _previous(out: Path) -> Path:
+    return out.with_name(f".{out.name}.replaced-by-hyperclone")

@@ -56,7 +56,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     _print_table("parameters", ("part", "before", "after"), rows)
     cache = plan.kv_cache_bytes()
     rounded = plan.rounded()
-    rows = [
+    facts = [
         ("on disk", f"{decimal(plan.nbytes)} in {len(plan.shards)} file(s)"),
         ("KV cache per token", f"{decimal(cache[0])} → {decimal(cache[1])}"),
         ("head", plan.head.why),
@@ -64,7 +64,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ("rounded once", ", ".join(_patterns(rounded)) or "none"),
         ("not written", ", ".join(f"{name} ({why})" for name, why in plan.dropped.items()) or "nothing"),
     ]
-    _print_table("", ("", ""), rows)
+    _print_table("", ("", ""), facts)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -154,16 +154,15 @@ def show_families(families: Iterable[Family], as_json: bool) -> None:
     if as_json:
         _print_json({"schema_version": SCHEMA_VERSION, "families": described})
         return
-    rows = [(name, facts["grows"], facts["head_dim"], facts["tied_head"]) for name, facts in described.items()]
-    _print_table("", ("model_type", "config keys that grow", "head size", "a tied head"), rows)
+    rows = [(name, facts["head_dim"], facts["tied_head"]) for name, facts in described.items()]
+    _print_table("", ("model_type", "head size", "a tied head"), rows)
 
 
-def _describe(family: Family) -> dict[str, str]:
-    keys = [key for axis, key in family.sizes.items() if axis not in ("vocab", "layers", "head_dim")]
+def _describe(family: Family) -> dict[str, Any]:
     return {
-        "grows": ", ".join(keys),
-        "head_dim": "kept, whatever the width" if "head_dim" in family.sizes else "hidden_size / heads",
-        "tied_head": f"stays tied through {family.folds[0].module}" if family.folds else "is untied",
+        "grows": [key for axis, key in family.sizes.items() if axis not in ("vocab", "layers", "head_dim")],
+        "head_dim": "free" if "head_dim" in family.sizes else "hidden_size / heads",
+        "tied_head": f"stays tied: {family.folds[0].module}" if family.folds else "gets a matrix of its own",
     }
 
 

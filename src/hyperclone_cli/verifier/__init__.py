@@ -73,8 +73,13 @@ def verify(
         from hyperclone_cli.verifier.functions import Setting, compare_functions
 
         setting = Setting(choose_device(device), getattr(torch, dtype), new_tokens)
-        logits, generation, differences = compare_functions(source, found, plan, setting, log)
-        failures += differences
+        try:
+            logits, generation, differences = compare_functions(source, found, plan, setting, log)
+            failures += differences
+        except CheckpointError as error:
+            if not failures:
+                raise
+            failures.append(error.message)  # it cannot even be loaded: the reasons stand above
     return Report(str(clone), str(path), tuple(notes), tuple(failures), weights, logits, generation)
 
 

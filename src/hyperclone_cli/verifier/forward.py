@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 from collections.abc import Iterator
@@ -57,11 +56,10 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-@contextmanager
-def loaded(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[Any, list[str]]]:
+def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, list[str]]:
     """A checkpoint as a stock model in eval mode, and what its loading report complains about.
 
-    The model's memory is released on exit. Raises CheckpointError if transformers cannot load it.
+    Raises CheckpointError if transformers cannot load it.
     """
     from transformers import AutoModelForCausalLM
 
@@ -77,13 +75,7 @@ def loaded(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tup
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         for key in sorted(report[kind])
     ]
-    try:
-        yield model.to(device).eval(), complaints
-    finally:
-        del model
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    return model.to(device).eval(), complaints
 
 
 @torch.inference_mode()
@@ -122,6 +114,12 @@ def perplexity(logits: torch.Tensor, ids: list[int]) -> float:
 
 def _chunks(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return torch.split(tensor, _CHUNK)
+
+
+def best_factor(source: torch.Tensor, clone: torch.Tensor) -> float:
+    """The factor that brings the states `source` (tokens, s) closest to the first copy in `clone` (tokens, t)."""
+    first = clone[:, : source.shape[-1]]
+    return float((first * source).sum() / source.square().sum().clamp_min(1e-30))
 
 
 def copies_error(source: torch.Tensor, clone: torch.Tensor, growth: Growth, factor: float) -> float:

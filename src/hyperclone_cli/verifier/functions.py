@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import torch
 
@@ -31,37 +32,43 @@ class Setting:
     new_tokens: int
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a model made of the page and, where it was asked to, of the prompts."""
+
+    page: forward.Pass
+    decoded: generation.Decoded | None
+    complaints: list[str]
+
+
 def compare_functions(
     source: Source, clone: Source, plan: Plan | None, setting: Setting, log: Callable[[str], None] | None
 ) -> tuple[LogitFigures, GenerationFigures, list[str]]:
     """Logits, hidden states and greedy decoding of both, and every reason to fail the clone.
 
     `plan` tells how the residual stream grew; without it the layers are taken as plain copies.
+    One model is in memory at a time.
     """
     tokenizer = text.load_tokenizer(clone.path) or text.load_tokenizer(source.path)
     vocab_size = int(clone.config["vocab_size"])
     context = int(clone.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
     ids = text.page(tokenizer, vocab_size, context)
     prompts = text.prompts(tokenizer, vocab_size, context - setting.new_tokens)
-    storage = _storage_dtype(source)
 
-    say = log or _silent
-    say("Running the source")
-    with forward.loaded(source.path, torch.float32, setting.device) as (model, _):
-        reference = forward.run(model, ids)
-        if setting.dtype == torch.float32:
-            decoded = generation.decode(model, prompts, setting.new_tokens)
-    floor, rounded_dtype = 0.0, storage if setting.dtype == torch.float32 else setting.dtype
-    if rounded_dtype != torch.float32:
-        say(f"Running the source in {_name(rounded_dtype)}")
-        with forward.loaded(source.path, rounded_dtype, setting.device) as (model, _):
-            floor = forward.relative_error(forward.run(model, ids).logits, reference.logits)
-            if setting.dtype != torch.float32:
-                decoded = generation.decode(model, prompts, setting.new_tokens)
-    say("Running the clone")
-    with forward.loaded(clone.path, setting.dtype, setting.device) as (model, complaints):
-        result = forward.run(model, ids)
-        continued = generation.decode(model, prompts, setting.new_tokens)
+    def read(path: Path, dtype: torch.dtype) -> Reading:
+        if log:
+            log(f"Running {path} in {_name(dtype)}")
+        model, complaints = forward.load(path, dtype, setting.device)
+        decoded = generation.decode(model, prompts, setting.new_tokens) if dtype == setting.dtype else None
+        return Reading(forward.run(model, ids), decoded, complaints)
+
+    in_float32 = read(source.path, torch.float32)
+    reference = in_float32.page
+    rounded_dtype = _storage_dtype(source) if setting.dtype == torch.float32 else setting.dtype
+    rounded = read(source.path, rounded_dtype) if rounded_dtype != torch.float32 else in_float32
+    floor = forward.relative_error(rounded.page.logits, reference.logits)
+    grown = read(clone.path, setting.dtype)
+    result = grown.page
 
     tolerance = max(TOLERANCE, floor if setting.dtype == torch.float32 else 2 * floor)
     kl, top1 = forward.divergence(reference.logits, result.logits)
@@ -81,8 +88,11 @@ def compare_functions(
         perplexity_clone=forward.perplexity(result.logits, ids),
         layers=_layers(reference, result, plan),
     )
+    decoded, continued = in_float32.decoded or rounded.decoded, grown.decoded
+    assert decoded is not None  # one of the source's readings ran in the clone's dtype
+    assert continued is not None
     generated = generation.compare(decoded, continued, prompts, figures.max_abs_difference)
-    failures = [f"loading: {complaint}" for complaint in complaints]
+    failures = [f"loading: {complaint}" for complaint in grown.complaints]
     if not figures.relative_error <= tolerance:
         failures.append(
             f"logits: relative error {figures.relative_error:.1e} is over {tolerance:.1e};"
@@ -93,17 +103,14 @@ def compare_functions(
     return figures, generated, failures
 
 
-def _silent(step: str) -> None:
-    pass
-
-
 def _layers(source: forward.Pass, clone: forward.Pass, plan: Plan | None) -> tuple[tuple[str, float], ...]:
     last = len(source.hidden) - 1
     names = ["the embeddings", *(f"layer {number}" for number in range(last))]
     names[-1] += " or the final norm"
     width, grown = source.hidden[0].shape[-1], clone.hidden[0].shape[-1]
     growth = plan.growths["embed"] if plan else tiled(width, max(1, grown // width))
-    factor = plan.head.factor if plan else 1.0
+    # the last state may be scaled to feed a tied head; without a plan the scale is what fits best
+    factor = plan.head.factor if plan else forward.best_factor(source.hidden[-1], clone.hidden[-1])
     return tuple(
         (name, forward.copies_error(ours, theirs, growth, factor if number == last else 1.0))
         for number, (name, ours, theirs) in enumerate(zip(names, source.hidden, clone.hidden, strict=False))

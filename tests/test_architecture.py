@@ -1,0 +1,71 @@
+"""What keeps the code as it is meant to be: layers, light start-up, true defaults."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from hyperclone_cli.families import FAMILIES, Family
+
+PACKAGE = Path(__file__).parent.parent / "src" / "hyperclone_cli"
+
+LAYERS = [
+    ["errors", "axes"],
+    ["families"],
+    ["growth", "config"],
+    ["shards"],
+    ["source"],
+    ["planner"],
+    ["expander", "provenance"],
+    ["clone", "verifier"],
+    ["console"],
+    ["cli"],
+    ["__main__"],
+]
+
+
+def imported(path: Path) -> set[str]:
+    """The first name below `hyperclone_cli` of everything that a module imports."""
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "hyperclone_cli":
+            modules += [f"hyperclone_cli.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.append(node.module)
+    return {module.split(".")[1] for module in modules if module.startswith("hyperclone_cli.")} - {"__version__"}
+
+
+def layer(name: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if name in names)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert all(layer(name) <= layer(own) for name in imported(path))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["families"], ["plan", "--help"]])
+def test_light_commands_import_neither_torch_nor_transformers(arguments: list[str]) -> None:
+    code = (
+        "import sys; from hyperclone_cli.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_defaults_are_those_of_transformers(family: Family) -> None:
+    config = AutoConfig.for_model(family.model_type)
+    for key, assumed in family.defaults.items():
+        if assumed is not None:  # None: worked out from other keys
+            assert getattr(config, key) == assumed, key

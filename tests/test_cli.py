@@ -1,0 +1,125 @@
+"""The commands as a user meets them: what is on stdout, what is on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import models
+from hyperclone_cli.families import FAMILIES
+
+Sources = Callable[[str], Path]
+
+
+def hyperclone(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hyperclone_cli", *map(str, arguments)]
+    result = subprocess.run(command, env=models.environment(), text=True, capture_output=True, timeout=120)
+    assert result.returncode == code, result.stderr
+    return result
+
+
+def as_json(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """All of stdout as one JSON object."""
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert found["schema_version"] == 1
+    return found
+
+
+def test_expand_verifies_and_a_broken_clone_exits_4(source: Sources, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    result = hyperclone(
+        "expand", "--src", source("opt-350m"), "--embed-mult", 2, "--ffn-mult", 2, "--out", clone, "--json"
+    )
+    found = as_json(result)
+    assert result.stderr == ""
+    assert found["verification"]["passed"] is True
+    assert found["verification"]["logits"]["relative_error"] <= 1e-5
+    assert found["parameters"]["after"]["total"] == sum(
+        t.numel() for t in load_file(clone / "model.safetensors").values()
+    )
+
+    tensors = load_file(clone / "model.safetensors")
+    tensors["model.decoder.layers.0.fc2.weight"] *= 1.01
+    save_file(tensors, clone / "model.safetensors", metadata={"format": "pt"})
+    result = hyperclone("verify", clone, code=4)
+    assert "tensor model.decoder.layers.0.fc2.weight" in result.stdout
+    assert "first disagree at layer 0" in result.stdout
+    assert result.stderr.startswith("Error: ")
+    assert as_json(hyperclone("verify", clone, "--weights-only", "--json", code=4))["passed"] is False
+
+
+def test_without_verification_the_next_command_is_named(source: Sources, tmp_path: Path) -> None:
+    result = hyperclone("expand", "--src", source("qwen3"), "--out", tmp_path / "clone", "--no-verify")
+    assert "Next: hyperclone verify" in result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+
+
+def test_plan_tells_what_expand_does(source: Sources, tmp_path: Path) -> None:
+    request = ["--src", source("gemma3-gqa"), "--embed-mult", 2, "--ffn-mult", 3, "--dtype", "bfloat16"]
+    planned = as_json(hyperclone("plan", *request, "--json"))
+    assert list(tmp_path.iterdir()) == []
+    written = as_json(hyperclone("expand", *request, "--out", tmp_path / "clone", "--no-verify", "--json"))
+    assert written == planned | {"out": str(tmp_path / "clone"), "verification": None}
+    tensors = load_file(tmp_path / "clone" / "model.safetensors")
+    assert planned["bytes"] == sum(tensor.nbytes for tensor in tensors.values())
+    assert planned["config"]["hidden_size"] == {"before": 48, "after": 96}
+
+
+def test_plan_figures_are_those_of_the_architecture(source: Sources) -> None:
+    """Llama, 2 layers, width 48, FFN 80, 4 heads over 2 key/value heads of 12, vocabulary 96, float32, tied."""
+    found = as_json(hyperclone("plan", "--src", source("llama-gqa-tied"), "--embed-mult", 2, "--ffn-mult", 2, "--json"))
+    assert found["parameters"]["before"] == {
+        "embedding": 96 * 48,
+        "attention": 2 * (2 * 48 * 48 + 2 * 24 * 48),
+        "feed-forward": 2 * 3 * 80 * 48,
+        "norms": 5 * 48,
+        "total": 96 * 48 + 2 * (2 * 48 * 48 + 2 * 24 * 48) + 2 * 3 * 80 * 48 + 5 * 48,
+    }
+    assert found["parameters"]["after"]["feed-forward"] == 4 * found["parameters"]["before"]["feed-forward"]
+    assert found["kv_cache_bytes_per_token"] == {"before": 2 * 2 * 2 * 12 * 4, "after": 2 * 2 * 4 * 12 * 4}
+    assert found["head"] == {"tied": True, "why": "tied: model.norm carries the factor 0.5"}
+    assert found["rounded_tensors"] == []
+
+
+def test_plan_names_what_is_rounded(source: Sources) -> None:
+    found = as_json(hyperclone("plan", "--src", source("qwen3"), "--ffn-mult", 3, "--json"))
+    assert found["rounded_tensors"] == [f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(2)]
+    assert "model.layers.*.mlp.down_proj.weight" in hyperclone("plan", "--src", source("qwen3"), "--ffn-mult", 3).stdout
+
+
+def test_plan_imports_neither_torch_nor_transformers(source: Sources) -> None:
+    code = (
+        "import sys; from hyperclone_cli.cli import app\n"
+        f"try: app(['plan', '--src', {str(source('qwen3'))!r}, '--embed-mult', '2'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_families_lists_the_tables() -> None:
+    assert set(as_json(hyperclone("families", "--json"))["families"]) == set(FAMILIES)
+    assert all(name in hyperclone("families").stdout for name in FAMILIES)
+
+
+@pytest.mark.parametrize("command", ["expand", "plan", "verify", "families"])
+def test_every_command_explains_itself(command: str) -> None:
+    assert "Usage: hyperclone" in hyperclone(command, "--help").stdout
+
+
+def test_a_device_that_is_not_there_is_refused(source: Sources, tmp_path: Path) -> None:
+    hyperclone("expand", "--src", source("qwen3"), "--out", tmp_path / "clone", "--no-verify")
+    assert "--device" in hyperclone("verify", tmp_path / "clone", "--device", "tpu9", code=2).stderr
+
+
+def test_the_version_is_the_packages() -> None:
+    from importlib.metadata import version
+
+    assert hyperclone("--version").stdout == f"hyperclone {version('hyperclone-cli')}\n"

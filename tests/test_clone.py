@@ -1,0 +1,257 @@
+"""What is written, and that it is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+import models
+from hyperclone_cli.clone import expand
+from hyperclone_cli.errors import RequestError, StorageError
+from hyperclone_cli.growth import Request
+from hyperclone_cli.verifier import verify
+
+Sources = Callable[[str], Path]
+DOUBLE = Request(embed_mult=2, ffn_mult=2)
+
+
+def read(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def config_of(directory: Path) -> dict[str, object]:
+    loaded: dict[str, object] = json.loads((directory / "config.json").read_text())
+    return loaded
+
+
+def test_one_by_one_is_a_faithful_copy(source: Sources, tmp_path: Path) -> None:
+    src = source("llama-gqa-tied")
+    expand(src, tmp_path / "copy", Request())
+    ours, theirs = load_file(tmp_path / "copy" / "model.safetensors"), load_file(src / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert config_of(tmp_path / "copy") == config_of(src)
+
+
+def test_only_the_grown_numbers_of_the_config_change(tmp_path: Path) -> None:
+    src = models.build("llama-gqa-tied", tmp_path / "src")
+    config = {"my_note": {"kept": [1, 2.50]}, **config_of(src)}
+    (src / "config.json").write_text(json.dumps(config))
+    expand(src, tmp_path / "clone", Request(embed_mult=2, ffn_mult=3))
+    grown = config_of(tmp_path / "clone")
+    assert list(grown) == list(config)
+    assert {key: value for key, value in grown.items() if config[key] != value} == {
+        "hidden_size": 96,
+        "intermediate_size": 240,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+    }
+
+
+def test_numbers_that_the_config_leaves_out_are_written_out(tmp_path: Path) -> None:
+    """An old Llama config states neither head_dim nor key/value heads nor the tie."""
+    src = models.build("llama-mha", tmp_path / "src")
+    omitted = ("head_dim", "num_key_value_heads", "tie_word_embeddings")
+    config = {key: value for key, value in config_of(src).items() if key not in omitted}
+    (src / "config.json").write_text(json.dumps(config))
+    expand(src, tmp_path / "clone", DOUBLE)
+    grown = config_of(tmp_path / "clone")
+    assert [grown[key] for key in omitted] == [12, 8, False]
+    assert verify(tmp_path / "clone").passed
+
+
+def test_files_beside_the_weights_are_copied_byte_for_byte(tmp_path: Path) -> None:
+    src = models.build("llama-mqa", tmp_path / "src")
+    kept = {
+        "tokenizer.json": b'{"x":\r\n1}',
+        "tokenizer_config.json": b"{}",
+        "chat_template.jinja": b"{{ x }}",
+        "modeling_mine.py": b"pass\n",
+        "additional_chat_templates/tools.jinja": b"{{ y }}",
+        "LICENSE": b"be kind",
+    }
+    left = {"pytorch_model.bin": b"old", "optimizer.pt": b"state", "README.md": b"# The small one"}
+    for name, content in (kept | left).items():
+        (src / name).parent.mkdir(exist_ok=True)
+        (src / name).write_bytes(content)
+    expand(src, tmp_path / "clone", DOUBLE)
+    clone = read(tmp_path / "clone")
+    assert {name: clone[name] for name in kept} == kept
+    assert clone["generation_config.json"] == (src / "generation_config.json").read_bytes()
+    assert set(clone) == set(kept) | {
+        "config.json", "generation_config.json", "hyperclone.json", "model.safetensors",
+    }  # fmt: skip
+
+
+def test_two_runs_write_the_same_bytes(source: Sources, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        expand(source("gemma3-gqa"), tmp_path / name, Request(embed_mult=3, ffn_mult=2, dtype="bfloat16"))
+    assert read(tmp_path / "one") == read(tmp_path / "other")
+
+
+def test_shards_and_their_index_are_as_save_pretrained_would_write_them(source: Sources, tmp_path: Path) -> None:
+    plan = expand(source("qwen3"), tmp_path / "clone", Request(embed_mult=2, max_shard_size="100KB"))
+    index = json.loads((tmp_path / "clone" / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in (tmp_path / "clone").glob("*.safetensors"))
+    assert len(files) > 1
+    assert sorted(set(index["weight_map"].values())) == files
+    assert index["metadata"]["total_size"] == plan.nbytes
+    assert verify(tmp_path / "clone").passed
+
+
+def test_files_have_the_mode_that_the_umask_gives(source: Sources, tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    finally:
+        os.umask(old)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "clone").iterdir()}
+    assert modes == {0o640}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_storage_dtype_is_converted(dtype: str, source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mqa"), tmp_path / "clone", Request(embed_mult=2, dtype=dtype))
+    tensors = load_file(tmp_path / "clone" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
+    assert config_of(tmp_path / "clone")["dtype"] == dtype
+    report = verify(tmp_path / "clone", weights_only=True)
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("variant", ["gemma3-mqa", "qwen3", "opt-350m", "pythia-tied", "olmo-tied"])
+def test_a_tie_can_be_given_up(variant: str, source: Sources, tmp_path: Path) -> None:
+    plan = expand(source(variant), tmp_path / "clone", Request(embed_mult=3, tie_embeddings="untie"))
+    assert config_of(tmp_path / "clone")["tie_word_embeddings"] is False
+    assert not plan.head.tied
+    assert verify(tmp_path / "clone").passed
+
+
+def test_a_tied_head_that_is_stored_twice_is_written_once(tmp_path: Path) -> None:
+    src = models.build("llama-gqa-tied", tmp_path / "src")
+    tensors = load_file(src / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    plan = expand(src, tmp_path / "clone", DOUBLE)
+    assert set(plan.dropped) == {"lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"}
+    assert verify(tmp_path / "clone").passed
+
+
+def test_a_tied_head_that_is_stored_with_other_numbers_is_a_head_of_its_own(tmp_path: Path) -> None:
+    """Transformers uses the stored head then, whatever the config says."""
+    src = models.build("llama-gqa-tied", tmp_path / "src")
+    tensors = load_file(src / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * 2
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    expand(src, tmp_path / "clone", DOUBLE)
+    assert config_of(tmp_path / "clone")["tie_word_embeddings"] is False
+    assert verify(tmp_path / "clone").passed
+
+
+@pytest.mark.parametrize("variant, prefix", [("opt-350m", "model."), ("pythia", "gpt_neox."), ("qwen3", "model.")])
+def test_names_without_the_base_models_prefix_are_understood(variant: str, prefix: str, tmp_path: Path) -> None:
+    src = models.build(variant, tmp_path / "src")
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in load_file(src / "model.safetensors").items()}
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    expand(src, tmp_path / "clone", DOUBLE)
+    assert verify(tmp_path / "clone").passed
+
+
+@pytest.mark.parametrize(
+    "variant, request_",
+    [
+        ("llama-mqa", Request(embed_mult=2, kv_heads_mult=2)),
+        ("llama-gqa-tied", Request(embed_mult=2, kv_heads_mult=1)),
+        ("llama-gqa-tied", Request(embed_mult=2, heads_mult=1)),
+        ("qwen3", Request(heads_mult=3, kv_heads_mult=1)),
+        ("olmo2", Request(embed_mult=2, heads_mult=4, kv_heads_mult=2)),
+        ("gemma3-mqa", Request(embed_mult=2, heads_mult=1)),
+        ("mistral", Request(embed_mult=3, heads_mult=1, ffn_mult=2)),
+    ],
+)
+def test_heads_may_grow_apart_from_the_width(variant: str, request_: Request, source: Sources, tmp_path: Path) -> None:
+    expand(source(variant), tmp_path / "clone", request_)
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
+    assert report.logits is not None
+    assert report.logits.relative_error <= 1e-5
+
+
+def test_overwrite_replaces_the_model_and_leaves_nothing_behind(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mqa"), tmp_path / "clone", Request(embed_mult=2, max_shard_size="50KB"))
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["clone"]
+    assert (tmp_path / "clone" / "model.safetensors").exists()
+    assert verify(tmp_path / "clone", weights_only=True).passed
+
+
+def test_a_failed_overwrite_leaves_the_old_model(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    before = read(tmp_path / "clone")
+    with pytest.raises(RequestError):
+        expand(source("llama-mqa"), tmp_path / "clone", Request(heads_mult=5), overwrite=True)
+    assert read(tmp_path / "clone") == before
+
+
+def test_an_overwrite_that_was_killed_between_its_two_renames_is_mended(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    (tmp_path / "clone").rename(tmp_path / ".clone.replaced-by-hyperclone")
+    with pytest.raises(RequestError, match="already exists"):
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    assert verify(tmp_path / "clone", weights_only=True).passed
+
+
+def test_two_runs_into_one_place_cannot_meet(source: Sources, tmp_path: Path) -> None:
+    partial = tmp_path / "clone.partial"
+    partial.mkdir()
+    with FileLock(partial / ".hyperclone-partial"), pytest.raises(StorageError, match="another run"):
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source large enough for its expansion to be interrupted."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    path = tmp_path_factory.mktemp("wide") / "wide"
+    config = LlamaConfig(
+        vocab_size=8000, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("blow, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_an_interrupted_run_leaves_no_model_and_the_next_one_succeeds(
+    blow: signal.Signals, code: int, wide: Path, tmp_path: Path
+) -> None:
+    out, partial = tmp_path / "clone", tmp_path / "clone.partial"
+    command = [sys.executable, "-m", "hyperclone_cli", "expand", "--no-verify", "--src", str(wide), "--out", str(out)]
+    command += ["--embed-mult", "8", "--ffn-mult", "8"]
+    process = subprocess.Popen(command, env=models.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (partial / "model.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+    process.send_signal(blow)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"Traceback" not in stderr
+    assert not out.exists()
+    assert partial.exists()
+    expand(wide, out, Request(embed_mult=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["clone"]
+    assert verify(out, weights_only=True).passed

@@ -1,0 +1,90 @@
+"""A growth says what every new unit copies and how much of it is read; packed dimensions nest growths."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperclone_cli.errors import RequestError
+from hyperclone_cli.growth import Growth, Request, grow_dimension, nest, resolve, tiled
+
+SIZES = {"embed": 64, "ffn": 96, "kv_heads": 2, "group": 4, "head_dim": 8, "vocab": 10, "layers": 2}
+growths = st.builds(tiled, st.integers(1, 6), st.integers(1, 4))
+
+
+def units(growth: Growth) -> list[tuple[int, Fraction]]:
+    """The growth written out: (source unit, share) of every new unit."""
+    return [(unit, run.share) for run in growth.runs for unit in range(run.start, run.start + run.length)]
+
+
+def test_a_tiled_width_is_copy_after_copy() -> None:
+    half = Fraction(1, 2)
+    assert units(tiled(3, 2)) == [(0, half), (1, half), (2, half), (0, half), (1, half), (2, half)]
+
+
+def test_query_heads_grow_inside_their_key_value_head() -> None:
+    """Two key/value heads of two query heads each; the group doubles, the key/value heads stay."""
+    assert [unit for unit, _ in units(nest(tiled(2, 1), tiled(2, 2)))] == [0, 1, 0, 1, 2, 3, 2, 3]
+
+
+@given(growths, growths, growths)
+def test_nesting_packs_units_like_a_reshape(a: Growth, b: Growth, c: Growth) -> None:
+    expected = [
+        ((i * b.source + j) * c.source + k, p * q * r) for i, p in units(a) for j, q in units(b) for k, r in units(c)
+    ]
+    assert units(nest(nest(a, b), c)) == expected
+    assert units(nest(a, nest(b, c))) == expected
+
+
+@given(growths, growths)
+def test_the_shares_of_a_units_copies_sum_to_one(a: Growth, b: Growth) -> None:
+    packed = nest(a, b)
+    for unit in range(packed.source):
+        assert sum(share for copied, share in units(packed) if copied == unit) == 1
+    assert packed.target == len(units(packed))
+
+
+def test_a_dimension_that_does_not_fit_its_axes_says_what_would() -> None:
+    growths = resolve(Request(), SIZES, head_dim_is_free=True)
+    with pytest.raises(ValueError, match="64"):
+        grow_dimension(("embed",), 65, growths)
+    with pytest.raises(ValueError, match="a multiple of 8"):
+        grow_dimension(("kv_heads", "group", "*"), 65, growths)
+
+
+@pytest.mark.parametrize(
+    "request_, kv_heads, group",
+    [
+        (Request(embed_mult=2), 2, 1),  # heads follow the residual stream, key/value heads follow the heads
+        (Request(embed_mult=2, kv_heads_mult=1), 1, 2),
+        (Request(embed_mult=1, heads_mult=4, kv_heads_mult=2), 2, 2),
+    ],
+)
+def test_heads_are_key_value_heads_times_a_group(request_: Request, kv_heads: int, group: int) -> None:
+    grown = resolve(request_, SIZES, head_dim_is_free=True)
+    assert grown["kv_heads"].ratio == kv_heads
+    assert grown["group"].ratio == group
+
+
+def test_a_single_key_value_head_stays_single_unless_asked() -> None:
+    sizes = SIZES | {"kv_heads": 1, "group": 8}
+    assert resolve(Request(embed_mult=2), sizes, True)["kv_heads"].target == 1
+    assert resolve(Request(embed_mult=2, kv_heads_mult=2), sizes, True)["kv_heads"].target == 2
+
+
+@pytest.mark.parametrize(
+    "request_, free, nearest",
+    [
+        (Request(embed_mult=2, heads_mult=1), False, "--embed-mult 2 --heads-mult 2"),
+        (Request(embed_mult=1, heads_mult=3), False, "--embed-mult 1 --heads-mult 1"),
+        (Request(heads_mult=3, kv_heads_mult=2), True, "--heads-mult 4 --kv-heads-mult 2"),
+        (Request(heads_mult=1, kv_heads_mult=2), True, "--heads-mult 2 --kv-heads-mult 2"),
+    ],
+)
+def test_a_request_that_cannot_be_met_names_the_nearest_that_can(request_: Request, free: bool, nearest: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        resolve(request_, SIZES, head_dim_is_free=free)
+    assert nearest in refusal.value.hint

@@ -1,0 +1,217 @@
+"""Every bad input: its exit code, a message that names what to fix, and nothing written or lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import models
+
+INDEX = "model.safetensors.index.json"
+SHARD = "model-00002-of-{count:05d}.safetensors"
+
+
+def hyperclone(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hyperclone_cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=models.environment(), text=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.build("llama-gqa-tied", tmp_path_factory.mktemp("sharded") / "src", max_shard_size="60KB")
+
+
+@pytest.fixture
+def src(sharded: Path, tmp_path: Path) -> Path:
+    """A sharded checkpoint of the test's own, at `src` in the working directory."""
+    return Path(shutil.copytree(sharded, tmp_path / "src"))
+
+
+def contents(directory: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")
+    }
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_weight_map(src: Path, change: Callable[[dict[str, str]], object]) -> None:
+    index = json.loads((src / INDEX).read_text())
+    change(index["weight_map"])
+    (src / INDEX).write_text(json.dumps(index))
+
+
+def shard(src: Path) -> Path:
+    return sorted(src.glob("model-*.safetensors"))[1]
+
+
+def truncate(src: Path) -> None:
+    shard(src).write_bytes(shard(src).read_bytes()[:-7])
+
+
+def remove_weights(src: Path) -> None:
+    for path in src.glob("model*"):
+        path.unlink()
+
+
+def make_adapter(src: Path) -> None:
+    (src / "config.json").rename(src / "adapter_config.json")
+
+
+def set_config(**changes: Any) -> Callable[[Path], None]:
+    return lambda src: edit_json(src / "config.json", **changes)
+
+
+def quantise(src: Path) -> None:
+    edit_json(src / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+def add_file(path: Path) -> None:
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+
+
+def add_model(path: Path) -> None:
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
+    "no such directory": (shutil.rmtree, 2, "src: no such directory"),
+    "no config.json": (lambda src: (src / "config.json").unlink(), 3, "config.json: no such file"),
+    "broken JSON": (lambda src: (src / "config.json").write_text('{"model_type": '), 3, "config.json: not valid JSON"),
+    "not an object": (lambda src: (src / "config.json").write_text("[]"), 3, "expected a JSON object"),
+    "no model_type": (lambda src: (src / "config.json").write_text("{}"), 3, "no model_type"),
+    "unknown model_type": (set_config(model_type="lama"), 3, "nearest that is supported is 'llama'"),
+    "a size is missing": (set_config(hidden_size=None), 3, "hidden_size"),
+    "a size does not fit": (set_config(hidden_size=64), 3, "config.json and the weights do not belong"),
+    "heads do not divide": (set_config(num_key_value_heads=3), 3, "num_attention_heads 4 is not a multiple"),
+    "too few layers": (set_config(num_hidden_layers=3), 3, "lack layer 2"),
+    "too many layers": (set_config(num_hidden_layers=1), 3, "have a layer 1"),
+    "no weights": (remove_weights, 3, "neither model.safetensors nor"),
+    "missing shard": (lambda src: shard(src).unlink(), 3, "missing shard"),
+    "truncated shard": (truncate, 3, "truncated"),
+    "empty shard": (lambda src: shard(src).write_bytes(b""), 3, "truncated"),
+    "index names an absent tensor": (
+        lambda src: edit_weight_map(src, lambda weights: weights.update({"model.ghost.weight": shard(src).name})),
+        3,
+        "'model.ghost.weight' is absent",
+    ),
+    "index contradicts a shard": (
+        lambda src: edit_weight_map(src, lambda weights: weights.pop("model.norm.weight")),
+        3,
+        "tensor 'model.norm.weight' lies in",
+    ),
+    "shard leaves the directory": (
+        lambda src: edit_weight_map(src, lambda weights: weights.update({"model.norm.weight": "../../etc/passwd"})),
+        3,
+        "leads out of the directory",
+    ),
+    "shard is an absolute path": (
+        lambda src: edit_weight_map(src, lambda weights: weights.update({"model.norm.weight": "/etc/passwd"})),
+        3,
+        "leads out of the directory",
+    ),
+    "no weight map": (lambda src: edit_json(src / INDEX, weight_map=[]), 3, "no weight_map"),
+    "quantised": (quantise, 3, "quantised (quant_method 'gptq')"),
+    "PEFT adapter": (make_adapter, 3, "PEFT adapter"),
+    "another model's tensors": (set_config(model_type="gpt_neox"), 3, "no rule of gpt_neox fits"),
+}
+
+
+@pytest.mark.parametrize("spoil, code, words", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
+@pytest.mark.parametrize("command", ["expand", "plan"])
+def test_bad_checkpoint(
+    command: str, spoil: Callable[[Path], object], code: int, words: str, src: Path, tmp_path: Path
+) -> None:
+    spoil(src)
+    before = contents(tmp_path)
+    out = ["--out", "out"] if command == "expand" else []
+    result = hyperclone(command, "--src", "src", "--embed-mult", 2, *out, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (code, "")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert contents(tmp_path) == before
+
+
+REQUESTS: dict[str, tuple[list[object], int, str]] = {
+    "zero": (["--embed-mult", 0], 2, "--embed-mult"),
+    "negative": (["--ffn-mult", -1], 2, "--ffn-mult"),
+    "fraction": (["--embed-mult", 1.5], 2, "--embed-mult"),
+    "not a number": (["--heads-mult", "two"], 2, "--heads-mult"),
+    "heads that cannot be shared": (["--heads-mult", 3, "--kv-heads-mult", 2], 2, "--heads-mult 4 --kv-heads-mult 2"),
+    "config that transformers refuses": (["--heads-mult", 5], 2, "not a multiple of the number of attention heads"),
+    "unknown dtype": (["--dtype", "int8"], 2, "--dtype"),
+    "unknown tie": (["--tie-embeddings", "maybe"], 2, "--tie-embeddings"),
+    "bad shard size": (["--max-shard-size", "big"], 2, "--max-shard-size big"),
+    "not enough disk": (["--embed-mult", 65536, "--ffn-mult", 65536], 5, "bytes, "),
+}
+
+
+@pytest.mark.parametrize("arguments, code, words", REQUESTS.values(), ids=list(REQUESTS))
+def test_bad_request(arguments: list[object], code: int, words: str, src: Path, tmp_path: Path) -> None:
+    before = contents(tmp_path)
+    result = hyperclone("expand", "--src", src, "--out", "out", *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (code, "")
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("embed, heads", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("variant", ["opt-125m", "pythia"])
+def test_heads_that_must_grow_with_the_width(
+    variant: str, embed: int, heads: int, source: Callable[[str], Path], tmp_path: Path
+) -> None:
+    arguments = ["--src", source(variant), "--embed-mult", embed, "--heads-mult", heads]
+    result = hyperclone("plan", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"The nearest that works: --embed-mult {embed} --heads-mult {embed}" in result.stderr
+
+
+def test_a_tie_that_cannot_be_kept(source: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = ["--src", source("olmo-tied"), "--embed-mult", 2, "--tie-embeddings", "keep"]
+    result = hyperclone("plan", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--tie-embeddings auto" in result.stderr
+
+
+PLACES: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
+    "the source": (lambda _: None, ["--out", "src"], "is, lies inside or holds"),
+    "the source, to be overwritten": (lambda _: None, ["--out", "src", "--overwrite"], "is, lies inside or holds"),
+    "inside the source": (lambda _: None, ["--out", "src/clone"], "is, lies inside or holds"),
+    "around the source": (lambda _: None, ["--out", ".", "--overwrite"], "is, lies inside or holds"),
+    "an existing directory": (add_file, ["--out", "out"], "already exists"),
+    "an existing model": (add_model, ["--out", "out"], "already exists"),
+    "a directory without a model": (add_file, ["--out", "out", "--overwrite"], "holds no model"),
+    "a file": (lambda out: out.write_text("mine"), ["--out", "out", "--overwrite"], "holds no model"),
+    "a stranger's partial": (lambda out: add_file(out.with_name("out.partial")), ["--out", "out"], "is not ours"),
+}
+
+
+@pytest.mark.parametrize("prepare, arguments, words", PLACES.values(), ids=list(PLACES))
+def test_bad_place(
+    prepare: Callable[[Path], object], arguments: list[str], words: str, src: Path, tmp_path: Path
+) -> None:
+    prepare(tmp_path / "out")
+    before = contents(tmp_path)
+    result = hyperclone("expand", "--src", src.name, *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert contents(tmp_path) == before
+
+
+def test_a_link_to_the_source_is_the_source(src: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(src)
+    result = hyperclone("expand", "--src", "src", "--out", "link/clone", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "lies inside" in result.stderr

@@ -1,0 +1,183 @@
+"""The verifier passes true clones, and names the layer, tensor or key that makes a false one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import models
+from hyperclone_cli.clone import expand
+from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.growth import Request
+from hyperclone_cli.verifier import Report, verify
+
+Sources = Callable[[str], Path]
+Tensors = dict[str, torch.Tensor]
+DOUBLE = Request(embed_mult=2, ffn_mult=2)
+O_PROJ = "model.layers.1.self_attn.o_proj.weight"
+
+
+def scale_a_block(tensors: Tensors) -> None:
+    width = tensors[O_PROJ].shape[1] // 2
+    tensors[O_PROJ][:48, :width] *= 1.01
+
+
+def swap_two_heads(tensors: Tensors) -> None:
+    rows = tensors["model.layers.0.self_attn.q_proj.weight"]
+    rows[:24] = torch.cat([rows[12:24], rows[:12]])
+
+
+def leave_the_tied_head_undivided(tensors: Tensors) -> None:
+    tensors["model.norm.weight"] *= 2
+
+
+def drop_a_bias(tensors: Tensors) -> None:
+    del tensors["model.layers.1.self_attn.k_proj.bias"]
+
+
+def forge(clone: Path, change: Callable[[Tensors], None]) -> None:
+    tensors = load_file(clone / "model.safetensors")
+    change(tensors)
+    save_file(tensors, clone / "model.safetensors", metadata={"format": "pt"})
+
+
+def set_config(clone: Path, **values: object) -> None:
+    config = json.loads((clone / "config.json").read_text())
+    (clone / "config.json").write_text(json.dumps(config | values))
+
+
+def forget_provenance(clone: Path) -> None:
+    (clone / "hyperclone.json").unlink()
+
+
+@pytest.fixture
+def clone(source: Sources, tmp_path: Path) -> Path:
+    expand(source("llama-gqa-tied"), tmp_path / "clone", DOUBLE)
+    return tmp_path / "clone"
+
+
+def assert_fails(report: Report, *words: str) -> None:
+    assert not report.passed
+    assert any(all(word in failure for word in words) for failure in report.failures), report.failures
+
+
+@pytest.mark.parametrize("variant", ["opt-350m", "opt-postnorm", "pythia-tied", "olmo-tied", "gemma3-mqa", "qwen3"])
+@pytest.mark.parametrize("embed, ffn", [(2, 2), (3, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_true_clone_passes_in_every_storage_dtype(
+    variant: str, embed: int, ffn: int, dtype: str, tmp_path: Path
+) -> None:
+    src = models.build(variant, tmp_path / "source", getattr(torch, dtype))
+    expand(src, tmp_path / "clone", Request(embed_mult=embed, ffn_mult=ffn))
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
+    assert report.logits is not None
+    assert report.logits.floor_dtype == dtype
+    assert max(error for _, error in report.logits.layers) <= report.logits.tolerance
+
+
+@pytest.mark.parametrize(
+    "change, layer, tensor",
+    [
+        (scale_a_block, "layer 1", O_PROJ),
+        (swap_two_heads, "layer 0", "model.layers.0.self_attn.q_proj.weight"),
+        (leave_the_tied_head_undivided, "the head", "model.norm.weight"),
+    ],
+)
+def test_a_forged_tensor_is_caught_by_the_logits_and_by_the_weights(
+    change: Callable[[Tensors], None], layer: str, tensor: str, clone: Path, source: Sources
+) -> None:
+    forge(clone, change)
+    assert_fails(verify(clone, weights_only=True), tensor)
+    forget_provenance(clone)  # leaves the logits alone to find it
+    assert_fails(verify(clone, src=source("llama-gqa-tied")), "logits", layer)
+
+
+def test_one_number_off_by_its_last_bit_is_caught_by_the_weights(clone: Path) -> None:
+    def flip(tensors: Tensors) -> None:
+        tensors[O_PROJ].view(torch.int32)[3, 5] ^= 1
+
+    forge(clone, flip)
+    assert_fails(verify(clone, weights_only=True), O_PROJ, "1 of 9,216 numbers")
+
+
+def test_a_dropped_bias_is_caught_by_the_weights_and_by_loading(source: Sources, tmp_path: Path) -> None:
+    src, clone = source("llama-head_dim-biases"), tmp_path / "clone"
+    expand(src, clone, DOUBLE)
+    forge(clone, drop_a_bias)
+    assert_fails(verify(clone, weights_only=True), "model.layers.1.self_attn.k_proj.bias", "missing")
+    forget_provenance(clone)
+    assert_fails(verify(clone, src=src), "model.layers.1.self_attn.k_proj.bias", "missing")
+
+
+def test_a_wrong_eps_is_caught_by_the_config_and_by_the_logits(clone: Path, source: Sources) -> None:
+    set_config(clone, rms_norm_eps=1e-2)
+    assert_fails(verify(clone, weights_only=True), "config.json", "rms_norm_eps", "0.01")
+    forget_provenance(clone)
+    assert_fails(verify(clone, src=source("llama-gqa-tied")), "logits", "layer 0")
+
+
+def test_an_extra_tensor_is_caught(clone: Path) -> None:
+    forge(clone, lambda tensors: tensors.update(stray=torch.zeros(3)))
+    assert_fails(verify(clone, weights_only=True), "stray", "not in the plan")
+
+
+def test_not_a_number_never_passes(clone: Path) -> None:
+    def spoil(tensors: Tensors) -> None:
+        tensors[O_PROJ][0, 0] = torch.nan
+
+    forge(clone, spoil)
+    report = verify(clone)
+    assert_fails(report, O_PROJ)
+    assert_fails(report, "logits")
+
+
+def test_another_source_does_not_match(clone: Path, tmp_path: Path) -> None:
+    other = models.build("llama-gqa-tied", tmp_path / "other")
+    forge(other, lambda tensors: tensors.update({O_PROJ: tensors[O_PROJ] * 1.001}))
+    assert_fails(verify(clone, src=other), O_PROJ)
+
+
+def test_the_decoding_is_checked_over_a_ragged_left_padded_batch(clone: Path) -> None:
+    made = verify(clone, new_tokens=8).generation
+    assert made is not None
+    assert (made.identical, made.prompts, made.new_tokens) == (5, 5, 8)
+    assert len(set(made.prompt_lengths)) == 5
+
+
+def test_a_clone_of_unknown_origin_needs_a_source(clone: Path, source: Sources) -> None:
+    forget_provenance(clone)
+    with pytest.raises(CheckpointError, match=r"no hyperclone\.json"):
+        verify(clone)
+    report = verify(clone, src=source("llama-gqa-tied"))
+    assert report.passed
+    assert report.logits is not None
+    assert max(error for _, error in report.logits.layers) <= 1e-5
+
+
+def test_a_clone_finds_its_source_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.build("llama-mqa", tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    expand(Path("source"), Path("clone"), DOUBLE)
+    monkeypatch.chdir("clone")
+    assert verify(Path("."), weights_only=True).passed
+
+
+def test_a_source_that_is_gone_is_named(clone: Path) -> None:
+    record = json.loads((clone / "hyperclone.json").read_text())
+    (clone / "hyperclone.json").write_text(json.dumps(record | {"source": "../gone"}))
+    with pytest.raises(CheckpointError, match="gone"):
+        verify(clone)
+
+
+def test_a_clone_that_transformers_cannot_load_still_names_its_tensor(clone: Path) -> None:
+    def cut(tensors: Tensors) -> None:
+        tensors[O_PROJ] = tensors[O_PROJ][:, :-1].contiguous()
+
+    forge(clone, cut)
+    assert_fails(verify(clone), O_PROJ, "should be F32 [96, 96]")
