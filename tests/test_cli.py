@@ -123,3 +123,8 @@ def test_the_version_is_the_packages() -> None:
     from importlib.metadata import version
 
     assert hyperclone("--version").stdout == f"hyperclone {version('hyperclone-cli')}\n"
+
+
+def test_the_readme_names_every_family() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in FAMILIES)

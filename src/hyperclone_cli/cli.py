@@ -43,14 +43,14 @@ FfnMult = Annotated[int, typer.Option(min=1, help="Times the feed-forward width.
 HeadsMult = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Times the query heads. [default: --embed-mult]", show_default=False, rich_help_panel=GROWTH
+        min=1, help="Times the query heads; as --embed-mult unless given.", show_default=False, rich_help_panel=GROWTH
     ),
 ]
 KvHeadsMult = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Times the key/value heads. [default: --heads-mult; a single head stays single]",
+        help="Times the key/value heads; as --heads-mult unless given, but a single one stays single.",
         show_default=False,
         rich_help_panel=GROWTH,
     ),
@@ -65,7 +65,7 @@ TieEmbeddings = Annotated[
 StorageDtype = Annotated[
     Dtype | None,
     typer.Option(
-        "--dtype", help="Storage dtype. [default: each tensor's own]", show_default=False, rich_help_panel=WRITING
+        "--dtype", help="Storage dtype; each tensor's own unless given.", show_default=False, rich_help_panel=WRITING
     ),
 ]
 MaxShardSize = Annotated[str, typer.Option(help="Largest file.", rich_help_panel=WRITING)]
@@ -78,9 +78,7 @@ Overwrite = Annotated[
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify at the end.", rich_help_panel=CHECKING)]
 Device = Annotated[
     str | None,
-    typer.Option(
-        help="Where to run the models. [default: a GPU if there is one]", show_default=False, rich_help_panel=CHECKING
-    ),
+    typer.Option(help="Where to run the models; a GPU if there is one.", show_default=False, rich_help_panel=CHECKING),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
@@ -179,7 +177,8 @@ def plan(
 def verify(
     clone: Annotated[Path, typer.Argument(help="The clone's directory.")] = Path("."),
     src: Annotated[
-        Path | None, typer.Option("--src", help="Its source. [default: the one that it recorded]", show_default=False)
+        Path | None,
+        typer.Option("--src", help="Its source; the one that it recorded unless given.", show_default=False),
     ] = None,
     device: Device = None,
     dtype: Annotated[Dtype, typer.Option(help="What both models run in.", rich_help_panel=CHECKING)] = Dtype.float32,

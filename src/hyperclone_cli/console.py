@@ -184,16 +184,23 @@ def _patterns(names: Iterable[str]) -> list[str]:
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Columns named before and after hold numbers, and stand flush right."""
     from rich import box
 
     table = Table(
-        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_header=any(columns),
+        show_edge=False,
+        pad_edge=False,
     )
-    for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", justify="right" if number and len(columns) == 3 else "left")
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in ("before", "after") else "left")
     for row in rows:
         table.add_row(*row)
     _out.print(table)
+    _out.print()
 
 
 def _print_json(content: dict[str, Any]) -> None:
