@@ -17,7 +17,8 @@ PACKAGE = Path(__file__).parent.parent / "src" / "hyperclone_cli"
 LAYERS = [
     ["errors", "axes"],
     ["families"],
-    ["growth", "config"],
+    ["mixing"],
+    ["growth", "config", "noise"],
     ["shards"],
     ["source"],
     ["planner"],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,35 +13,33 @@ SIZES = {"embed": 64, "ffn": 96, "kv_heads": 2, "group": 4, "head_dim": 8, "voca
 growths = st.builds(tiled, st.integers(1, 6), st.integers(1, 4))
 
 
-def units(growth: Growth) -> list[tuple[int, Fraction]]:
-    """The growth written out: (source unit, share) of every new unit."""
-    return [(unit, run.share) for run in growth.runs for unit in range(run.start, run.start + run.length)]
+def units(growth: Growth) -> list[tuple[int, int, int]]:
+    """The growth written out: (source unit, which of its copies, of how many) for every new unit."""
+    return [(unit, run.copy, run.copies) for run in growth.runs for unit in range(run.start, run.start + run.length)]
 
 
 def test_a_tiled_width_is_copy_after_copy() -> None:
-    half = Fraction(1, 2)
-    assert units(tiled(3, 2)) == [(0, half), (1, half), (2, half), (0, half), (1, half), (2, half)]
+    assert units(tiled(3, 2)) == [(0, 0, 2), (1, 0, 2), (2, 0, 2), (0, 1, 2), (1, 1, 2), (2, 1, 2)]
 
 
 def test_query_heads_grow_inside_their_key_value_head() -> None:
     """Two key/value heads of two query heads each; the group doubles, the key/value heads stay."""
-    assert [unit for unit, _ in units(nest(tiled(2, 1), tiled(2, 2)))] == [0, 1, 0, 1, 2, 3, 2, 3]
+    assert [unit for unit, _, _ in units(nest(tiled(2, 1), tiled(2, 2)))] == [0, 1, 0, 1, 2, 3, 2, 3]
 
 
 @given(growths, growths, growths)
 def test_nesting_packs_units_like_a_reshape(a: Growth, b: Growth, c: Growth) -> None:
-    expected = [
-        ((i * b.source + j) * c.source + k, p * q * r) for i, p in units(a) for j, q in units(b) for k, r in units(c)
-    ]
-    assert units(nest(nest(a, b), c)) == expected
-    assert units(nest(a, nest(b, c))) == expected
+    expected = [(i * b.source + j) * c.source + k for i, *_ in units(a) for j, *_ in units(b) for k, *_ in units(c)]
+    assert [unit for unit, *_ in units(nest(nest(a, b), c))] == expected
+    assert units(nest(a, nest(b, c))) == units(nest(nest(a, b), c))
 
 
 @given(growths, growths)
-def test_the_shares_of_a_units_copies_sum_to_one(a: Growth, b: Growth) -> None:
+def test_every_copy_of_a_unit_is_there_once_and_in_order(a: Growth, b: Growth) -> None:
     packed = nest(a, b)
     for unit in range(packed.source):
-        assert sum(share for copied, share in units(packed) if copied == unit) == 1
+        found = [(copy, copies) for copied, copy, copies in units(packed) if copied == unit]
+        assert found == [(copy, len(found)) for copy in range(len(found))]
     assert packed.target == len(units(packed))
 
 

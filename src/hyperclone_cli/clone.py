@@ -104,7 +104,7 @@ def _claim(out: Path, stack: ExitStack) -> Path:
 def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
     import torch
 
-    from hyperclone_cli.expander import Block, as_bytes, blocks, grow_rows, read_rows
+    from hyperclone_cli.expander import Block, as_bytes, blocks, grow_rows, noise_for, read_rows
 
     torch.set_num_threads(1)  # the blocks themselves run in parallel
     by_name = {tensor.name: tensor for tensor in plan.tensors}
@@ -113,13 +113,21 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
         for descriptor in sources.values():
             stack.callback(os.close, descriptor)
 
-        def write(block: Block, target: StoredTensor, descriptor: int) -> None:
-            rows = read_rows(sources[block.tensor.source.path], block.tensor.source, block.start, block.stop)
-            data = as_bytes(grow_rows(rows, block))
+        def read(block: Block) -> torch.Tensor:
+            return read_rows(sources[block.tensor.source.path], block.tensor.source, block.start, block.stop)
+
+        def energy(block: Block) -> float:
+            return float(grow_rows(read(block), block).double().square().sum()) * len(block.places)
+
+        def write(block: Block, target: StoredTensor, descriptor: int, power: float) -> None:
+            rows = read(block)
+            data = grow_rows(rows, block)
             for place in block.places:
-                write_all(descriptor, data, target.offset + place * block.row_bytes)
+                if block.tensor.noisy:
+                    data = grow_rows(rows, block, noise_for(block, place, power))
+                write_all(descriptor, as_bytes(data), target.offset + place * block.row_bytes)
                 if progress:
-                    progress(len(data), plan.nbytes)
+                    progress(data.nbytes, plan.nbytes)
 
         for shard, names in plan.shards.items():
             head, targets = lay_out(
@@ -127,11 +135,12 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
             )
             descriptor = create(partial / shard, head, len(head) + sum(target.nbytes for target in targets))
             try:
-                jobs = [
-                    pool.submit(write, block, target, descriptor)
-                    for target in targets
-                    for block in blocks(by_name[target.name])
-                ]
+                jobs = []
+                for target in targets:
+                    tensor = by_name[target.name]
+                    # the noise's scale needs the whole tensor first
+                    power = sum(pool.map(energy, blocks(tensor))) / tensor.elements if tensor.noisy else 0.0
+                    jobs += [pool.submit(write, block, target, descriptor, power) for block in blocks(tensor)]
                 _finish(jobs)
                 os.fsync(descriptor)
             finally:

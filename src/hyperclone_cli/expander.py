@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import prod, sqrt
 
 import torch
 
 from hyperclone_cli.axes import Role
 from hyperclone_cli.growth import Growth
+from hyperclone_cli.noise import noise_rows
 from hyperclone_cli.planner import GrownTensor
 from hyperclone_cli.shards import ITEM_BYTES, StoredTensor, read_into
 
@@ -28,12 +29,15 @@ WIDER = {"F64": torch.float64, "F32": torch.float64, "F16": torch.float32, "BF16
 
 @dataclass(frozen=True)
 class Block:
-    """Source rows start … stop - 1 of a tensor, and every row of the grown tensor where a copy begins."""
+    """Source rows start … stop - 1 of a tensor, and every row of the grown tensor where a copy begins.
+
+    `shares` are the fractions that the block's columns take, one for each run of columns.
+    """
 
     tensor: GrownTensor
     start: int
     stop: int
-    share: Fraction
+    shares: tuple[Fraction, ...]
     places: tuple[int, ...]
 
     @property
@@ -44,18 +48,17 @@ class Block:
 
 def blocks(tensor: GrownTensor, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     """Cut a grown tensor into blocks of about `block_bytes`, each of one run of source rows."""
-    rows = tensor.growths[0]
-    places: dict[tuple[int, int, Fraction], list[int]] = defaultdict(list)
+    places: dict[tuple[int, int, tuple[Fraction, ...]], list[int]] = defaultdict(list)
     position = 0
-    for start, length, share in rows.runs:
-        places[start, length, share if tensor.roles[0] is Role.IN else Fraction(1)].append(position)
-        position += length
-    row_bytes = max(1, tensor.nbytes // max(1, rows.target))
+    for run in tensor.growths[0].runs:
+        places[run.start, run.length, tensor.shares(run)].append(position)
+        position += run.length
+    row_bytes = max(1, tensor.nbytes // max(1, position))
     step = max(1, block_bytes // row_bytes)
-    for (start, length, share), positions in places.items():
+    for (start, length, shares), positions in places.items():
         for first in range(0, length, step):
             last = min(first + step, length)
-            yield Block(tensor, start + first, start + last, share, tuple(p + first for p in positions))
+            yield Block(tensor, start + first, start + last, shares, tuple(p + first for p in positions))
 
 
 def read_rows(descriptor: int, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
@@ -72,36 +75,63 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
     return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def grow_rows(rows: torch.Tensor, block: Block) -> torch.Tensor:
-    """The grown rows of a block: shape (rows, …) of the source to (rows, …) of the clone.
+def grow_rows(rows: torch.Tensor, block: Block, noise: torch.Tensor | None = None) -> torch.Tensor:
+    """The grown rows of a block: (rows, columns) of the source to (rows, columns) of the clone; or vectors.
 
-    Where a factor is no power of two, or the dtype narrows, the products are taken in the next wider
-    dtype and rounded once.
+    `noise`, of the grown shape, is added. Where a product must be rounded it is taken in the next
+    wider dtype, and the last copy of a column is what the copies before it, as rounded, still lack:
+    the copies of a column add up to the source's number within the rounding of one of them.
     """
     tensor = block.tensor
     dtype = TORCH_DTYPES[tensor.dtype]
-    if tensor.exact:
-        rows = rows.to(dtype)
-    else:
-        rows = rows.to(torch.promote_types(WIDER[tensor.source.dtype], WIDER[tensor.dtype]))
-    gain = tensor.gain * float(block.share)
-    if tensor.offset and gain != 1.0:
-        rows = (rows + tensor.offset) * gain - tensor.offset
-    elif gain != 1.0:
-        rows = rows * gain
-    for dim, (role, growth) in enumerate(zip(tensor.roles, tensor.growths, strict=True)):
-        if dim:
-            rows = grow_columns(rows, dim, role, growth)
-    return rows.to(dtype).contiguous()
+    exact = tensor.exact and noise is None
+    wide = dtype if exact else torch.promote_types(WIDER[tensor.source.dtype], WIDER[tensor.dtype])
+    rows = rows.to(wide)
+    if tensor.offset and tensor.gain != 1.0:
+        rows = (rows + tensor.offset) * tensor.gain - tensor.offset
+    elif tensor.gain != 1.0:
+        rows = rows * tensor.gain
+    if len(tensor.growths) == 1:
+        return rows.to(dtype)
+    columns = tensor.growths[1]
+    if exact or tensor.roles[1] is Role.OUT:
+        return _share_out(rows.to(dtype) if tensor.roles[1] is Role.OUT else rows, columns, block.shares)
+    return _settle(rows, columns, block.shares, noise, dtype)
 
 
-def grow_columns(rows: torch.Tensor, dim: int, role: Role, growth: Growth) -> torch.Tensor:
-    """Grow one dimension of a block: units are copied, and weighted by their share where it is read."""
-    if not growth.grows:
+def _share_out(rows: torch.Tensor, columns: Growth, shares: tuple[Fraction, ...]) -> torch.Tensor:
+    if not columns.grows:
         return rows
-    shares = {run.share if role is Role.IN else Fraction(1) for run in growth.runs}
-    scaled = {share: rows * float(share) if share != 1 else rows for share in shares}
-    parts = [
-        scaled[run.share if role is Role.IN else Fraction(1)].narrow(dim, run.start, run.length) for run in growth.runs
-    ]
-    return torch.cat(parts, dim)
+    scaled = {share: rows if share == 1 else rows * float(share) for share in set(shares)}
+    parts = [scaled[share].narrow(1, run.start, run.length) for run, share in zip(columns.runs, shares, strict=True)]
+    return torch.cat(parts, 1)
+
+
+def _settle(
+    rows: torch.Tensor, columns: Growth, shares: tuple[Fraction, ...], noise: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """Round each copy, and let the last one that is not zero pay what the rounding of the others left."""
+    lacking = rows.clone()
+    grown = rows.new_empty((len(rows), columns.target), dtype=dtype)
+    position = 0
+    for run, share in zip(columns.runs, shares, strict=True):
+        part = rows.narrow(1, run.start, run.length) * float(share)
+        if noise is not None:
+            part += noise.narrow(1, position, run.length)
+        owed = lacking.narrow(1, run.start, run.length)
+        if run.copy == run.copies - 1 and (share or noise is not None):
+            part = owed
+        target = grown.narrow(1, position, run.length)
+        target.copy_(part)
+        owed -= target.to(rows.dtype)
+        position += run.length
+    return grown
+
+
+def noise_for(block: Block, place: int, power: float) -> torch.Tensor:
+    """The noise of a block at `place`, for a tensor whose noise-free elements have the mean square `power`."""
+    mixing = block.tensor.mixing
+    assert mixing.noise_snr_db is not None
+    stop = place + block.stop - block.start
+    noise = noise_rows(mixing.seed, block.tensor.name, place, stop, block.tensor.growths[1])
+    return noise * sqrt(power * 10 ** (-mixing.noise_snr_db / 10))

@@ -1,8 +1,8 @@
 """How one width grows, and what the user asked for on each of them.
 
-A growth from s to t units says, for every new unit, which source unit it copies and which share of
-that unit's contribution a reader takes from it; the shares of one unit's copies sum to 1. Widths
-are long and growths regular, so both are kept run by run instead of unit by unit.
+A growth from s to t units says, for every new unit, which source unit it copies, and which of that
+unit's copies it is. Widths are long and growths regular, so both are kept run by run instead of unit
+by unit.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 from hyperclone_cli.axes import REST
 from hyperclone_cli.errors import RequestError
-
-WHOLE = Fraction(1)
+from hyperclone_cli.mixing import Mixing
 
 
 class Run(NamedTuple):
-    """New units that copy the source units start … start + length - 1, each with the same share."""
+    """New units that copy the source units start … start + length - 1: copy number `copy` of `copies`."""
 
     start: int
     length: int
-    share: Fraction
+    copy: int
+    copies: int
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,31 @@ class Growth:
 
     @property
     def grows(self) -> bool:
-        return self.runs != (Run(0, self.source, WHOLE),)
+        return self.runs != (Run(0, self.source, 0, 1),)
 
 
 def tiled(size: int, copies: int) -> Growth:
-    """`size` units repeated copy after copy, [x, x, …], each copy read with share 1/copies."""
-    return Growth(size, (Run(0, size, Fraction(1, copies)),) * copies)
+    """`size` units repeated copy after copy, [x, x, …]."""
+    return Growth(size, tuple(Run(0, size, copy, copies) for copy in range(copies)))
 
 
 def nest(outer: Growth, inner: Growth) -> Growth:
     """The growth of a packed dimension: every unit of `outer` holds a whole `inner`."""
     size = outer.source * inner.source
     if not inner.grows:
-        return Growth(size, tuple(Run(r.start * inner.source, r.length * inner.source, r.share) for r in outer.runs))
+        return Growth(
+            size,
+            tuple(Run(r.start * inner.source, r.length * inner.source, r.copy, r.copies) for r in outer.runs),
+        )
     return Growth(
         size,
         tuple(
-            Run(unit * inner.source + part.start, part.length, run.share * part.share)
+            Run(
+                unit * inner.source + part.start,
+                part.length,
+                run.copy * part.copies + part.copy,
+                run.copies * part.copies,
+            )
             for run in outer.runs
             for unit in range(run.start, run.start + run.length)
             for part in inner.runs
@@ -97,6 +105,7 @@ class Request:
     dtype           storage dtype of the clone ("float32", "bfloat16", "float16"); None keeps each tensor's
     max_shard_size  bytes, or a size such as "5GB"
     tie_embeddings  "auto", "keep" or "untie"
+    mixing          strategy and noise
     """
 
     embed_mult: int = 1
@@ -106,6 +115,7 @@ class Request:
     dtype: str | None = None
     max_shard_size: int | str = "50GB"
     tie_embeddings: str = "auto"
+    mixing: Mixing = Mixing()
 
 
 def resolve(request: Request, sizes: Mapping[str, int], head_dim_is_free: bool) -> dict[str, Growth]:

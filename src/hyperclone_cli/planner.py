@@ -13,13 +13,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from hyperclone_cli.axes import Form, Role
 from hyperclone_cli.config import grow_config, read_sizes, value
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family, find_family
-from hyperclone_cli.growth import Growth, Request, grow_dimension, resolve
+from hyperclone_cli.growth import Growth, Request, Run, grow_dimension, resolve
+from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.shards import FLOAT_DTYPES, ITEM_BYTES, StoredTensor
 from hyperclone_cli.source import Source
 
@@ -38,6 +40,7 @@ class GrownTensor:
     part: str
     roles: tuple[Role, ...]
     growths: tuple[Growth, ...]
+    mixing: Mixing
     gain: float = 1.0
     offset: float = 0.0
 
@@ -59,16 +62,27 @@ class GrownTensor:
 
         Subnormal numbers aside.
         """
-        shares = [run.share for role, growth in self.reads() for run in growth.runs]
-        powers = _is_power_of_two(self.gain) and all(_is_power_of_two(float(share)) for share in shares)
+        shares = {share for run in self.growths[0].runs for share in self.shares(run)}
+        powers = _is_power_of_two(self.gain) and all(_is_power_of_two(float(share)) for share in shares if share)
         wide = self.dtype == self.source.dtype or (
             ITEM_BYTES[self.dtype] > ITEM_BYTES[self.source.dtype] and self.dtype in ("F32", "F64")
         )
-        return powers and wide and not (self.offset and self.gain != 1.0)
+        return powers and wide and not self.noisy and not (self.offset and self.gain != 1.0)
 
-    def reads(self) -> list[tuple[Role, Growth]]:
-        """The input dimensions."""
-        return [(role, growth) for role, growth in zip(self.roles, self.growths, strict=True) if role is Role.IN]
+    @property
+    def noisy(self) -> bool:
+        """Whether noise is asked for and there are copies over which it can cancel."""
+        return (
+            self.mixing.noise_snr_db is not None
+            and self.roles[-1] is Role.IN
+            and any(run.copies > 1 for run in self.growths[-1].runs)
+        )
+
+    def shares(self, rows: Run) -> tuple[Fraction, ...]:
+        """The fraction of its weight that a run of rows takes in each run of columns; the copies of a column sum to 1."""
+        if self.roles[1:] != (Role.IN,):
+            return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
+        return tuple(self.mixing.share(rows.copy, run.copy, run.copies) for run in self.growths[1].runs)
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,7 @@ def make_plan(source: Source, request: Request) -> Plan:
 
     dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
     tensors = [
-        _grow(source.tensors[name], full, parameter, form, growths, request.dtype)
+        _grow(source.tensors[name], full, parameter, form, growths, request)
         for name, (full, parameter, form) in matched.items()
         if not form.dropped
     ]
@@ -191,7 +205,7 @@ def _check_layers(matched: Mapping[str, tuple[str, str, Form]], layers: int) -> 
 
 
 def _grow(
-    stored: StoredTensor, full: str, parameter: str, form: Form, growths: Mapping[str, Growth], dtype: str | None
+    stored: StoredTensor, full: str, parameter: str, form: Form, growths: Mapping[str, Growth], request: Request
 ) -> GrownTensor:
     dimensions = form.parameters[parameter]
     if len(dimensions) != len(stored.shape):
@@ -215,10 +229,11 @@ def _grow(
     return GrownTensor(
         name=full,
         source=stored,
-        dtype=FLOAT_DTYPES[dtype] if dtype else stored.dtype,
+        dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
         part=_part(form, dimensions[0].axes + dimensions[-1].axes),
         roles=tuple(dimension.role for dimension in dimensions),
         growths=tuple(grown),
+        mixing=request.mixing,
         gain=(embed.source / embed.target) ** form.forward_power,
         offset=float(form.plus_one),
     )
@@ -283,7 +298,7 @@ def _tie(
         ]
         return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", module, factor), redundant
     form = family.tensors[family.head]
-    head = _grow(embedding.source, f"{family.head}.weight", "weight", form, growths, request.dtype)
+    head = _grow(embedding.source, f"{family.head}.weight", "weight", form, growths, request)
     why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
     return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant
 

@@ -15,6 +15,7 @@ from hyperclone_cli import __version__
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.growth import Request
+from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.planner import Plan
 
 PROVENANCE_NAME = "hyperclone.json"
@@ -54,6 +55,8 @@ def read_provenance(clone: Path) -> Provenance | None:
         )
     try:
         source = Path(os.path.normpath(clone.resolve() / record["source"]))
-        return Provenance(source, Request(**record["request"]), record["plan_digest"])
+        mixing = record["request"]["mixing"]
+        mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
+        return Provenance(source, Request(**{**record["request"], "mixing": mixing}), record["plan_digest"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import torch
 
 from hyperclone_cli.axes import Role
-from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, blocks, grow_columns, read_rows
+from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, blocks, read_rows
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.planner import GrownTensor, Plan
 from hyperclone_cli.shards import StoredTensor
@@ -70,7 +70,7 @@ def _compare(tensor: GrownTensor, source: torch.Tensor, found: list[torch.Tensor
     magnitude = abs(tensor.offset) * tensor.gain  # what cancels in (1 + w) norms, and is rounded in `wide`
     for dim, (role, growth) in enumerate(zip(tensor.roles, tensor.growths, strict=True)):
         if dim and role is Role.OUT:
-            expected = grow_columns(expected, dim, role, growth)
+            expected = torch.cat([expected.narrow(dim, run.start, run.length) for run in growth.runs], dim)
     copies = [found] if tensor.roles[0] is Role.IN else [[part] for part in found]
     info = torch.finfo(TORCH_DTYPES[tensor.dtype])
     rounding = 0.0 if tensor.exact else 0.505 * info.eps

@@ -1,0 +1,40 @@
+"""How a layer's copies read the copies that they are fed: the strategy, and noise that cancels.
+
+A weight W between a width in n copies and one in m copies becomes m·n blocks C[a, b]·W + N[a, b].
+Every row of C sums to 1 and the noise blocks of every row sum to zero, so that equal copies on the
+input give equal copies on the output, whatever C and N are. Source: arXiv 2409.12903, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+STRATEGIES = ("symmetric", "diagonal", "uneven")
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """The matrix C, and the noise.
+
+    strategy      symmetric: every copy reads every copy alike, C = 1/n
+                  diagonal: output copy a reads input copy a mod n alone
+                  uneven: in the proportions of `uneven_ratio`, rotated from one output copy to the next
+    uneven_ratio  used where it has as many numbers as there are copies; elsewhere 1 : 2 : … : n
+    noise_snr_db  power of the noise-free tensor over that of the noise, in decibels; None for no noise
+    seed          of the noise
+    """
+
+    strategy: str = "symmetric"
+    uneven_ratio: tuple[int, ...] = (1, 2)
+    noise_snr_db: float | None = None
+    seed: int = 0
+
+    def share(self, output_copy: int, input_copy: int, copies: int) -> Fraction:
+        """C[output_copy, input_copy] for an input in `copies` copies."""
+        if self.strategy == "diagonal":
+            return Fraction(int(input_copy == output_copy % copies))
+        if self.strategy == "uneven":
+            ratio = self.uneven_ratio if len(self.uneven_ratio) == copies else range(1, copies + 1)
+            return Fraction(ratio[(input_copy - output_copy) % copies], sum(ratio))
+        return Fraction(1, copies)

@@ -1,0 +1,47 @@
+"""Gaussian noise that sums to zero over the copies of every unit, the same whatever cuts a tensor into blocks."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from hyperclone_cli.growth import Growth
+
+_ROWS = 64  # rows that come from one generator
+
+
+def noise_rows(seed: int, name: str, start: int, stop: int, columns: Growth) -> torch.Tensor:
+    """Noise for rows start … stop - 1 of the grown tensor `name`: float32, (stop - start, columns.target).
+
+    It depends on nothing but its arguments and the row: a block may be cut anywhere. Every row sums
+    to zero over the copies of each source column, and has a root mean square of 1; rows without a
+    copied column are zero.
+    """
+    first, last = start // _ROWS, -(-stop // _ROWS)  # groups of rows that hold the wanted ones
+    groups = [_group(seed, name, group, columns.target) for group in range(first, last)]
+    rows = torch.cat(groups)[start - first * _ROWS : stop - first * _ROWS]
+    rows -= _spread(_mean_of_copies(rows, columns), columns)
+    return rows / rows.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
+def _group(seed: int, name: str, group: int, width: int) -> torch.Tensor:
+    import numpy
+
+    digest = hashlib.sha256(f"{seed} {group} {name}".encode()).digest()
+    key = numpy.frombuffer(digest[:16], dtype="<u8")
+    generator = numpy.random.Generator(numpy.random.Philox(key=key))
+    return torch.from_numpy(generator.standard_normal((_ROWS, width), dtype="float32"))
+
+
+def _mean_of_copies(rows: torch.Tensor, columns: Growth) -> torch.Tensor:
+    total = rows.new_zeros(len(rows), columns.source)
+    position = 0
+    for run in columns.runs:
+        total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length), alpha=1 / run.copies)
+        position += run.length
+    return total
+
+
+def _spread(units: torch.Tensor, columns: Growth) -> torch.Tensor:
+    return torch.cat([units.narrow(1, run.start, run.length) for run in columns.runs], 1)
