@@ -99,9 +99,12 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
 
 
-def build(variant: str, path: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB") -> Path:
-    """Write a random model of `variant` to `path`, as `save_pretrained` lays it out."""
+def build(
+    variant: str, path: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB", **changes: Any
+) -> Path:
+    """Write a random model of `variant`, with `changes` to its config, to `path`, as `save_pretrained` lays it out."""
     model_type, kwargs = VARIANTS[variant]
+    kwargs = kwargs | changes
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **kwargs))
     randomise(model)

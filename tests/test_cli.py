@@ -128,3 +128,28 @@ def test_the_version_is_the_packages() -> None:
 def test_the_readme_names_every_family() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in FAMILIES)
+
+
+def test_any_path_is_shown_as_it_is(source: Sources, tmp_path: Path) -> None:
+    out = tmp_path / "run [bold]x[/y] :smile:"
+    result = hyperclone("expand", "--src", source("qwen3"), "--out", out, "--no-verify")
+    assert str(out) in result.stdout
+    assert f"hyperclone verify '{out}'" in result.stderr
+
+
+def test_numbers_that_are_none_are_null_in_json(source: Sources, tmp_path: Path) -> None:
+    hyperclone("expand", "--src", source("qwen3"), "--out", tmp_path / "clone", "--no-verify")
+    tensors = load_file(tmp_path / "clone" / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, tmp_path / "clone" / "model.safetensors", metadata={"format": "pt"})
+    result = hyperclone("verify", tmp_path / "clone", "--json", code=4)
+    assert json.loads(result.stdout, parse_constant=pytest.fail)["logits"]["relative_error"] is None
+
+
+def test_the_strategy_and_the_noise_are_recorded(source: Sources, tmp_path: Path) -> None:
+    arguments = ["--embed-mult", 2, "--strategy", "uneven", "--uneven-ratio", "1:3", "--noise-snr-db", 20, "--seed", 5]
+    hyperclone("expand", "--src", source("qwen3"), "--out", tmp_path / "clone", *arguments)
+    record = json.loads((tmp_path / "clone" / "hyperclone.json").read_text())
+    assert record["request"]["mixing"] == {
+        "strategy": "uneven", "uneven_ratio": [1, 3], "noise_snr_db": 20.0, "seed": 5,
+    }  # fmt: skip

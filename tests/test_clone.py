@@ -127,8 +127,30 @@ def test_the_storage_dtype_is_converted(dtype: str, source: Sources, tmp_path: P
     tensors = load_file(tmp_path / "clone" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
     assert config_of(tmp_path / "clone")["dtype"] == dtype
-    report = verify(tmp_path / "clone", weights_only=True)
+    report = verify(tmp_path / "clone")
     assert report.passed, report.failures
+    assert report.logits is not None
+    assert report.logits.floor_dtype == dtype
+
+
+def test_numbers_that_the_storage_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:
+    src = models.build("llama-mqa", tmp_path / "src")
+    tensors = load_file(src / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = 1e6
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RequestError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        expand(src, tmp_path / "clone", Request(embed_mult=2, dtype="float16"))
+    assert not (tmp_path / "clone").exists()
+
+
+def test_the_single_file_is_read_where_there_is_an_index_too(tmp_path: Path) -> None:
+    """As transformers does."""
+    src = models.build("qwen3", tmp_path / "src", max_shard_size="60KB")
+    other = models.build("qwen3", tmp_path / "other")
+    tensors = {name: tensor * 1.5 for name, tensor in load_file(other / "model.safetensors").items()}
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    expand(src, tmp_path / "clone", DOUBLE)
+    assert verify(tmp_path / "clone").passed
 
 
 @pytest.mark.parametrize("variant", ["gemma3-mqa", "qwen3", "opt-350m", "pythia-tied", "olmo-tied"])

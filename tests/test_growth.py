@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperclone_cli.errors import RequestError
+from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.growth import Growth, Request, grow_dimension, nest, resolve, tiled
 
+LLAMA = FAMILIES["llama"]
 SIZES = {"embed": 64, "ffn": 96, "kv_heads": 2, "group": 4, "head_dim": 8, "vocab": 10, "layers": 2}
 growths = st.builds(tiled, st.integers(1, 6), st.integers(1, 4))
 
@@ -44,11 +48,12 @@ def test_every_copy_of_a_unit_is_there_once_and_in_order(a: Growth, b: Growth) -
 
 
 def test_a_dimension_that_does_not_fit_its_axes_says_what_would() -> None:
-    growths = resolve(Request(), SIZES, head_dim_is_free=True)
+    growths = resolve(Request(), SIZES, LLAMA)
     with pytest.raises(ValueError, match="64"):
         grow_dimension(("embed",), 65, growths)
-    with pytest.raises(ValueError, match="a multiple of 8"):
-        grow_dimension(("kv_heads", "group", "*"), 65, growths)
+    with pytest.raises(ValueError, match="192"):
+        grow_dimension(("kv_heads", "group", "3", "head_dim"), 65, growths)
+    assert grow_dimension(("*",), 65, growths).target == 65
 
 
 @pytest.mark.parametrize(
@@ -60,27 +65,49 @@ def test_a_dimension_that_does_not_fit_its_axes_says_what_would() -> None:
     ],
 )
 def test_heads_are_key_value_heads_times_a_group(request_: Request, kv_heads: int, group: int) -> None:
-    grown = resolve(request_, SIZES, head_dim_is_free=True)
+    grown = resolve(request_, SIZES, LLAMA)
     assert grown["kv_heads"].ratio == kv_heads
     assert grown["group"].ratio == group
 
 
 def test_a_single_key_value_head_stays_single_unless_asked() -> None:
     sizes = SIZES | {"kv_heads": 1, "group": 8}
-    assert resolve(Request(embed_mult=2), sizes, True)["kv_heads"].target == 1
-    assert resolve(Request(embed_mult=2, kv_heads_mult=2), sizes, True)["kv_heads"].target == 2
+    assert resolve(Request(embed_mult=2), sizes, LLAMA)["kv_heads"].target == 1
+    assert resolve(Request(embed_mult=2, kv_heads_mult=2), sizes, LLAMA)["kv_heads"].target == 2
 
 
 @pytest.mark.parametrize(
-    "request_, free, nearest",
+    "model_type, request_, nearest",
     [
-        (Request(embed_mult=2, heads_mult=1), False, "--embed-mult 2 --heads-mult 2"),
-        (Request(embed_mult=1, heads_mult=3), False, "--embed-mult 1 --heads-mult 1"),
-        (Request(heads_mult=3, kv_heads_mult=2), True, "--heads-mult 4 --kv-heads-mult 2"),
-        (Request(heads_mult=1, kv_heads_mult=2), True, "--heads-mult 2 --kv-heads-mult 2"),
+        ("opt", Request(embed_mult=2, heads_mult=1), "--embed-mult 2 --heads-mult 2"),
+        ("gpt_neox", Request(embed_mult=1, heads_mult=3), "--embed-mult 1 --heads-mult 1"),
+        ("opt", Request(embed_mult=2, kv_heads_mult=1), "--kv-heads-mult 2"),
+        ("llama", Request(heads_mult=4, kv_heads_mult=3), "--heads-mult 3 --kv-heads-mult 3"),
+        ("llama", Request(heads_mult=1, kv_heads_mult=2), "--heads-mult 2 --kv-heads-mult 2"),
+        ("llama", Request(heads_mult=3), "--embed-mult 1 --heads-mult 2"),
     ],
 )
-def test_a_request_that_cannot_be_met_names_the_nearest_that_can(request_: Request, free: bool, nearest: str) -> None:
+def test_a_request_that_cannot_be_met_names_the_nearest_that_can(
+    model_type: str, request_: Request, nearest: str
+) -> None:
+    sizes = SIZES if model_type == "llama" else SIZES | {"kv_heads": 8, "group": 1}
     with pytest.raises(RequestError) as refusal:
-        resolve(request_, SIZES, head_dim_is_free=free)
+        resolve(request_, sizes, FAMILIES[model_type])
     assert nearest in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"embed_mult": 0},
+        {"ffn_mult": 1.5},
+        {"heads_mult": "2"},
+        {"embed_mult": None},
+        {"embed_mult": 10**9},
+        {"dtype": "int8"},
+        {"tie_embeddings": "x"},
+    ],
+)
+def test_a_request_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RequestError):
+        Request(**wrong)

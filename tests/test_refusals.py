@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import models
 
 INDEX = "model.safetensors.index.json"
-SHARD = "model-00002-of-{count:05d}.safetensors"
 
 
 def hyperclone(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -58,6 +59,19 @@ def truncate(src: Path) -> None:
     shard(src).write_bytes(shard(src).read_bytes()[:-7])
 
 
+def edit_tensors(src: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors, and store them as one file."""
+    tensors = {name: tensor for path in src.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    change(tensors)
+    remove_weights(src)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, src / "model.safetensors")
+
+
+def replace_by_file(src: Path) -> None:
+    shutil.rmtree(src)
+    src.write_text("")
+
+
 def remove_weights(src: Path) -> None:
     for path in src.glob("model*"):
         path.unlink()
@@ -83,6 +97,12 @@ def add_file(path: Path) -> None:
 def add_model(path: Path) -> None:
     path.mkdir()
     (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(b"")
+
+
+def add_model_and_notes(path: Path) -> None:
+    add_model(path)
+    (path / "notes.txt").write_text("mine")
 
 
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
@@ -95,9 +115,26 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "a size is missing": (set_config(hidden_size=None), 3, "hidden_size"),
     "a size does not fit": (set_config(hidden_size=64), 3, "config.json and the weights do not belong"),
     "heads do not divide": (set_config(num_key_value_heads=3), 3, "num_attention_heads 4 is not a multiple"),
-    "too few layers": (set_config(num_hidden_layers=3), 3, "lack layer 2"),
-    "too many layers": (set_config(num_hidden_layers=1), 3, "have a layer 1"),
+    "too few layers": (set_config(num_hidden_layers=3), 3, "missing tensors: model.layers.2."),
+    "too many layers": (set_config(num_hidden_layers=1), 3, "too many tensors: model.layers.1."),
     "no weights": (remove_weights, 3, "neither model.safetensors nor"),
+    "a tensor is missing": (
+        lambda src: edit_tensors(src, lambda t: t.pop("model.layers.1.mlp.gate_proj.weight")),
+        3,
+        "missing tensors: model.layers.1.mlp.gate_proj.weight",
+    ),
+    "the final norm is missing": (
+        lambda src: edit_tensors(src, lambda t: t.pop("model.norm.weight")),
+        3,
+        "missing tensors: model.norm.weight",
+    ),
+    "a tensor is there twice": (
+        lambda src: edit_tensors(src, lambda t: t.update({"norm.weight": t["model.norm.weight"]})),
+        3,
+        "stored twice",
+    ),
+    "heads of another size": (set_config(head_dim=24), 3, "config.json makes dimension 0"),
+    "a file instead of a directory": (replace_by_file, 2, "not a directory"),
     "missing shard": (lambda src: shard(src).unlink(), 3, "missing shard"),
     "truncated shard": (truncate, 3, "truncated"),
     "empty shard": (lambda src: shard(src).write_bytes(b""), 3, "truncated"),
@@ -149,10 +186,15 @@ REQUESTS: dict[str, tuple[list[object], int, str]] = {
     "fraction": (["--embed-mult", 1.5], 2, "--embed-mult"),
     "not a number": (["--heads-mult", "two"], 2, "--heads-mult"),
     "heads that cannot be shared": (["--heads-mult", 3, "--kv-heads-mult", 2], 2, "--heads-mult 4 --kv-heads-mult 2"),
-    "config that transformers refuses": (["--heads-mult", 5], 2, "not a multiple of the number of attention heads"),
+    "heads that do not divide the width": (["--heads-mult", 5], 2, "--embed-mult 1 --heads-mult 4"),
     "unknown dtype": (["--dtype", "int8"], 2, "--dtype"),
     "unknown tie": (["--tie-embeddings", "maybe"], 2, "--tie-embeddings"),
     "bad shard size": (["--max-shard-size", "big"], 2, "--max-shard-size big"),
+    "shard size of nothing": (["--max-shard-size", "0KB"], 2, "--max-shard-size 0KB"),
+    "bad ratio": (["--uneven-ratio", "1:0"], 2, "--uneven-ratio"),
+    "unknown strategy": (["--strategy", "both"], 2, "--strategy"),
+    "absurd noise": (["--noise-snr-db", "nan"], 2, "--noise-snr-db"),
+    "unknown device": (["--device", "tpu9"], 2, "--device tpu9"),
     "not enough disk": (["--embed-mult", 65536, "--ffn-mult", 65536], 5, "bytes, "),
 }
 
@@ -194,6 +236,16 @@ PLACES: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "an existing model": (add_model, ["--out", "out"], "already exists"),
     "a directory without a model": (add_file, ["--out", "out", "--overwrite"], "holds no model"),
     "a file": (lambda out: out.write_text("mine"), ["--out", "out", "--overwrite"], "holds no model"),
+    "a model beside other things": (add_model_and_notes, ["--out", "out", "--overwrite"], "holds 'notes.txt'"),
+    "a link": (lambda out: out.symlink_to(out.parent), ["--out", "out", "--overwrite"], "not a link"),
+    "a dangling link": (lambda out: out.symlink_to(out.with_name("gone")), ["--out", "out"], "not a link"),
+    "the root": (lambda _: None, ["--out", "/"], "not a link or a root"),
+    "below a file": (lambda out: out.write_text("mine"), ["--out", "out/clone"], "is a file"),
+    "a file in the partial's place": (
+        lambda out: out.with_name("out.partial").write_text("mine"),
+        ["--out", "out"],
+        "is not ours",
+    ),
     "a stranger's partial": (lambda out: add_file(out.with_name("out.partial")), ["--out", "out"], "is not ours"),
 }
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import models
 from hyperclone_cli.clone import expand
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.growth import Request
 from hyperclone_cli.verifier import Report, verify
 
@@ -40,7 +40,7 @@ def drop_a_bias(tensors: Tensors) -> None:
     del tensors["model.layers.1.self_attn.k_proj.bias"]
 
 
-def forge(clone: Path, change: Callable[[Tensors], None]) -> None:
+def forge(clone: Path, change: Callable[[Tensors], object]) -> None:
     tensors = load_file(clone / "model.safetensors")
     change(tensors)
     save_file(tensors, clone / "model.safetensors", metadata={"format": "pt"})
@@ -103,7 +103,7 @@ def test_one_number_off_by_its_last_bit_is_caught_by_the_weights(clone: Path) ->
         tensors[O_PROJ].view(torch.int32)[3, 5] ^= 1
 
     forge(clone, flip)
-    assert_fails(verify(clone, weights_only=True), O_PROJ, "1 of 9,216 numbers")
+    assert_fails(verify(clone, weights_only=True), O_PROJ, "1 of 9,216 weights")
 
 
 def test_a_dropped_bias_is_caught_by_the_weights_and_by_loading(source: Sources, tmp_path: Path) -> None:
@@ -181,3 +181,75 @@ def test_a_clone_that_transformers_cannot_load_still_names_its_tensor(clone: Pat
 
     forge(clone, cut)
     assert_fails(verify(clone), O_PROJ, "should be F32 [96, 96]")
+
+
+def test_infinities_in_a_rounded_clone_are_caught_by_the_weights(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mha"), tmp_path / "clone", Request(embed_mult=3))
+    forge(tmp_path / "clone", lambda tensors: tensors["lm_head.weight"].fill_(torch.inf))
+    assert_fails(verify(tmp_path / "clone", weights_only=True), "lm_head.weight")
+
+
+def test_a_source_that_overflows_excuses_nothing(tmp_path: Path) -> None:
+    src = models.build("llama-mha", tmp_path / "src", torch.float16)
+    forge(src, lambda tensors: tensors["model.layers.0.mlp.down_proj.weight"].mul_(60_000))
+    expand(src, tmp_path / "clone", DOUBLE)
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
+    assert any("overflows" in note for note in report.notes)
+    forge(tmp_path / "clone", lambda tensors: tensors["lm_head.weight"].neg_())
+    forget_provenance(tmp_path / "clone")
+    assert_fails(verify(tmp_path / "clone", src=src), "logits")
+
+
+def test_a_key_that_the_source_lacks_is_caught(clone: Path) -> None:
+    set_config(clone, attention_multiplier=2.0)
+    assert_fails(verify(clone, weights_only=True), "attention_multiplier", "absent")
+
+
+@pytest.mark.parametrize("context", [8, 16])
+def test_a_model_with_a_short_context_is_verified(context: int, tmp_path: Path) -> None:
+    src = models.build("opt-125m", tmp_path / "src", max_position_embeddings=context)
+    expand(src, tmp_path / "clone", DOUBLE)
+    assert verify(tmp_path / "clone", new_tokens=4).passed
+    with pytest.raises(RequestError, match="--new-tokens"):
+        verify(tmp_path / "clone", new_tokens=context)
+
+
+def test_a_tokenizer_that_does_not_load_is_noted(tmp_path: Path) -> None:
+    src = models.build("qwen3", tmp_path / "src")
+    (src / "tokenizer.json").write_text("{}")
+    expand(src, tmp_path / "clone", DOUBLE)
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
+    assert any("tokenizer" in note for note in report.notes)
+
+
+def test_another_vocabulary_fails(clone: Path, tmp_path: Path) -> None:
+    other = models.build("llama-gqa-tied", tmp_path / "other", vocab_size=80)
+    forget_provenance(clone)
+    assert_fails(verify(clone, src=other), "vocab_size")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"schema_version": 99},
+        {"request": {"embed_mult": "2"}},
+        {"request": {"surprise": 1}},
+        {"request": None},
+        {"source": 3},
+        {"plan_digest": None, "request": {"dtype": "int8"}},
+    ],
+)
+def test_a_damaged_record_is_refused(record: dict[str, object], clone: Path) -> None:
+    path = clone / "hyperclone.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | record))
+    with pytest.raises(CheckpointError, match=r"hyperclone\.json"):
+        verify(clone)
+
+
+def test_in_another_dtype_the_clone_may_err_as_far_as_that_dtype_does(clone: Path) -> None:
+    report = verify(clone, dtype="bfloat16")
+    assert report.passed, report.failures
+    assert report.logits is not None
+    assert report.logits.dtype == "bfloat16"

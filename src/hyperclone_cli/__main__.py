@@ -10,19 +10,26 @@ from hyperclone_cli.errors import INTERRUPTED, HypercloneError, StorageError
 
 def main() -> None:
     """Run the command line and exit. HYPERCLONE_DEBUG=1 shows tracebacks."""
-    from hyperclone_cli.cli import app
-
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be printable
     try:
+        from hyperclone_cli.cli import app
+
         app(prog_name="hyperclone")
     except HypercloneError as error:
         _fail(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(StorageError(f"{where}{error.strerror or error}."))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        unexpected = f"unexpected {type(error).__name__}: {error}"
+        _fail(HypercloneError(unexpected, "Please report it with what HYPERCLONE_DEBUG=1 shows."))
 
 
 def _fail(error: HypercloneError) -> None:
-    if os.environ.get("HYPERCLONE_DEBUG"):
+    if os.environ.get("HYPERCLONE_DEBUG") == "1":
         raise error
     print(f"Error: {error.message}", file=sys.stderr)
     if error.hint:
@@ -32,5 +39,3 @@ def _fail(error: HypercloneError) -> None:
 
 if __name__ == "__main__":
     main()
-
-__all__ = ["INTERRUPTED", "main"]

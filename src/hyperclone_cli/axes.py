@@ -3,11 +3,13 @@
 An *axis* is a width of the network that can grow, named as in the field. A dimension of a tensor
 is a packed sequence of axes, outermost first, written as one string:
 
-    "embed"       the residual stream
-    "ffn"         the feed-forward width
-    "kv_heads *"  key/value heads, each with the rest of the dimension (`*`, here head_dim) inside
-    "heads *"     query heads: short for "kv_heads group *", a group of them per key/value head
-    "vocab"       the vocabulary, which never grows
+    "embed"              the residual stream
+    "ffn"                the feed-forward width
+    "kv_heads head_dim"  key/value heads, each of head_dim units
+    "heads head_dim"     query heads: short for "kv_heads group head_dim", a group per key/value head
+    "heads 3 head_dim"   as above, with three vectors in each head
+    "vocab"              the vocabulary, which never grows
+    "*"                  whatever size it has
 
 A *form* says which dimensions of a module's parameters write a width (`out`: its units are copied)
 and which read one (`in`: the copies share the weight).
@@ -16,13 +18,13 @@ and which read one (`in`: the copies share the weight).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum
 
-REST = "*"
-"""What is left of a packed dimension once its named axes are divided out. It is kept whole."""
+ANY = "*"
+"""A dimension of any size, which is kept whole."""
 
-AXES = frozenset({"embed", "ffn", "kv_heads", "group", "vocab", "proj"})
+AXES = frozenset({"embed", "ffn", "kv_heads", "group", "head_dim", "vocab", "proj"})
 
 _SHORTHAND = {"heads": ("kv_heads", "group")}
 
@@ -43,16 +45,16 @@ class Dimension:
 
 
 def dimension(role: Role, packed: str) -> Dimension:
-    """Read a packed axis such as `"heads *"`.
+    """Read a packed axis such as `"heads head_dim"`.
 
     Raises ValueError for a word that is not in the vocabulary: a mistake in a table.
     """
     axes: list[str] = []
     for word in packed.split():
         axes.extend(_SHORTHAND.get(word, (word,)))
-    unknown = set(axes) - AXES - {REST}
-    if unknown or REST in axes[:-1]:
-        raise ValueError(f"{packed!r} is not a packed axis: {sorted(unknown) or 'misplaced *'}")
+    unknown = [axis for axis in axes if axis not in AXES and not axis.isdecimal()]
+    if unknown and axes != [ANY]:
+        raise ValueError(f"{packed!r}: {unknown[0]!r} is no axis")
     return Dimension(role, tuple(axes))
 
 
@@ -64,13 +66,15 @@ class Form:
     `plus_one` marks norms that multiply by (1 + weight).
     `forward_power` is p where the forward pass multiplies this module's output by embed**p.
     `dropped` is why a tensor is not written at all; empty for all others.
+    `optional` marks modules that not every checkpoint of the family has.
     """
 
     kind: str
     parameters: Mapping[str, tuple[Dimension, ...]]
     plus_one: bool = False
     forward_power: float = 0.0
-    dropped: str = field(default="", compare=False)
+    dropped: str = ""
+    optional: bool = False
 
 
 def linear(out: str, into: str) -> Form:
@@ -93,4 +97,9 @@ def vector(width: str, plus_one: bool = False) -> Form:
 
 def drop(reason: str) -> Form:
     """A tensor that stock transformers ignores on load. Named whole in the table, not by module."""
-    return Form("drop", {"": ()}, dropped=reason)
+    return Form("drop", {"": ()}, dropped=reason, optional=True)
+
+
+def optional(form: Form) -> Form:
+    """The same form, for a module that the config or the exporter may leave out."""
+    return replace(form, optional=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from hyperclone_cli import __version__
 from hyperclone_cli.errors import MismatchError
 from hyperclone_cli.growth import Request
+from hyperclone_cli.mixing import Mixing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,13 +30,19 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Strategy(StrEnum):
+    symmetric = "symmetric"
+    diagonal = "diagonal"
+    uneven = "uneven"
+
+
 class Tie(StrEnum):
     auto = "auto"
     keep = "keep"
     untie = "untie"
 
 
-GROWTH, WRITING, CHECKING = "Growth", "Writing", "Checking"
+GROWTH, MIXING, WRITING, CHECKING = "Growth", "Breaking the symmetry", "Writing", "Checking"
 
 Src = Annotated[Path, typer.Option("--src", help="The source checkpoint: a directory.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
@@ -62,6 +70,27 @@ TieEmbeddings = Annotated[
         rich_help_panel=GROWTH,
     ),
 ]
+StrategyOption = Annotated[
+    Strategy,
+    typer.Option(
+        "--strategy",
+        help="How copies read the copies that they are fed: all alike, one, or all unevenly.",
+        rich_help_panel=MIXING,
+    ),
+]
+UnevenRatio = Annotated[
+    str,
+    typer.Option(help="Proportions of --strategy uneven; 1:2:…:n for other numbers of copies.", rich_help_panel=MIXING),
+]
+NoiseSnrDb = Annotated[
+    float | None,
+    typer.Option(
+        help="Add noise that cancels over the copies, this far below the weights.",
+        show_default=False,
+        rich_help_panel=MIXING,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the noise.", rich_help_panel=MIXING)]
 StorageDtype = Annotated[
     Dtype | None,
     typer.Option(
@@ -98,19 +127,11 @@ def options(
     pass
 
 
-def _request(
-    embed_mult: int, ffn_mult: int, heads_mult: int | None, kv_heads_mult: int | None,
-    dtype: Dtype | None, max_shard_size: str, tie_embeddings: Tie,
-) -> Request:  # fmt: skip
-    return Request(
-        embed_mult=embed_mult,
-        ffn_mult=ffn_mult,
-        heads_mult=heads_mult,
-        kv_heads_mult=kv_heads_mult,
-        dtype=dtype.value if dtype else None,
-        max_shard_size=max_shard_size,
-        tie_embeddings=tie_embeddings.value,
-    )
+def _mixing(strategy: Strategy, uneven_ratio: str, noise_snr_db: float | None, seed: int) -> Mixing:
+    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)+", uneven_ratio):
+        raise typer.BadParameter(f"{uneven_ratio!r} is not a ratio such as 1:2.", param_hint="--uneven-ratio")
+    ratio = tuple(int(part) for part in uneven_ratio.split(":"))
+    return Mixing(strategy.value, ratio, noise_snr_db, seed)
 
 
 @app.command()
@@ -122,6 +143,10 @@ def expand(
     heads_mult: HeadsMult = None,
     kv_heads_mult: KvHeadsMult = None,
     tie_embeddings: TieEmbeddings = Tie.auto,
+    strategy: StrategyOption = Strategy.symmetric,
+    uneven_ratio: UnevenRatio = "1:2",
+    noise_snr_db: NoiseSnrDb = None,
+    seed: Seed = 0,
     dtype: StorageDtype = None,
     max_shard_size: MaxShardSize = "50GB",
     overwrite: Overwrite = False,
@@ -135,9 +160,22 @@ def expand(
     """
     from hyperclone_cli import clone, console
 
-    request = _request(embed_mult, ffn_mult, heads_mult, kv_heads_mult, dtype, max_shard_size, tie_embeddings)
-    with console.progress("Expanding") as start:
-        plan = clone.expand(src, out, request, overwrite, start)
+    request = Request(
+        embed_mult=embed_mult,
+        ffn_mult=ffn_mult,
+        heads_mult=heads_mult,
+        kv_heads_mult=kv_heads_mult,
+        dtype=dtype.value if dtype else None,
+        max_shard_size=max_shard_size,
+        tie_embeddings=tie_embeddings.value,
+        mixing=_mixing(strategy, uneven_ratio, noise_snr_db, seed),
+    )
+    if device is not None:
+        from hyperclone_cli.verifier.forward import choose_device
+
+        choose_device(device)  # refused before anything is written
+    with console.progress("Expanding") as written:
+        plan = clone.expand(src, out, request, overwrite, written)
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
@@ -157,6 +195,10 @@ def plan(
     heads_mult: HeadsMult = None,
     kv_heads_mult: KvHeadsMult = None,
     tie_embeddings: TieEmbeddings = Tie.auto,
+    strategy: StrategyOption = Strategy.symmetric,
+    uneven_ratio: UnevenRatio = "1:2",
+    noise_snr_db: NoiseSnrDb = None,
+    seed: Seed = 0,
     dtype: StorageDtype = None,
     max_shard_size: MaxShardSize = "50GB",
     as_json: Json = False,
@@ -169,7 +211,16 @@ def plan(
     from hyperclone_cli.planner import make_plan
     from hyperclone_cli.source import open_source
 
-    request = _request(embed_mult, ffn_mult, heads_mult, kv_heads_mult, dtype, max_shard_size, tie_embeddings)
+    request = Request(
+        embed_mult=embed_mult,
+        ffn_mult=ffn_mult,
+        heads_mult=heads_mult,
+        kv_heads_mult=kv_heads_mult,
+        dtype=dtype.value if dtype else None,
+        max_shard_size=max_shard_size,
+        tie_embeddings=tie_embeddings.value,
+        mixing=_mixing(strategy, uneven_ratio, noise_snr_db, seed),
+    )
     console.show_plan(make_plan(open_source(src), request), as_json)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from hyperclone_cli.config import check_config
@@ -16,10 +17,11 @@ from hyperclone_cli.growth import Request
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
-from hyperclone_cli.source import INDEX_NAME, open_source
+from hyperclone_cli.source import COMPANIONS, INDEX_NAME, open_source
 
-_MARKER_NAME = ".hyperclone-partial"
+_LOCK_NAME = ".hyperclone-partial"
 _SPARE_BYTES = 64 << 20
+_MODEL_FILES = ("config.json", "README.md", PROVENANCE_NAME, "model*.safetensors", INDEX_NAME)
 
 Progress = Callable[[int, int], None]
 """Called from any thread with the number of bytes just written, and of all bytes to write."""
@@ -34,42 +36,66 @@ def expand(src: Path, out: Path, request: Request, overwrite: bool = False, prog
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails.
     """
     out = Path(os.path.abspath(out))
-    _restore(out)
     check_places(src, out, overwrite)
     plan = make_plan(open_source(src), request)
     check_space(plan, out)
     if plan.growths["embed"].ratio != plan.growths["kv_heads"].ratio * plan.growths["group"].ratio:
         # Architectures tie hidden_size to the number of heads in different ways, and importing
         # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
+        check_config(plan.source.config)
         check_config(plan.config)
-    with ExitStack() as stack:
-        partial = _claim(out, stack)
-        _write_shards(plan, partial, progress)
-        _write_files(plan, partial, out)
+    partial = out.with_name(out.name + ".partial")
+    with _claim(partial):
+        _restore(out)
+        try:
+            check_places(src, out, overwrite)  # again: another run may have come first
+        except RequestError:
+            shutil.rmtree(partial)
+            raise
+        try:
+            _write_shards(plan, partial, progress)
+            _write_files(plan, partial, out)
+        except OSError as error:
+            raise StorageError(
+                f"{error.filename or partial}: {error.strerror or error}.",
+                f"What was written is under {partial}; mend the cause and run the same command again.",
+            ) from error
         _publish(partial, out)
     return plan
 
 
 def check_places(src: Path, out: Path, overwrite: bool) -> None:
     """Refuse an `out` that could harm the source or anything else that is already there."""
+    elsewhere = "Choose another directory."
+    if not out.name or out.is_symlink():
+        raise RequestError(f"--out {out}: a clone needs a directory of its own, not a link or a root.", elsewhere)
     source, target = src.resolve(), out.resolve()
     if target == source or source in target.parents or target in source.parents:
         raise RequestError(f"--out {out}: is, lies inside or holds --src {src}.", "Choose a directory beside it.")
+    holder = next(parent for parent in out.parents if parent.exists())
+    if not holder.is_dir():
+        raise RequestError(f"--out {out}: {holder} is a file.", elsewhere)
     if not out.exists():
         return
     if not overwrite:
         raise RequestError(f"--out {out}: already exists.", "Choose another directory, or add --overwrite.")
-    if not (out / "config.json").is_file():
+    if not out.is_dir() or not any(out.glob("model*.safetensors")) or not (out / "config.json").is_file():
+        raise RequestError(f"--out {out}: exists and holds no model, so --overwrite will not replace it.", elsewhere)
+    known = [pattern.partition("/")[0] for pattern in (*_MODEL_FILES, *COMPANIONS)]
+    strangers = sorted(path.name for path in out.iterdir() if not any(fnmatch(path.name, name) for name in known))
+    if strangers:
         raise RequestError(
-            f"--out {out}: exists and holds no model, so --overwrite will not replace it.", "Choose another directory."
+            f"--out {out}: holds {strangers[0]!r}, which is no part of a model, so --overwrite will not replace it.",
+            elsewhere,
         )
 
 
 def check_space(plan: Plan, out: Path) -> None:
     """Raise StorageError if the filesystem of `out` has too little room for the clone."""
-    existing = next(parent for parent in out.resolve().parents if parent.exists())
+    existing = next(parent for parent in out.parents if parent.exists())
     free = shutil.disk_usage(existing).free
-    needed = plan.nbytes + sum(_size(path) for path in plan.source.companions()) + _SPARE_BYTES
+    companions = sum((plan.source.path / name).stat().st_size for name in plan.source.companions())
+    needed = plan.nbytes + companions + _SPARE_BYTES
     if needed > free:
         raise StorageError(
             f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
@@ -77,28 +103,26 @@ def check_space(plan: Plan, out: Path) -> None:
         )
 
 
-def _size(path: Path) -> int:
-    return sum(_size(child) for child in path.iterdir()) if path.is_dir() else path.stat().st_size
-
-
-def _claim(out: Path, stack: ExitStack) -> Path:
-    """Make `<out>.partial` ours, clearing what a killed run left; the lock is held until `stack` closes."""
+@contextmanager
+def _claim(partial: Path) -> Iterator[None]:
+    """Hold `partial` as ours alone, cleared of what a killed run left."""
     from filelock import FileLock, Timeout
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    marker = partial / _MARKER_NAME
-    if partial.exists() and not marker.exists() and any(partial.iterdir()):
+    lock = partial / _LOCK_NAME
+    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
         raise RequestError(f"{partial}: exists and is not ours.", "Move it away, or choose another --out.")
-    partial.mkdir(exist_ok=True)
+    if partial.exists() and not lock.exists() and any(partial.iterdir()):
+        raise RequestError(f"{partial}: exists and is not ours.", "Move it away, or choose another --out.")
+    partial.mkdir(parents=True, exist_ok=True)
     try:
-        stack.enter_context(FileLock(marker, timeout=0))
+        held = FileLock(lock, timeout=0).acquire()
     except Timeout:
         raise StorageError(f"{partial}: another run is writing it.", "Wait for it, or choose another --out.") from None
-    for leftover in partial.iterdir():
-        if leftover != marker:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    return partial
+    with held:
+        for leftover in partial.iterdir():
+            if leftover != lock:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
 
 
 def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
@@ -108,7 +132,7 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
 
     torch.set_num_threads(1)  # the blocks themselves run in parallel
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with ExitStack() as stack, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ExitStack() as stack, ThreadPoolExecutor(threads()) as pool:
         sources = {path: os.open(path, os.O_RDONLY) for path in sorted({t.source.path for t in plan.tensors})}
         for descriptor in sources.values():
             stack.callback(os.close, descriptor)
@@ -122,6 +146,11 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
         def write(block: Block, target: StoredTensor, descriptor: int, power: float) -> None:
             rows = read(block)
             data = grow_rows(rows, block)
+            if target.dtype != block.tensor.source.dtype and data.isinf().any() and not rows.isinf().any():
+                raise RequestError(
+                    f"tensor {target.name}: holds numbers too large for {data.dtype}.",
+                    "Use --dtype bfloat16 or float32.",
+                )
             for place in block.places:
                 if block.tensor.noisy:
                     data = grow_rows(rows, block, noise_for(block, place, power))
@@ -147,7 +176,12 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
                 os.close(descriptor)
 
 
-def _finish(jobs: list) -> None:  # type: ignore[type-arg]
+def threads() -> int:
+    """How many blocks to work on at a time: more than eight find the disk busy and cost memory."""
+    return min(8, os.cpu_count() or 1)
+
+
+def _finish(jobs: list[Future[None]]) -> None:
     """Wait for all jobs; after the first failure or Ctrl-C, start no more, and raise it."""
     try:
         for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
@@ -165,12 +199,12 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
     plan.source.copy_companions(partial)
     _write_json(partial / PROVENANCE_NAME, provenance(plan, out))
     _write_json(partial / "config.json", dict(plan.config))
-    for path in partial.iterdir():
+    for path in partial.rglob("*"):
         _sync(path)
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _sync(path: Path) -> None:
@@ -183,7 +217,7 @@ def _sync(path: Path) -> None:
 
 def _publish(partial: Path, out: Path) -> None:
     """Turn `<out>.partial` into `out`; a model that was there stays until the new one is in its place."""
-    (partial / _MARKER_NAME).unlink()
+    (partial / _LOCK_NAME).unlink()
     _sync(partial)
     previous = _previous(out)
     if out.exists():

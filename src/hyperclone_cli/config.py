@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth
 
@@ -105,18 +105,17 @@ def grow_config(
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Let stock transformers read the grown config.
-
-    Raises RequestError with its reason if it refuses. Imports transformers.
-    """
+    """Let stock transformers read a config. Raises CheckpointError with its reason if it refuses. Slow to import."""
     from transformers import AutoConfig
 
     fields = {key: item for key, item in config.items() if key != "model_type"}
     try:
         AutoConfig.for_model(config["model_type"], **fields)
     except Exception as error:  # each architecture raises what it likes
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise RequestError(
-            f"transformers refuses the grown config: {reason}",
-            "Choose multipliers that satisfy it; `hyperclone plan` shows the grown numbers.",
-        ) from None
+        raise CheckpointError(f"transformers refuses the config: {last_line(error)}") from None
+
+
+def last_line(error: Exception) -> str:
+    """The last line of an error's message, or the name of its kind: other libraries' messages are long."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -18,8 +20,9 @@ from hyperclone_cli.verifier.report import Report
 
 SCHEMA_VERSION = 1
 
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False)
+_plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+_out = Console(**_plain)
+_err = Console(stderr=True, **_plain)
 
 
 @contextmanager
@@ -102,7 +105,7 @@ def show_clone(plan: Plan, out: Path, report: Report | None, as_json: bool) -> N
     if report:
         show_report(report, as_json=False)
     else:
-        _err.print(f"Not verified. Next: hyperclone verify {out}")
+        _err.print(f"Not verified. Next: hyperclone verify {quote(str(out))}")
 
 
 def show_report(report: Report, as_json: bool) -> None:
@@ -113,7 +116,7 @@ def show_report(report: Report, as_json: bool) -> None:
     rows: list[tuple[str, str]] = []
     if weights := report.weights:
         rows += [
-            ("tensors compared", f"{weights.tensors:,} ({weights.elements:,} numbers)"),
+            ("tensors compared", f"{weights.tensors:,} ({weights.elements:,} weights)"),
             ("largest relative weight error", f"{weights.worst:.1e}"),
         ]
     if logits := report.logits:
@@ -126,10 +129,10 @@ def show_report(report: Report, as_json: bool) -> None:
             ("mean KL divergence", f"{logits.kl_divergence:.1e} nats"),
             ("same most likely token", f"{logits.top1_agreement:.2%}"),
             ("perplexity", f"source {logits.perplexity_source:.4f}, clone {logits.perplexity_clone:.4f}"),
-            ("copies in every layer agree to", f"{worst:.1e}"),
+            ("largest error of a layer's copies", f"{worst:.1e}"),
         ]
     if made := report.generation:
-        ties = f", {made.ties} up to a tie" if made.ties else ""
+        ties = f", {made.ties} but for a tie of two tokens" if made.ties else ""
         rows.append(
             (
                 "greedy decoding",
@@ -204,4 +207,13 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    print(json.dumps(_finite(content), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """The same, with null for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

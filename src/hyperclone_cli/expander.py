@@ -46,15 +46,15 @@ class Block:
         return prod(self.tensor.shape[1:]) * ITEM_BYTES[self.tensor.dtype]
 
 
-def blocks(tensor: GrownTensor, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Cut a grown tensor into blocks of about `block_bytes`, each of one run of source rows."""
+def blocks(tensor: GrownTensor) -> Iterator[Block]:
+    """Cut a grown tensor into blocks of about BLOCK_BYTES, each of one run of source rows."""
     places: dict[tuple[int, int, tuple[Fraction, ...]], list[int]] = defaultdict(list)
     position = 0
     for run in tensor.growths[0].runs:
         places[run.start, run.length, tensor.shares(run)].append(position)
         position += run.length
     row_bytes = max(1, tensor.nbytes // max(1, position))
-    step = max(1, block_bytes // row_bytes)
+    step = max(1, BLOCK_BYTES // row_bytes)
     for (start, length, shares), positions in places.items():
         for first in range(0, length, step):
             last = min(first + step, length)
@@ -86,17 +86,20 @@ def grow_rows(rows: torch.Tensor, block: Block, noise: torch.Tensor | None = Non
     dtype = TORCH_DTYPES[tensor.dtype]
     exact = tensor.exact and noise is None
     wide = dtype if exact else torch.promote_types(WIDER[tensor.source.dtype], WIDER[tensor.dtype])
-    rows = rows.to(wide)
-    if tensor.offset and tensor.gain != 1.0:
-        rows = (rows + tensor.offset) * tensor.gain - tensor.offset
-    elif tensor.gain != 1.0:
-        rows = rows * tensor.gain
+    rows = apply_gain(rows.to(wide), tensor)
     if len(tensor.growths) == 1:
         return rows.to(dtype)
     columns = tensor.growths[1]
     if exact or tensor.roles[1] is Role.OUT:
         return _share_out(rows.to(dtype) if tensor.roles[1] is Role.OUT else rows, columns, block.shares)
     return _settle(rows, columns, block.shares, noise, dtype)
+
+
+def apply_gain(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
+    """Gain · (w + offset) - offset, in the dtype of `rows`."""
+    if tensor.gain == 1.0:
+        return rows
+    return (rows + tensor.offset) * tensor.gain - tensor.offset if tensor.offset else rows * tensor.gain
 
 
 def _share_out(rows: torch.Tensor, columns: Growth, shares: tuple[Fraction, ...]) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The plan: every source tensor matched to one rule, every output tensor's shape, place and bytes.
 
-Pure: reads no tensor, writes nothing, imports neither torch nor transformers. The same source and
-request give the same plan, and the plan decides every byte of the clone.
+Writes nothing, imports neither torch nor transformers, and reads no tensor but a tied head that is
+stored twice. The same source and request give the same plan, and the plan decides every byte of the clone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from hyperclone_cli.growth import Growth, Request, Run, grow_dimension, resolve
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.shards import FLOAT_DTYPES, ITEM_BYTES, StoredTensor
 from hyperclone_cli.source import Source
+
+_SIZE_HINT = 'Use a size such as "5GB".'
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class GrownTensor:
         )
 
     def shares(self, rows: Run) -> tuple[Fraction, ...]:
-        """The fraction of its weight that a run of rows takes in each run of columns; the copies of a column sum to 1."""
+        """What part of its weight a run of rows takes in each run of columns; a column's copies sum to 1."""
         if self.roles[1:] != (Role.IN,):
             return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
         return tuple(self.mixing.share(rows.copy, run.copy, run.copies) for run in self.growths[1].runs)
@@ -140,7 +142,7 @@ class Plan:
 
     def kv_cache_bytes(self) -> tuple[int, int]:
         """Bytes of keys and values that one token adds, before and after, in the clone's dtype."""
-        item = max((ITEM_BYTES[t.dtype] for t in self.tensors), default=0)
+        item = next(ITEM_BYTES[tensor.dtype] for tensor in self.tensors if tensor.part == "attention")
         rest = 2 * self.growths["layers"].source * self.growths["head_dim"].source * item
         return self.growths["kv_heads"].source * rest, self.growths["kv_heads"].target * rest
 
@@ -153,9 +155,9 @@ def make_plan(source: Source, request: Request) -> Plan:
     """
     family = find_family(source.config["model_type"])
     sizes = read_sizes(source.config, family)
-    growths = resolve(request, sizes, head_dim_is_free="head_dim" in family.sizes)
+    growths = resolve(request, sizes, family)
     matched = _match(source, family)
-    _check_layers(matched, sizes["layers"])
+    _check_complete(matched, family, sizes["layers"])
 
     dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
     tensors = [
@@ -185,23 +187,37 @@ def _match(source: Source, family: Family) -> dict[str, tuple[str, str, Form]]:
         else:
             strangers.append(name)
     if strangers:
-        shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
         raise CheckpointError(
-            f"{source.path}: no rule of {family.model_type} fits these tensors: {shown}.",
+            f"{source.path}: no rule of {family.model_type} fits {_some(strangers)}.",
             "Only causal language models in their original layout can be expanded.",
         )
+    names = Counter(full for full, _, _ in matched.values())
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise CheckpointError(f"{source.path}: stored twice, with and without {family.prefix!r}: {_some(twice)}.")
     return matched
 
 
-def _check_layers(matched: Mapping[str, tuple[str, str, Form]], layers: int) -> None:
-    numbers = {int(found[1]) for full, _, _ in matched.values() if (found := re.search(r"\.(\d+)\.", full))}
-    if numbers != set(range(layers)):
-        missing, extra = sorted(set(range(layers)) - numbers), sorted(numbers - set(range(layers)))
-        raise CheckpointError(
-            f"config.json says {layers} layers; the tensors "
-            + (f"lack layer {missing[0]}." if missing else f"have a layer {extra[0]}."),
-            "Fetch config.json and the weights again, from one revision.",
-        )
+def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family, layers: int) -> None:
+    """Every module that is not optional, in every layer; a parameter that one layer has, all have."""
+    present = {full for full, _, form in matched.values() if not form.dropped}
+    patterns = {re.sub(r"\.\d+\.", ".*.", name) for name in present}
+    patterns |= {f"{module}.weight" for module, form in family.tensors.items() if not form.optional}
+    expected = {
+        pattern.replace(".*.", f".{layer}.")
+        for pattern in patterns
+        for layer in range(layers if ".*." in pattern else 1)
+    }
+    for names, what in ((expected - present, "missing tensors"), (present - expected, "too many tensors")):
+        if names:
+            raise CheckpointError(
+                f"config.json says {family.model_type} with {layers} layers; {what}: {_some(sorted(names))}.",
+                "Fetch config.json and the weights again, from one revision.",
+            )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _grow(
@@ -310,15 +326,18 @@ def _applies(when: Mapping[str, Any], source: Source, family: Family) -> bool:
 def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, tuple[str, ...]]:
     from huggingface_hub import split_state_dict_into_shards_factory
 
+    size = int(max_shard_size) if str(max_shard_size).isdecimal() else max_shard_size
+    if not re.match(r"[0-9.]*[1-9]", str(size)):
+        raise RequestError(f"--max-shard-size {size}: a file needs room for something.", _SIZE_HINT)
     try:
         split = split_state_dict_into_shards_factory(
             {tensor.name: tensor for tensor in tensors},
             get_storage_size=lambda tensor: tensor.nbytes,
             filename_pattern="model{suffix}.safetensors",
-            max_shard_size=max_shard_size,
+            max_shard_size=size,
         )
     except ValueError as error:
-        raise RequestError(f"--max-shard-size {max_shard_size}: {error}.", 'Use a size such as "5GB".') from None
+        raise RequestError(f"--max-shard-size {size}: {error}.", _SIZE_HINT) from None
     return {name: tuple(tensors) for name, tensors in split.filename_to_tensors.items()}
 
 

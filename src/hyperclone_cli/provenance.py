@@ -13,7 +13,7 @@ from typing import Any
 
 from hyperclone_cli import __version__
 from hyperclone_cli.config import read_json
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.growth import Request
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.planner import Plan
@@ -58,5 +58,5 @@ def read_provenance(clone: Path) -> Provenance | None:
         mixing = record["request"]["mixing"]
         mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
         return Provenance(source, Request(**{**record["request"], "mixing": mixing}), record["plan_digest"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RequestError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None

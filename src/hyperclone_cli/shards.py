@@ -6,6 +6,7 @@ memory at once. Source: the format's description in the safetensors repository.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -117,12 +118,22 @@ def create(path: Path, head: bytes, total_bytes: int) -> int:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        os.posix_fallocate(descriptor, 0, total_bytes)
+        _claim_space(descriptor, total_bytes)
         write_all(descriptor, memoryview(head), 0)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _claim_space(descriptor: int, total_bytes: int) -> None:
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, total_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what filesystems without it answer
+            raise
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:

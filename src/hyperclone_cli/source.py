@@ -16,9 +16,9 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 COMPANIONS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-    "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates", "generation_config.json",
-    "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "tekken.json",
+    "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*.jinja", "generation_config.json",
+    "processor_config.json", "preprocessor_config.json", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 """Files that go with a model whatever its size; copied byte for byte."""
 
@@ -48,17 +48,15 @@ class Source:
         return True
 
     def companions(self) -> list[Path]:
-        """Tokenizer, chat template, generation config, licence and custom code: what `COMPANIONS` names."""
-        found = {path for pattern in COMPANIONS for path in self.path.glob(pattern)}
-        return sorted(found)
+        """Tokenizer, chat template, generation config, licence and custom code, as paths inside the checkpoint."""
+        found = {path for pattern in COMPANIONS for path in self.path.glob(pattern) if path.is_file()}
+        return sorted(path.relative_to(self.path) for path in found)
 
     def copy_companions(self, target: Path) -> None:
         """Copy them into `target`, contents only: ownership and mode are the user's, not the source's."""
-        for path in self.companions():
-            if path.is_dir():
-                shutil.copytree(path, target / path.name, copy_function=shutil.copyfile)
-            else:
-                shutil.copyfile(path, target / path.name)
+        for name in self.companions():
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(self.path / name, target / name)
 
 
 def open_source(path: Path) -> Source:
@@ -66,13 +64,16 @@ def open_source(path: Path) -> Source:
 
     Raises RequestError if there is no such directory, CheckpointError if what is there cannot be used.
     """
+    if not path.exists():
+        raise RequestError(f"{path}: no such directory.", "Name the directory of a checkpoint.")
     if not path.is_dir():
-        raise RequestError(f"{path}: no such directory.", "--src takes a local checkpoint directory.")
+        raise RequestError(f"{path}: not a directory.", "Name the directory that holds config.json and the weights.")
     config = read_config(path)
-    if (path / INDEX_NAME).exists():
-        return Source(path, config, _read_sharded(path))
+    # where both exist, transformers loads the single file
     if (path / SINGLE_NAME).exists():
         return Source(path, config, read_header(path / SINGLE_NAME))
+    if (path / INDEX_NAME).exists():
+        return Source(path, config, _read_sharded(path))
     raise CheckpointError(
         f"{path}: neither {SINGLE_NAME} nor {INDEX_NAME}.",
         "Save the model with transformers' save_pretrained first: it writes safetensors.",

@@ -1,6 +1,6 @@
 """Gemma: norms that multiply by (1 + weight), embeddings multiplied by √hidden_size, always tied."""
 
-from hyperclone_cli.axes import embedding, linear, vector
+from hyperclone_cli.axes import embedding, linear, optional, vector
 from hyperclone_cli.families.llama import ATTENTION, GATED_MLP, HEAD_NORMS, SIZES
 from hyperclone_cli.families.table import Family
 
@@ -9,7 +9,7 @@ GEMMA = Family(
     sizes=SIZES,
     tensors={
         "model.embed_tokens": embedding("vocab", "embed", forward_power=0.5),
-        "lm_head": linear("vocab", "embed"),
+        "lm_head": optional(linear("vocab", "embed")),
         **ATTENTION,
         **GATED_MLP,
         "model.layers.*.input_layernorm": vector("embed", plus_one=True),
@@ -26,6 +26,7 @@ GEMMA2 = GEMMA.variant(
         "model.layers.*.post_feedforward_layernorm": vector("embed", plus_one=True),
     },
     defaults={"num_key_value_heads": 4},
+    embed_divides_by_heads=True,
 )
 
 FAMILIES = (GEMMA, GEMMA2, GEMMA2.variant("gemma3_text", tensors=HEAD_NORMS))

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: LayerNorm, parallel or sequential residual, one fused query/key/value matrix."""
 
-from hyperclone_cli.axes import drop, embedding, linear, vector
+from hyperclone_cli.axes import drop, embedding, linear, optional, vector
 from hyperclone_cli.families.table import Family, Fold
 
 GPT_NEOX = Family(
@@ -16,8 +16,8 @@ GPT_NEOX = Family(
         "gpt_neox.embed_in": embedding("vocab", "embed"),
         "gpt_neox.layers.*.input_layernorm": vector("embed"),
         # rows are (heads, [query, key, value], head_dim): a head's three parts lie together
-        "gpt_neox.layers.*.attention.query_key_value": linear("heads *", "embed"),
-        "gpt_neox.layers.*.attention.dense": linear("embed", "heads *"),
+        "gpt_neox.layers.*.attention.query_key_value": linear("heads 3 head_dim", "embed"),
+        "gpt_neox.layers.*.attention.dense": linear("embed", "heads head_dim"),
         "gpt_neox.layers.*.attention.bias": drop("causal mask, rebuilt on load"),
         "gpt_neox.layers.*.attention.masked_bias": drop("causal mask, rebuilt on load"),
         "gpt_neox.layers.*.attention.rotary_emb.inv_freq": drop("recomputed from the config"),
@@ -25,8 +25,8 @@ GPT_NEOX = Family(
         "gpt_neox.layers.*.mlp.dense_h_to_4h": linear("ffn", "embed"),
         "gpt_neox.layers.*.mlp.dense_4h_to_h": linear("embed", "ffn"),
         "gpt_neox.final_layer_norm": vector("embed"),
-        "embed_out": linear("vocab", "embed"),
-        "lm_head": linear("vocab", "embed"),  # the same head, as some exporters name it
+        "embed_out": optional(linear("vocab", "embed")),
+        "lm_head": optional(linear("vocab", "embed")),  # the same head, as some exporters name it
     },
     defaults={"tie_word_embeddings": False},
     prefix="gpt_neox",

@@ -4,7 +4,7 @@ opt-350m embeds in a narrower width, `proj`, and projects in and out of the resi
 the two widths are equal there is no projection and `proj` is the residual stream itself.
 """
 
-from hyperclone_cli.axes import embedding, linear, vector
+from hyperclone_cli.axes import embedding, linear, optional, vector
 from hyperclone_cli.families.table import Family, Fold
 
 OPT = Family(
@@ -19,19 +19,19 @@ OPT = Family(
     },
     tensors={
         "model.decoder.embed_tokens": embedding("vocab", "proj"),
-        "model.decoder.project_in": linear("embed", "proj"),
+        "model.decoder.project_in": optional(linear("embed", "proj")),
         "model.decoder.embed_positions": embedding("*", "embed"),
-        "model.decoder.layers.*.self_attn_layer_norm": vector("embed"),
-        "model.decoder.layers.*.self_attn.q_proj": linear("heads *", "embed"),
-        "model.decoder.layers.*.self_attn.k_proj": linear("heads *", "embed"),
-        "model.decoder.layers.*.self_attn.v_proj": linear("heads *", "embed"),
-        "model.decoder.layers.*.self_attn.out_proj": linear("embed", "heads *"),
-        "model.decoder.layers.*.final_layer_norm": vector("embed"),
+        "model.decoder.layers.*.self_attn_layer_norm": optional(vector("embed")),
+        "model.decoder.layers.*.self_attn.q_proj": linear("heads head_dim", "embed"),
+        "model.decoder.layers.*.self_attn.k_proj": linear("heads head_dim", "embed"),
+        "model.decoder.layers.*.self_attn.v_proj": linear("heads head_dim", "embed"),
+        "model.decoder.layers.*.self_attn.out_proj": linear("embed", "heads head_dim"),
+        "model.decoder.layers.*.final_layer_norm": optional(vector("embed")),
         "model.decoder.layers.*.fc1": linear("ffn", "embed"),
         "model.decoder.layers.*.fc2": linear("embed", "ffn"),
-        "model.decoder.final_layer_norm": vector("embed"),
-        "model.decoder.project_out": linear("proj", "embed"),
-        "lm_head": linear("vocab", "proj"),
+        "model.decoder.final_layer_norm": optional(vector("embed")),
+        "model.decoder.project_out": optional(linear("proj", "embed")),
+        "lm_head": optional(linear("vocab", "proj")),
     },
     defaults={
         "word_embed_proj_dim": None,

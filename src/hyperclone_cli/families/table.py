@@ -34,6 +34,7 @@ class Family:
     prefix    the base model's attribute; checkpoints of the bare base model lack it.
     embedding, head   the modules that `tie_word_embeddings` makes one matrix.
     folds     where the factor of a tied head can go; the first that applies is used.
+    embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
     """
 
     model_type: str
@@ -44,6 +45,7 @@ class Family:
     embedding: str = "model.embed_tokens"
     head: str = "lm_head"
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
+    embed_divides_by_heads: bool = False
 
     def variant(self, model_type: str, **changes: Any) -> Family:
         """The same table under another model_type; `tensors` and `defaults` are merged into it."""

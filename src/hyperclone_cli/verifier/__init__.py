@@ -14,8 +14,8 @@ from hyperclone_cli.verifier.report import Report
 
 __all__ = ["Report", "verify"]
 
-_NOT_COMPARED = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
-"""Keys that re-saving a model rewrites, and that do not change what it computes."""
+_NOT_COMPARED = {"transformers_version", "_name_or_path"}
+"""Keys that say where a config comes from, not what it means."""
 
 
 def verify(
@@ -48,10 +48,11 @@ def verify(
             f"{clone}: no {PROVENANCE_NAME}, so its source and its growth are not known.",
             "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
         )
-    path = src or (record.source if record else clone)
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: the source that the clone recorded is not there.", "Name it with --src.")
-    source = open_source(path)
+    if src is None and record and not record.source.is_dir():
+        raise CheckpointError(
+            f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
+        )
+    source = open_source(src or (record.source if record else clone))
     plan = make_plan(source, record.request) if record else None
     notes: list[str] = []
     failures: list[str] = []
@@ -74,18 +75,21 @@ def verify(
 
         setting = Setting(choose_device(device), getattr(torch, dtype), new_tokens)
         try:
-            logits, generation, differences = compare_functions(source, found, plan, setting, log)
-            failures += differences
+            compared = compare_functions(source, found, plan, setting, log)
+            logits, generation = compared.logits, compared.generation
+            notes += compared.notes
+            failures += compared.failures
         except CheckpointError as error:
             if not failures:
                 raise
             failures.append(error.message)  # it cannot even be loaded: the reasons stand above
-    return Report(str(clone), str(path), tuple(notes), tuple(failures), weights, logits, generation)
+    return Report(str(clone), str(source.path), tuple(notes), tuple(failures), weights, logits, generation)
 
 
 def _compare_configs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    keys = [key for key in {**expected, **found} if key not in _NOT_COMPARED]
     return [
-        f"config.json: {key} should be {value!r}, found {found.get(key)!r}"
-        for key, value in expected.items()
-        if key not in _NOT_COMPARED and found.get(key) != value
+        f"config.json: {key} should be {expected.get(key, 'absent')!r}, found {found.get(key, 'absent')!r}"
+        for key in keys
+        if expected.get(key, "absent") != found.get(key, "absent")
     ]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from hyperclone_cli.config import last_line
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.growth import Growth
 
@@ -52,7 +53,7 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RequestError(f"--device {name}: {str(error).splitlines()[0]}", "Use --device cpu.") from None
+        raise RequestError(f"--device {name}: {last_line(error)}", "Use --device cpu.") from None
     return device
 
 
@@ -69,7 +70,7 @@ def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, lis
                 path, dtype=dtype, output_loading_info=True, local_files_only=True
             )
     except Exception as error:  # whatever transformers, safetensors or the config raise
-        raise CheckpointError(f"{path}: transformers cannot load it: {str(error).strip().splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: transformers cannot load it: {last_line(error)}") from error
     complaints = [
         f"{kind.removesuffix('_keys')} tensor {key[0] if isinstance(key, tuple) else key}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -87,7 +88,9 @@ def run(model: Any, ids: list[int]) -> Pass:
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """|found - expected| / |expected|, L2 norms; infinite if anything is not finite."""
+    """|found - expected| / |expected|, L2 norms; infinite if anything is not finite, or the shapes differ."""
+    if found.shape != expected.shape:
+        return math.inf
     error = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
     return error if math.isfinite(error) else math.inf
 

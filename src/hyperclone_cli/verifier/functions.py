@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
 import torch
 
+from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.growth import tiled
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.shards import FLOAT_DTYPES
@@ -41,17 +43,39 @@ class Reading:
     complaints: list[str]
 
 
+@dataclass
+class Comparison:
+    """What running both models showed. `logits` and `generation` are None if they could not be compared."""
+
+    logits: LogitFigures | None = None
+    generation: GenerationFigures | None = None
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
 def compare_functions(
     source: Source, clone: Source, plan: Plan | None, setting: Setting, log: Callable[[str], None] | None
-) -> tuple[LogitFigures, GenerationFigures, list[str]]:
+) -> Comparison:
     """Logits, hidden states and greedy decoding of both, and every reason to fail the clone.
 
     `plan` tells how the residual stream grew; without it the layers are taken as plain copies.
-    One model is in memory at a time.
+    One model is in memory at a time. Raises CheckpointError if either cannot be loaded, RequestError
+    if `setting` asks for more tokens than the models take.
     """
-    tokenizer = text.load_tokenizer(clone.path) or text.load_tokenizer(source.path)
-    vocab_size = int(clone.config["vocab_size"])
-    context = int(clone.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    found = Comparison()
+    vocab_size = int(source.config.get("vocab_size") or 0)
+    if clone.config.get("vocab_size") != source.config.get("vocab_size") or vocab_size < 1:
+        sizes = f"{source.config.get('vocab_size')} in the source, {clone.config.get('vocab_size')} in the clone"
+        found.failures.append(f"config.json: vocab_size is {sizes}")
+        return found
+    context = int(source.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    if setting.new_tokens >= context:
+        raise RequestError(
+            f"--new-tokens {setting.new_tokens}: the models take {context} tokens, prompt included.",
+            f"At most {context - 1}.",
+        )
+    tokenizer, note = text.load_tokenizer(clone.path, vocab_size)
+    found.notes += [note] if note else []
     ids = text.page(tokenizer, vocab_size, context)
     prompts = text.prompts(tokenizer, vocab_size, context - setting.new_tokens)
 
@@ -64,13 +88,18 @@ def compare_functions(
 
     in_float32 = read(source.path, torch.float32)
     reference = in_float32.page
-    rounded_dtype = _storage_dtype(source) if setting.dtype == torch.float32 else setting.dtype
+    missing = [complaint for complaint in in_float32.complaints if not complaint.startswith("unexpected")]
+    if missing:
+        raise CheckpointError(f"{source.path}: {missing[0]}.", "The source is incomplete.")
+    rounded_dtype = _rounded_dtype(source, clone) if setting.dtype == torch.float32 else setting.dtype
     rounded = read(source.path, rounded_dtype) if rounded_dtype != torch.float32 else in_float32
     floor = forward.relative_error(rounded.page.logits, reference.logits)
+    if not math.isfinite(floor):
+        found.notes.append(f"The source itself overflows in {_name(rounded_dtype)}, which excuses no error here.")
+        floor = 0.0
     grown = read(clone.path, setting.dtype)
     result = grown.page
 
-    tolerance = max(TOLERANCE, floor if setting.dtype == torch.float32 else 2 * floor)
     kl, top1 = forward.divergence(reference.logits, result.logits)
     figures = LogitFigures(
         tokens=len(ids),
@@ -78,7 +107,7 @@ def compare_functions(
         dtype=_name(setting.dtype),
         device=setting.device.type,
         relative_error=forward.relative_error(result.logits, reference.logits),
-        tolerance=tolerance,
+        tolerance=max(TOLERANCE, floor if setting.dtype == torch.float32 else 2 * floor),
         floor=floor,
         floor_dtype=_name(rounded_dtype),
         max_abs_difference=float((result.logits - reference.logits).abs().max()),
@@ -91,16 +120,17 @@ def compare_functions(
     decoded, continued = in_float32.decoded or rounded.decoded, grown.decoded
     assert decoded is not None  # one of the source's readings ran in the clone's dtype
     assert continued is not None
-    generated = generation.compare(decoded, continued, prompts, figures.max_abs_difference)
-    failures = [f"loading: {complaint}" for complaint in grown.complaints]
-    if not figures.relative_error <= tolerance:
-        failures.append(
-            f"logits: relative error {figures.relative_error:.1e} is over {tolerance:.1e};"
+    found.logits = figures
+    found.generation = generation.compare(decoded, continued, prompts, figures.max_abs_difference)
+    found.failures += [f"loading: {complaint}" for complaint in grown.complaints]
+    if not figures.relative_error <= figures.tolerance:
+        found.failures.append(
+            f"logits: relative error {figures.relative_error:.1e} is over {figures.tolerance:.1e};"
             f" the copies first disagree at {figures.first_bad_layer}"
         )
-    for prompt, step in generated.parted:
-        failures.append(f"greedy decoding: prompt {prompt + 1} parts from the source at token {step + 1}")
-    return figures, generated, failures
+    for prompt, step in found.generation.parted:
+        found.failures.append(f"greedy decoding: prompt {prompt + 1} parts from the source at token {step + 1}")
+    return found
 
 
 def _layers(source: forward.Pass, clone: forward.Pass, plan: Plan | None) -> tuple[tuple[str, float], ...]:
@@ -117,14 +147,16 @@ def _layers(source: forward.Pass, clone: forward.Pass, plan: Plan | None) -> tup
     )
 
 
-def _storage_dtype(source: Source) -> torch.dtype:
-    """The dtype that holds most of a checkpoint's numbers."""
-    held = Counter[str]()
-    for tensor in source.tensors.values():
-        held[tensor.dtype] += prod(tensor.shape)
+def _rounded_dtype(*checkpoints: Source) -> torch.dtype:
+    """The coarsest of the dtypes that hold most of each checkpoint's weights."""
     names = {stored: name for name, stored in FLOAT_DTYPES.items()}
-    dtype: torch.dtype = getattr(torch, names.get(held.most_common(1)[0][0], "float32"))
-    return torch.float32 if dtype == torch.float64 else dtype
+    dtypes = [torch.float32]
+    for checkpoint in checkpoints:
+        held = Counter[str]()
+        for tensor in checkpoint.tensors.values():
+            held[tensor.dtype] += prod(tensor.shape)
+        dtypes.append(getattr(torch, names.get(held.most_common(1)[0][0], "float32")))
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _name(dtype: torch.dtype) -> str:

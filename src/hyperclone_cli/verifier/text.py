@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hyperclone_cli.config import last_line
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -45,13 +47,20 @@ PROMPTS = (
 RANDOM_LENGTHS = (5, 9, 14, 3, 11)
 
 
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer beside a checkpoint, or None if there is none."""
+def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
+    """The tokenizer beside a checkpoint, or None, and a note on why one that is there cannot be used."""
     from transformers import AutoTokenizer
 
     if not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
-        return None
-    return AutoTokenizer.from_pretrained(path)
+        return None, ""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        largest = max(tokenizer(PAGE)["input_ids"], default=vocab_size)
+    except Exception as error:  # tokenizers raise what they like
+        return None, f"The tokenizer does not load ({last_line(error)}); random tokens are used."
+    if largest >= vocab_size:
+        return None, f"The tokenizer makes token {largest}, the model knows {vocab_size}; random tokens are used."
+    return tokenizer, ""
 
 
 def page(tokenizer: Any, vocab_size: int, limit: int) -> list[int]:

@@ -10,12 +10,13 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from math import inf
 
 import torch
 
 from hyperclone_cli.axes import Role
-from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, blocks, read_rows
-from hyperclone_cli.growth import Growth
+from hyperclone_cli.clone import threads
+from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, apply_gain, blocks, read_rows
 from hyperclone_cli.planner import GrownTensor, Plan
 from hyperclone_cli.shards import StoredTensor
 from hyperclone_cli.verifier.report import WeightFigures
@@ -38,7 +39,7 @@ def compare_weights(plan: Plan, clone: Mapping[str, StoredTensor]) -> WeightFigu
     torch.set_num_threads(1)  # the blocks themselves run in parallel
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
     worst, worst_tensor = 0.0, ""
-    with ExitStack() as stack, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ExitStack() as stack, ThreadPoolExecutor(threads()) as pool:
         paths = {t.source.path for t in compared} | {clone[t.name].path for t in compared}
         descriptors = {path: os.open(path, os.O_RDONLY) for path in sorted(paths)}
         for descriptor in descriptors.values():
@@ -56,7 +57,7 @@ def compare_weights(plan: Plan, clone: Mapping[str, StoredTensor]) -> WeightFigu
             error, wrong = max(error for error, _ in results), sum(count for _, count in results)
             if wrong:
                 bad[tensor.name] = (
-                    f"{wrong:,} of {tensor.elements:,} numbers are off, by up to {error:.1e} of their size"
+                    f"{wrong:,} of {tensor.elements:,} weights are off, by up to {error:.1e} of their size"
                 )
             if error >= worst:
                 worst, worst_tensor = error, tensor.name
@@ -64,43 +65,34 @@ def compare_weights(plan: Plan, clone: Mapping[str, StoredTensor]) -> WeightFigu
 
 
 def _compare(tensor: GrownTensor, source: torch.Tensor, found: list[torch.Tensor]) -> tuple[float, int]:
-    """(largest relative error, elements beyond their own rounding) of all copies of a block of source rows."""
+    """(largest relative error, weights beyond their own rounding) of every copy of a block of source rows."""
     wide = torch.promote_types(WIDER[tensor.source.dtype], WIDER[tensor.dtype])
-    expected = (source.to(wide) + tensor.offset) * tensor.gain - tensor.offset
-    magnitude = abs(tensor.offset) * tensor.gain  # what cancels in (1 + w) norms, and is rounded in `wide`
-    for dim, (role, growth) in enumerate(zip(tensor.roles, tensor.growths, strict=True)):
-        if dim and role is Role.OUT:
-            expected = torch.cat([expected.narrow(dim, run.start, run.length) for run in growth.runs], dim)
-    copies = [found] if tensor.roles[0] is Role.IN else [[part] for part in found]
+    expected = apply_gain(source.to(wide), tensor)
+    magnitude = tensor.offset * tensor.gain  # what cancels in (1 + w) norms, and is rounded in `wide`
+    if len(tensor.growths) > 1 and tensor.roles[1] is Role.OUT:
+        expected = torch.cat([expected.narrow(1, run.start, run.length) for run in tensor.growths[1].runs], 1)
     info = torch.finfo(TORCH_DTYPES[tensor.dtype])
     rounding = 0.0 if tensor.exact else 0.505 * info.eps
+    copies = max(-(-growth.target // growth.source) for growth in tensor.growths)
     worst, wrong = 0.0, 0
-    for copy in copies:
-        total = sum_copies([part.to(wide) for part in copy], tensor)
-        size = sum_copies([part.to(wide).abs() for part in copy], tensor)
+    for rows in found:
+        total, size = sum_copies(rows.to(wide), tensor), sum_copies(rows.to(wide).abs(), tensor)
         slack = rounding * size + 4 * torch.finfo(wide).eps * (size * (rounding > 0) + magnitude)
-        slack += info.smallest_normal * info.eps * len(copy) * max(map(_copies, tensor.growths))
+        slack += info.smallest_normal * info.eps * copies
         error = (total - expected).abs()
-        wrong += int((~(error <= slack)).sum())
-        worst = max(worst, float((error / (size + magnitude).clamp_min(info.tiny)).max()))
+        good = (error <= slack) & total.isfinite()
+        wrong += int((~good).sum())
+        worst = max(worst, float((error / (size + magnitude).clamp_min(info.tiny)).nan_to_num(inf, inf).max()))
     return worst, wrong
 
 
-def sum_copies(parts: list[torch.Tensor], tensor: GrownTensor) -> torch.Tensor:
-    """Add up what the copies of each source unit contribute: grown rows to rows of the source's width."""
-    total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-    for dim, (role, growth) in enumerate(zip(tensor.roles, tensor.growths, strict=True)):
-        if dim and role is Role.IN and growth.grows:
-            shape = list(total.shape)
-            shape[dim] = growth.source
-            summed = total.new_zeros(shape)
-            position = 0
-            for run in growth.runs:
-                summed.narrow(dim, run.start, run.length).add_(total.narrow(dim, position, run.length))
-                position += run.length
-            total = summed
+def sum_copies(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
+    """Add up what the copies of each source column contribute: (rows, grown columns) to (rows, source columns)."""
+    if len(tensor.growths) == 1 or tensor.roles[1] is Role.OUT or not tensor.growths[1].grows:
+        return rows
+    total = rows.new_zeros(len(rows), tensor.growths[1].source)
+    position = 0
+    for run in tensor.growths[1].runs:
+        total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length))
+        position += run.length
     return total
-
-
-def _copies(growth: Growth) -> int:
-    return -(-growth.target // growth.source)
