@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from hyperclone_cli.axes import Form, Role
@@ -46,7 +47,7 @@ class GrownTensor:
     gain: float = 1.0
     offset: float = 0.0
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         return tuple(growth.target for growth in self.growths)
 
@@ -58,7 +59,7 @@ class GrownTensor:
     def nbytes(self) -> int:
         return self.elements * ITEM_BYTES[self.dtype]
 
-    @property
+    @cached_property
     def exact(self) -> bool:
         """Whether no element needs rounding: factors are powers of two, and the dtype holds the source's.
 
@@ -71,7 +72,7 @@ class GrownTensor:
         )
         return powers and wide and not self.noisy and not (self.offset and self.gain != 1.0)
 
-    @property
+    @cached_property
     def noisy(self) -> bool:
         """Whether noise is asked for and there are copies over which it can cancel."""
         return (
@@ -279,7 +280,7 @@ def _tie(
     embedding = by_name.get(f"{family.embedding}.weight")
     if embedding is None:
         raise CheckpointError(f"{source.path}: no tensor {family.embedding}.weight.", "The checkpoint is incomplete.")
-    heads = [tensor for tensor in tensors if tensor.part == "head"]
+    heads = [tensor for tensor in tensors if tensor.part == "head" and tensor.name.endswith(".weight")]
     redundant: dict[str, str] = {}
     if value(source.config, family, "tie_word_embeddings"):
         for head in heads:
