@@ -21,6 +21,8 @@ LAYERS = [
     ["growth", "config", "noise"],
     ["shards"],
     ["source"],
+    ["tensors"],
+    ["head"],
     ["planner"],
     ["expander", "provenance"],
     ["clone", "verifier"],

@@ -17,8 +17,8 @@ import torch
 from hyperclone_cli.axes import Role
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.noise import noise_rows
-from hyperclone_cli.planner import GrownTensor
 from hyperclone_cli.shards import ITEM_BYTES, StoredTensor, read_into
+from hyperclone_cli.tensors import GrownTensor
 
 BLOCK_BYTES = 4 << 20
 """Bytes of one grown block: small enough to stay in the processor's cache, large enough to write well."""

@@ -12,90 +12,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperclone_cli.axes import Form, Role
-from hyperclone_cli.config import grow_config, read_sizes, value
+from hyperclone_cli.axes import Form
+from hyperclone_cli.config import grow_config, read_sizes
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family, find_family
-from hyperclone_cli.growth import Growth, Request, Run, grow_dimension, resolve
-from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.shards import FLOAT_DTYPES, ITEM_BYTES, StoredTensor
+from hyperclone_cli.growth import Growth, Request, resolve
+from hyperclone_cli.head import Head, settle_head
+from hyperclone_cli.shards import ITEM_BYTES
 from hyperclone_cli.source import Source
+from hyperclone_cli.tensors import GrownTensor, grow_tensor
 
 _SIZE_HINT = 'Use a size such as "5GB".'
-
-
-@dataclass(frozen=True)
-class GrownTensor:
-    """One tensor of the clone, made from one tensor of the source.
-
-    Element = gain · (w + offset) · (shares of its input dimensions) - offset, rounded once to `dtype`;
-    offset is 1 for norms that multiply by (1 + w), else 0.
-    """
-
-    name: str
-    source: StoredTensor
-    dtype: str
-    part: str
-    roles: tuple[Role, ...]
-    growths: tuple[Growth, ...]
-    mixing: Mixing
-    gain: float = 1.0
-    offset: float = 0.0
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(growth.target for growth in self.growths)
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.elements * ITEM_BYTES[self.dtype]
-
-    @cached_property
-    def exact(self) -> bool:
-        """Whether no element needs rounding: factors are powers of two, and the dtype holds the source's.
-
-        Subnormal numbers aside.
-        """
-        shares = {share for run in self.growths[0].runs for share in self.shares(run)}
-        powers = _is_power_of_two(self.gain) and all(_is_power_of_two(float(share)) for share in shares if share)
-        wide = self.dtype == self.source.dtype or (
-            ITEM_BYTES[self.dtype] > ITEM_BYTES[self.source.dtype] and self.dtype in ("F32", "F64")
-        )
-        return powers and wide and not self.noisy and not (self.offset and self.gain != 1.0)
-
-    @cached_property
-    def noisy(self) -> bool:
-        """Whether noise is asked for and there are copies over which it can cancel."""
-        return (
-            self.mixing.noise_snr_db is not None
-            and self.roles[-1] is Role.IN
-            and any(run.copies > 1 for run in self.growths[-1].runs)
-        )
-
-    def shares(self, rows: Run) -> tuple[Fraction, ...]:
-        """What part of its weight a run of rows takes in each run of columns; a column's copies sum to 1."""
-        if self.roles[1:] != (Role.IN,):
-            return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
-        return tuple(self.mixing.share(rows.copy, run.copy, run.copies) for run in self.growths[1].runs)
-
-
-@dataclass(frozen=True)
-class Head:
-    """How the clone reads its logits: `module` carries `factor` where a tied matrix cannot."""
-
-    tied: bool
-    why: str
-    module: str | None = None
-    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -162,11 +92,11 @@ def make_plan(source: Source, request: Request) -> Plan:
 
     dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
     tensors = [
-        _grow(source.tensors[name], full, parameter, form, growths, request)
+        grow_tensor(source.tensors[name], full, parameter, form, growths, request)
         for name, (full, parameter, form) in matched.items()
         if not form.dropped
     ]
-    tensors, head, redundant = _tie(source, family, request, growths, tensors)
+    tensors, head, redundant = settle_head(source, family, request, growths, tensors)
     dropped.update(redundant)
     # widest items first, so that every tensor of a file is aligned to its own size
     tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
@@ -221,109 +151,6 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _grow(
-    stored: StoredTensor, full: str, parameter: str, form: Form, growths: Mapping[str, Growth], request: Request
-) -> GrownTensor:
-    dimensions = form.parameters[parameter]
-    if len(dimensions) != len(stored.shape):
-        raise CheckpointError(
-            f"tensor {stored.name!r}: expected {len(dimensions)} dimensions, found shape {list(stored.shape)}."
-        )
-    grown = []
-    for number, (dimension, size) in enumerate(zip(dimensions, stored.shape, strict=True)):
-        try:
-            grown.append(grow_dimension(dimension.axes, size, growths))
-        except ValueError as error:
-            raise CheckpointError(
-                f"tensor {stored.name!r}: config.json makes dimension {number} ({' × '.join(dimension.axes)})"
-                f" {error}, found shape {list(stored.shape)}.",
-                "config.json and the weights do not belong together.",
-            ) from None
-    is_float = stored.dtype in FLOAT_DTYPES.values()
-    if not is_float:
-        raise CheckpointError(f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.")
-    embed = growths["embed"]
-    return GrownTensor(
-        name=full,
-        source=stored,
-        dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
-        part=_part(form, dimensions[0].axes + dimensions[-1].axes),
-        roles=tuple(dimension.role for dimension in dimensions),
-        growths=tuple(grown),
-        mixing=request.mixing,
-        gain=(embed.source / embed.target) ** form.forward_power,
-        offset=float(form.plus_one),
-    )
-
-
-def _part(form: Form, axes: tuple[str, ...]) -> str:
-    """The part of the network, read off the axes."""
-    if form.kind == "vector":
-        return "norms"
-    if "vocab" in axes:
-        return "embedding" if form.kind == "embedding" else "head"
-    if "kv_heads" in axes:
-        return "attention"
-    return "feed-forward" if "ffn" in axes else "embedding"
-
-
-def _tie(
-    source: Source, family: Family, request: Request, growths: Mapping[str, Growth], tensors: list[GrownTensor]
-) -> tuple[list[GrownTensor], Head, dict[str, str]]:
-    """Settle the head: (tensors, head, stored tensors that are not written and why).
-
-    A tied matrix E is copied like any embedding (its rows times the gain g), so the head that
-    reads n copies of it gives n·g times the logits. The last module before it is scaled by
-    1 / (n·g), or the tie is given up.
-    """
-    by_name = {tensor.name: tensor for tensor in tensors}
-    embedding = by_name.get(f"{family.embedding}.weight")
-    if embedding is None:
-        raise CheckpointError(f"{source.path}: no tensor {family.embedding}.weight.", "The checkpoint is incomplete.")
-    heads = [tensor for tensor in tensors if tensor.part == "head" and tensor.name.endswith(".weight")]
-    redundant: dict[str, str] = {}
-    if value(source.config, family, "tie_word_embeddings"):
-        for head in heads:
-            if source.same_bytes(head.source.name, embedding.source.name):
-                redundant[head.source.name] = "the tied head, stored a second time"
-        tensors = [tensor for tensor in tensors if tensor.source.name not in redundant]
-        if len(redundant) < len(heads):
-            return tensors, Head(False, "untied: the stored head differs from the embedding"), redundant
-    elif heads:
-        return tensors, Head(False, "untied, as in the source"), redundant
-    else:
-        raise CheckpointError(
-            f"{source.path}: no tensor {family.head}.weight, and config.json does not tie it to the embedding.",
-            "The checkpoint is incomplete.",
-        )
-
-    factor = 1.0 / (float(embedding.growths[1].ratio) * embedding.gain)
-    if request.tie_embeddings != "untie" and factor == 1.0:
-        return tensors, Head(True, "tied, as in the source"), redundant
-    fold = next((fold for fold in family.folds if _applies(fold.when, source, family)), None)
-    module = fold.module.replace("layers.-1.", f"layers.{growths['layers'].source - 1}.") if fold else None
-    foldable = f"{module}.weight" in by_name
-    if request.tie_embeddings == "keep" and not foldable:
-        raise RequestError(
-            f"--tie-embeddings keep: {family.model_type} has no weight before the head that could carry {factor:g}.",
-            "Use --tie-embeddings auto, which writes a head of its own.",
-        )
-    if request.tie_embeddings != "untie" and foldable:
-        tensors = [
-            replace(tensor, gain=tensor.gain * factor) if tensor.name.rpartition(".")[0] == module else tensor
-            for tensor in tensors
-        ]
-        return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", module, factor), redundant
-    form = family.tensors[family.head]
-    head = _grow(embedding.source, f"{family.head}.weight", "weight", form, growths, request)
-    why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
-    return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant
-
-
-def _applies(when: Mapping[str, Any], source: Source, family: Family) -> bool:
-    return all(value(source.config, family, key) == wanted for key, wanted in when.items())
-
-
 def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, tuple[str, ...]]:
     from huggingface_hub import split_state_dict_into_shards_factory
 
@@ -340,7 +167,3 @@ def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, t
     except ValueError as error:
         raise RequestError(f"--max-shard-size {size}: {error}.", _SIZE_HINT) from None
     return {name: tuple(tensors) for name, tensors in split.filename_to_tensors.items()}
-
-
-def _is_power_of_two(number: float) -> bool:
-    return math.frexp(number)[0] == 0.5

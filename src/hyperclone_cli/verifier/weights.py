@@ -17,8 +17,9 @@ import torch
 from hyperclone_cli.axes import Role
 from hyperclone_cli.clone import threads
 from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, apply_gain, blocks, read_rows
-from hyperclone_cli.planner import GrownTensor, Plan
+from hyperclone_cli.planner import Plan
 from hyperclone_cli.shards import StoredTensor
+from hyperclone_cli.tensors import GrownTensor
 from hyperclone_cli.verifier.report import WeightFigures
 
 
