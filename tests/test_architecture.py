@@ -24,7 +24,8 @@ LAYERS = [
     ["planner"],
     ["expander", "provenance"],
     ["clone", "verifier"],
-    ["console"],
+    ["api"],
+    ["memory", "console"],
     ["cli"],
     ["__main__"],
 ]
