@@ -26,7 +26,8 @@ LAYERS = [
     ["planner"],
     ["expander", "provenance"],
     ["clone", "verifier"],
-    ["console"],
+    ["api"],
+    ["memory", "console"],
     ["cli"],
     ["__main__"],
 ]

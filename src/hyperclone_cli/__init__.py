@@ -1,3 +1,29 @@
-"""Grow a pretrained language model into a larger one that computes the same function."""
+"""Grow a pretrained language model into a larger one that computes the same function.
+
+    from hyperclone_cli import clone_model, expand, plan, verify
+
+Each of the four is imported when it is first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperclone_cli.api import expand, plan
+    from hyperclone_cli.memory import clone_model
+    from hyperclone_cli.verifier import verify
 
 __version__ = "0.1.0"
+__all__ = ["clone_model", "expand", "plan", "verify"]
+
+_HOMES = {"clone_model": "memory", "expand": "api", "plan": "api", "verify": "verifier"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from hyperclone_cli import __version__
+from hyperclone_cli.api import GrowthOptions
 from hyperclone_cli.errors import MismatchError
-from hyperclone_cli.growth import Request
-from hyperclone_cli.mixing import Mixing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,11 +126,10 @@ def options(
     pass
 
 
-def _mixing(strategy: Strategy, uneven_ratio: str, noise_snr_db: float | None, seed: int) -> Mixing:
-    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)+", uneven_ratio):
-        raise typer.BadParameter(f"{uneven_ratio!r} is not a ratio such as 1:2.", param_hint="--uneven-ratio")
-    ratio = tuple(int(part) for part in uneven_ratio.split(":"))
-    return Mixing(strategy.value, ratio, noise_snr_db, seed)
+def _ratio(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)+", text):
+        raise typer.BadParameter(f"{text!r} is not a ratio such as 1:2.", param_hint="--uneven-ratio")
+    return tuple(int(part) for part in text.split(":"))
 
 
 @app.command()
@@ -158,24 +156,27 @@ def expand(
 
     Example: hyperclone expand --src ./opt-350m --embed-mult 2 --ffn-mult 2 --out ./opt-700m
     """
-    from hyperclone_cli import clone, console
+    from hyperclone_cli import api, console
 
-    request = Request(
+    options = GrowthOptions(
         embed_mult=embed_mult,
         ffn_mult=ffn_mult,
         heads_mult=heads_mult,
         kv_heads_mult=kv_heads_mult,
+        tie_embeddings=tie_embeddings.value,
+        strategy=strategy.value,
+        uneven_ratio=_ratio(uneven_ratio),
+        noise_snr_db=noise_snr_db,
+        seed=seed,
         dtype=dtype.value if dtype else None,
         max_shard_size=max_shard_size,
-        tie_embeddings=tie_embeddings.value,
-        mixing=_mixing(strategy, uneven_ratio, noise_snr_db, seed),
     )
     if device is not None:
         from hyperclone_cli.verifier.forward import choose_device
 
         choose_device(device)  # refused before anything is written
     with console.progress("Expanding") as written:
-        plan = clone.expand(src, out, request, overwrite, written)
+        plan = api.expand(src, out, overwrite=overwrite, progress=written, **options)
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
@@ -207,21 +208,22 @@ def plan(
 
     Example: hyperclone plan --src ./opt-350m --embed-mult 2 --ffn-mult 2
     """
-    from hyperclone_cli import console
-    from hyperclone_cli.planner import make_plan
-    from hyperclone_cli.source import open_source
+    from hyperclone_cli import api, console
 
-    request = Request(
+    options = GrowthOptions(
         embed_mult=embed_mult,
         ffn_mult=ffn_mult,
         heads_mult=heads_mult,
         kv_heads_mult=kv_heads_mult,
+        tie_embeddings=tie_embeddings.value,
+        strategy=strategy.value,
+        uneven_ratio=_ratio(uneven_ratio),
+        noise_snr_db=noise_snr_db,
+        seed=seed,
         dtype=dtype.value if dtype else None,
         max_shard_size=max_shard_size,
-        tie_embeddings=tie_embeddings.value,
-        mixing=_mixing(strategy, uneven_ratio, noise_snr_db, seed),
     )
-    console.show_plan(make_plan(open_source(src), request), as_json)
+    console.show_plan(api.plan(src, **options), as_json)
 
 
 @app.command()

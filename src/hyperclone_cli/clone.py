@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperclone_cli.config import check_config
 from hyperclone_cli.errors import RequestError, StorageError
@@ -18,6 +19,9 @@ from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
 from hyperclone_cli.source import COMPANIONS, INDEX_NAME, open_source
+
+if TYPE_CHECKING:
+    import torch
 
 _LOCK_NAME = ".hyperclone-partial"
 _SPARE_BYTES = 64 << 20
@@ -126,13 +130,10 @@ def _claim(partial: Path) -> Iterator[None]:
 
 
 def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
-    import torch
+    from hyperclone_cli.expander import Block, as_bytes, blocks, grow_block, read_rows, signal_power, workers
 
-    from hyperclone_cli.expander import Block, as_bytes, blocks, grow_rows, noise_for, read_rows
-
-    torch.set_num_threads(1)  # the blocks themselves run in parallel
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with ExitStack() as stack, ThreadPoolExecutor(threads()) as pool:
+    with ExitStack() as stack, workers() as pool:
         sources = {path: os.open(path, os.O_RDONLY) for path in sorted({t.source.path for t in plan.tensors})}
         for descriptor in sources.values():
             stack.callback(os.close, descriptor)
@@ -140,20 +141,8 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
         def read(block: Block) -> torch.Tensor:
             return read_rows(sources[block.tensor.source.path], block.tensor.source, block.start, block.stop)
 
-        def energy(block: Block) -> float:
-            return float(grow_rows(read(block), block).double().square().sum()) * len(block.places)
-
         def write(block: Block, target: StoredTensor, descriptor: int, power: float) -> None:
-            rows = read(block)
-            data = grow_rows(rows, block)
-            if target.dtype != block.tensor.source.dtype and data.isinf().any() and not rows.isinf().any():
-                raise RequestError(
-                    f"tensor {target.name}: holds numbers too large for {data.dtype}.",
-                    "Use --dtype bfloat16 or float32.",
-                )
-            for place in block.places:
-                if block.tensor.noisy:
-                    data = grow_rows(rows, block, noise_for(block, place, power))
+            for place, data in grow_block(block, read, power):
                 write_all(descriptor, as_bytes(data), target.offset + place * block.row_bytes)
                 if progress:
                     progress(data.nbytes, plan.nbytes)
@@ -167,18 +156,12 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
                 jobs = []
                 for target in targets:
                     tensor = by_name[target.name]
-                    # the noise's scale needs the whole tensor first
-                    power = sum(pool.map(energy, blocks(tensor))) / tensor.elements if tensor.noisy else 0.0
+                    power = signal_power(tensor, read, pool)
                     jobs += [pool.submit(write, block, target, descriptor, power) for block in blocks(tensor)]
                 _finish(jobs)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-def threads() -> int:
-    """How many blocks to work on at a time: more than eight find the disk busy and cost memory."""
-    return min(8, os.cpu_count() or 1)
 
 
 def _finish(jobs: list[Future[None]]) -> None:

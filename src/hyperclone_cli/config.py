@@ -26,16 +26,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The raw config.json of a causal language model that is neither an adapter nor quantised.
-
-    Raises CheckpointError otherwise.
-    """
+    """The raw config.json of a model that can be read. Raises CheckpointError for one that cannot."""
     if not (directory / "config.json").exists() and (directory / "adapter_config.json").exists():
         raise CheckpointError(
             f"{directory}: this is a PEFT adapter, not a model.",
             "Merge it into its base model first (peft: merge_and_unload, then save_pretrained).",
         )
     config = read_json(directory / "config.json")
+    check_readable(config)
+    return config
+
+
+def check_readable(config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for the config of a quantised model, or of none."""
     quantization = config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
@@ -45,7 +48,6 @@ def read_config(directory: Path) -> dict[str, Any]:
         )
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError("config.json: no model_type.", "`hyperclone families` lists those supported.")
-    return config
 
 
 def value(config: Mapping[str, Any], family: Family, key: str) -> Any:

@@ -6,8 +6,11 @@ grown once, and the result is written wherever those rows repeat.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod, sqrt
@@ -15,6 +18,7 @@ from math import prod, sqrt
 import torch
 
 from hyperclone_cli.axes import Role
+from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.noise import noise_rows
 from hyperclone_cli.shards import ITEM_BYTES, StoredTensor, read_into
@@ -61,6 +65,19 @@ def blocks(tensor: GrownTensor) -> Iterator[Block]:
             yield Block(tensor, start + first, start + last, shares, tuple(p + first for p in positions))
 
 
+@contextmanager
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """A pool that works on blocks in parallel. Meanwhile torch itself keeps to one thread in each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # more than eight find the disk busy and cost memory
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
 def read_rows(descriptor: int, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
     """Rows start … stop - 1 of a tensor on disk, in its own dtype: shape (stop - start, …)."""
     shape = (stop - start, *stored.shape[1:])
@@ -73,6 +90,38 @@ def read_rows(descriptor: int, stored: StoredTensor, start: int, stop: int) -> t
 def as_bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor."""
     return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+Read = Callable[[Block], torch.Tensor]
+"""Gives the source rows of a block, wherever they are."""
+
+
+def signal_power(tensor: GrownTensor, read: Read, pool: Executor) -> float:
+    """The mean square of a tensor's noise-free elements, which scales its noise; 0 for one without noise.
+
+    It needs the whole tensor, so it comes before any of the tensor's blocks can be grown.
+    """
+
+    def energy(block: Block) -> float:
+        return float(grow_rows(read(block), block).double().square().sum()) * len(block.places)
+
+    return sum(pool.map(energy, blocks(tensor))) / tensor.elements if tensor.noisy else 0.0
+
+
+def grow_block(block: Block, read: Read, power: float) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first row, rows) of the grown tensor, for every place where the block repeats.
+
+    `power` is the tensor's `signal_power`. Raises RequestError where the storage dtype overflows.
+    """
+    rows = read(block)
+    data = grow_rows(rows, block)
+    tensor = block.tensor
+    if tensor.dtype != tensor.source.dtype and data.isinf().any() and not rows.isinf().any():
+        raise RequestError(
+            f"tensor {tensor.name}: holds numbers too large for {data.dtype}.", "Use --dtype bfloat16 or float32."
+        )
+    for place in block.places:
+        yield place, grow_rows(rows, block, noise_for(block, place, power)) if tensor.noisy else data
 
 
 def grow_rows(rows: torch.Tensor, block: Block, noise: torch.Tensor | None = None) -> torch.Tensor:

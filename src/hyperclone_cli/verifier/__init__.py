@@ -20,8 +20,8 @@ _NOT_COMPARED = {"transformers_version", "_name_or_path"}
 
 
 def verify(
-    clone: Path,
-    src: Path | None = None,
+    clone: str | Path,
+    src: str | Path | None = None,
     device: str | None = None,
     dtype: str = "float32",
     weights_only: bool = False,
@@ -30,7 +30,7 @@ def verify(
 ) -> Report:
     """Hold a clone against its source: config, every weight, logits, and greedy decoding.
 
-    src           the source; None takes the one that the clone recorded
+    src           the source's directory; None takes the one that the clone recorded
     device        torch's name of it; None takes a GPU if there is one
     dtype         what both models run in. In float32 the logits' relative error may be at most
                   max(1e-5, the error that the source's own storage dtype makes); in another dtype
@@ -42,6 +42,7 @@ def verify(
     A clone that differs is no error but a report with `failures`. Raises RequestError and
     CheckpointError for inputs that cannot be compared at all.
     """
+    clone, src = Path(clone), Path(src) if src is not None else None
     found = open_source(clone)
     record = read_provenance(clone)
     if record is None and (src is None or weights_only):

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from math import inf
 
 import torch
 
 from hyperclone_cli.axes import Role
-from hyperclone_cli.clone import threads
-from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, apply_gain, blocks, read_rows
+from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, apply_gain, blocks, read_rows, workers
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.shards import StoredTensor
 from hyperclone_cli.tensors import GrownTensor
@@ -37,10 +35,9 @@ def compare_weights(plan: Plan, clone: Mapping[str, StoredTensor]) -> WeightFigu
                 bad[tensor.name] = (
                     f"should be {tensor.dtype} {list(tensor.shape)}, found {found.dtype} {list(found.shape)}"
                 )
-    torch.set_num_threads(1)  # the blocks themselves run in parallel
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
     worst, worst_tensor = 0.0, ""
-    with ExitStack() as stack, ThreadPoolExecutor(threads()) as pool:
+    with ExitStack() as stack, workers() as pool:
         paths = {t.source.path for t in compared} | {clone[t.name].path for t in compared}
         descriptors = {path: os.open(path, os.O_RDONLY) for path in sorted(paths)}
         for descriptor in descriptors.values():

@@ -1,0 +1,79 @@
+"""The commands as functions: the same options, under the same names, with the same defaults."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from hyperclone_cli import clone
+from hyperclone_cli.growth import Request
+from hyperclone_cli.mixing import Mixing
+from hyperclone_cli.planner import Plan, make_plan
+from hyperclone_cli.source import open_source
+
+
+class GrowthOptions(TypedDict, total=False):
+    """What can be asked for. Every option may be left out; the defaults are those of the command line.
+
+    embed_mult       times hidden_size; 1
+    ffn_mult         times the feed-forward width; 1
+    heads_mult       times the query heads; None: as embed_mult
+    kv_heads_mult    times the key/value heads; None: as heads_mult, but a single one stays single
+    tie_embeddings   "auto": a tied head stays tied where that can be exact; "keep": or is refused; "untie"
+    strategy         "symmetric", "diagonal" or "uneven": how copies read the copies that they are fed
+    uneven_ratio     proportions of "uneven"; (1, 2), and 1 : 2 : … : n for other numbers of copies
+    noise_snr_db     add noise that cancels over the copies, this many decibels below the weights; None
+    seed             of the noise; 0
+    dtype            "float32", "bfloat16" or "float16"; None: each tensor's own
+    max_shard_size   largest file in bytes, or a size such as "5GB"; "50GB"
+    """
+
+    embed_mult: int
+    ffn_mult: int
+    heads_mult: int | None
+    kv_heads_mult: int | None
+    tie_embeddings: str
+    strategy: str
+    uneven_ratio: tuple[int, ...]
+    noise_snr_db: float | None
+    seed: int
+    dtype: str | None
+    max_shard_size: int | str
+
+
+def request(**options: Unpack[GrowthOptions]) -> Request:
+    """The request that `options` make. Raises TypeError for an unknown one, RequestError for a value out of range."""
+    rest: dict[str, Any] = dict(options)
+    mixing = {field.name: rest.pop(field.name) for field in fields(Mixing) if field.name in rest}
+    return Request(mixing=Mixing(**mixing), **rest)
+
+
+def plan(src: str | Path, **options: Unpack[GrowthOptions]) -> Plan:
+    """What `expand` would write for the checkpoint at `src`: sizes, parameters, bytes, what is exact. Writes nothing.
+
+    `options` are those of GrowthOptions. Raises RequestError or CheckpointError as `expand` does.
+    """
+    return make_plan(open_source(Path(src)), request(**options))
+
+
+def expand(
+    src: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: clone.Progress | None = None,
+    **options: Unpack[GrowthOptions],
+) -> Plan:
+    """Write a larger checkpoint that computes the same function as `src` to the new directory `out`.
+
+    Does not verify it: call `verify(out)` for that.
+
+    overwrite  replace a model at `out` once the new one is complete
+    progress   called from any thread with the bytes just written and the bytes of the whole
+    options    those of GrowthOptions
+
+    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails; then `out`
+    is as it was.
+    """
+    return clone.expand(Path(src), Path(out), request(**options), overwrite, progress)

@@ -1,0 +1,137 @@
+"""A loaded model in, a grown one out, by the same tables and the same arithmetic as on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import reduce
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, Unpack
+
+import torch
+
+from hyperclone_cli.api import GrowthOptions, request
+from hyperclone_cli.config import check_config, check_readable
+from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.expander import TORCH_DTYPES, Block, blocks, grow_block, signal_power, workers
+from hyperclone_cli.planner import Plan, make_plan
+from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
+from hyperclone_cli.source import Source
+from hyperclone_cli.verifier.forward import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Model = TypeVar("Model", bound="PreTrainedModel")
+
+
+@dataclass(frozen=True)
+class ModelSource(Source):
+    """A loaded model as the checkpoint that `save_pretrained` would make of it; `path` is its class's name."""
+
+    weights: Mapping[str, torch.Tensor]
+
+    def same_bytes(self, one: str, other: str) -> bool:
+        """Whether two tensors are equal to the last bit."""
+        a, b = self.weights[one], self.weights[other]
+        return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+    def rows(self, block: Block) -> torch.Tensor:
+        """The source rows of a block, on the CPU: other devices may round otherwise."""
+        return self.weights[block.tensor.source.name][block.start : block.stop].cpu()
+
+
+def clone_model(model: Model, **options: Unpack[GrowthOptions]) -> Model:
+    """A larger model of the same class that computes the same function; `model` itself is only read.
+
+    Its tensors are those that `expand` writes for the same `options` (GrowthOptions), bit for bit. It
+    is on the same device and in the same mode, training or evaluation, and has a copy of the generation
+    config. Memory: both models, and where `model` is not on the CPU the grown one there for a while.
+
+    Raises RequestError for options that the architecture cannot meet, and CheckpointError for a model
+    of another architecture, a quantised one, or one whose weights are not in memory.
+    """
+    plan = make_plan(open_model(model), request(**options))
+    check_config(plan.config)
+    grown = _load_like(model, plan)
+    if plan.request.dtype is None:
+        _take_dtypes(grown, model)
+    if model.can_generate():
+        grown.generation_config = deepcopy(model.generation_config)
+    grown.train(model.training)
+    grown.to(model.device)
+    return grown
+
+
+def open_model(model: PreTrainedModel) -> ModelSource:
+    """What a loaded model holds, in the names and the layout of a checkpoint on disk. Copies no weights.
+
+    Raises CheckpointError for a quantised model, or one whose weights are not in memory.
+    """
+    # what save_pretrained uses: some architectures rename or fuse tensors when they are loaded
+    from transformers.core_model_loading import revert_weight_conversion
+
+    config = model.config.to_dict()
+    check_readable(config)
+    path = Path(type(model).__name__)
+    named = model.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}  # a tied head is the embedding again
+    weights = {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
+    absent = [name for name, tensor in weights.items() if tensor.is_meta]
+    if absent:
+        raise CheckpointError(f"{path}: tensor {absent[0]!r} is not in memory.", "Load the model without offloading.")
+    weights = revert_weight_conversion(model, weights)
+    stored = {
+        name: StoredTensor(name, _dtype(tensor), tuple(tensor.shape), path, 0) for name, tensor in weights.items()
+    }
+    return ModelSource(path, config, stored, weights)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    name = str(tensor.dtype).removeprefix("torch.")
+    return FLOAT_DTYPES.get(name, name)
+
+
+def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
+    """Every tensor of a plan whose source is a ModelSource, whole, on the CPU."""
+    assert isinstance(plan.source, ModelSource)
+    read = plan.source.rows
+    grown = {tensor.name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype]) for tensor in plan.tensors}
+
+    def fill(block: Block, power: float) -> None:
+        for place, rows in grow_block(block, read, power):
+            grown[block.tensor.name][place : place + len(rows)] = rows
+
+    with workers() as pool:
+        for tensor in plan.tensors:
+            list(pool.map(fill, blocks(tensor), repeat(signal_power(tensor, read, pool))))
+    return grown
+
+
+def _load_like(model: Model, plan: Plan) -> Model:
+    """A model like `model` with the plan's config and tensors: transformers makes it, as it would from disk."""
+    with quiet():
+        grown: Model
+        grown, report = type(model).from_pretrained(
+            None,
+            config=type(model.config).from_dict(dict(plan.config)),
+            state_dict=grow_tensors(plan),
+            dtype=reduce(torch.promote_types, {TORCH_DTYPES[tensor.dtype] for tensor in plan.tensors}),
+            attn_implementation=model.config._attn_implementation,
+            output_loading_info=True,
+        )
+    problems = [f"{kind}: {sorted(names)[0]}" for kind, names in report.items() if names]
+    if problems:
+        raise CheckpointError(f"{plan.source.path}: transformers cannot load the grown tensors: {problems[0]}.")
+    grown.name_or_path = grown.config.name_or_path = ""  # it came from no path, which is not one called "None"
+    return grown
+
+
+def _take_dtypes(grown: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Give every parameter and buffer the dtype of its namesake; `from_pretrained` loads all in the widest."""
+    for name, parameter in grown.named_parameters():
+        parameter.data = parameter.data.to(model.get_parameter(name).dtype)
+    for name, buffer in grown.named_buffers():
+        buffer.data = buffer.data.to(model.get_buffer(name).dtype)
