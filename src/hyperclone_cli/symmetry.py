@@ -21,7 +21,7 @@ NOISE = "--noise-snr-db 10"
 
 
 def gradients_are_equal(tensors: Iterable[GrownTensor]) -> bool:
-    """Whether all copies get the same gradients, dropout aside. True where nothing is copied."""
+    """Whether all copies get the same gradients, dropout and rounding aside. True where nothing is copied."""
     return all(_reads_all_copies_alike(tensor) for tensor in tensors)
 
 
