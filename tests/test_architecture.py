@@ -24,10 +24,11 @@ LAYERS = [
     ["tensors"],
     ["head"],
     ["planner"],
-    ["expander", "provenance"],
+    ["expander", "provenance", "symmetry"],
     ["clone", "verifier"],
-    ["api"],
-    ["memory", "console"],
+    ["api", "inspector"],
+    ["memory", "plot"],
+    ["console"],
     ["cli"],
     ["__main__"],
 ]
@@ -58,7 +59,7 @@ def test_imports_go_downward(path: Path) -> None:
     assert all(layer(name) <= layer(own) for name in imported(path))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["families"], ["plan", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["families"], ["plan", "--help"], ["inspect", "--help"]])
 def test_light_commands_import_neither_torch_nor_transformers(arguments: list[str]) -> None:
     code = (
         "import sys; from hyperclone_cli.cli import app\n"

@@ -109,7 +109,7 @@ def test_families_lists_the_tables() -> None:
     assert all(name in hyperclone("families").stdout for name in FAMILIES)
 
 
-@pytest.mark.parametrize("command", ["expand", "plan", "verify", "families"])
+@pytest.mark.parametrize("command", ["expand", "plan", "verify", "inspect", "families"])
 def test_every_command_explains_itself(command: str) -> None:
     assert "Usage: hyperclone" in hyperclone(command, "--help").stdout
 

@@ -263,6 +263,58 @@ def verify(
 
 
 @app.command()
+def inspect(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CLONE", help="The directory of the clone, or of a checkpoint trained from it.")
+    ] = Path("."),
+    clone: Annotated[
+        Path | None,
+        typer.Option(
+            "--clone",
+            help="The clone that this checkpoint was trained from; the checkpoint itself unless given.",
+            show_default=False,
+        ),
+    ] = None,
+    src: Annotated[
+        Path | None,
+        typer.Option("--src", help="The clone's source; the one that it recorded unless given.", show_default=False),
+    ] = None,
+    gradients: Annotated[
+        bool,
+        typer.Option(
+            "--gradients",
+            help="Also compare the copies' gradients on one page: runs the model in float32.",
+            rich_help_panel=CHECKING,
+        ),
+    ] = False,
+    device: Device = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw the table as a heat map, a PNG file.", metavar="FILE", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show whether the copies in a clone differ, and with --gradients whether training will part them.
+
+    Example: hyperclone inspect ./opt-700m --gradients
+    """
+    from hyperclone_cli import console
+    from hyperclone_cli.inspector import inspect as look
+
+    if plot is not None:
+        from hyperclone_cli.plot import check_plot
+
+        check_plot(plot)  # refused before anything is computed
+    with console.steps() as log:
+        inspection = look(checkpoint, clone, src, gradients, device, log)
+    if plot is not None:
+        from hyperclone_cli.plot import write_plot
+
+        write_plot(inspection, plot)
+    console.show_inspection(inspection, as_json)
+
+
+@app.command()
 def families(as_json: Json = False) -> None:
     """List the architectures that can be expanded."""
     from hyperclone_cli import console

@@ -15,7 +15,9 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from hyperclone_cli.families import Family
+from hyperclone_cli.inspector import GradientFigures, Inspection
 from hyperclone_cli.planner import Plan
+from hyperclone_cli.symmetry import advice
 from hyperclone_cli.verifier.report import Report
 
 SCHEMA_VERSION = 1
@@ -106,6 +108,8 @@ def show_clone(plan: Plan, out: Path, report: Report | None, as_json: bool) -> N
         show_report(report, as_json=False)
     else:
         _err.print(f"Not verified. Next: hyperclone verify {quote(str(out))}")
+    if note := advice(plan):
+        _err.print(f"Note: {note}")
 
 
 def show_report(report: Report, as_json: bool) -> None:
@@ -151,6 +155,53 @@ def show_report(report: Report, as_json: bool) -> None:
     _out.print(f"{'passed' if report.passed else 'FAILED'}: {report.clone} against {report.source}")
 
 
+EQUAL, NEARLY_EQUAL = 1e-3, 5e-2
+"""Gradients that differ by less than this of their size count as such: float32 itself makes differences up to
+the first, and weights rounded to bfloat16 up to the second."""
+
+
+def show_inspection(inspection: Inspection, as_json: bool) -> None:
+    """Print how alike the copies are: a line for each part of each layer, then what the gradients say."""
+    if as_json:
+        _print_json(inspection.as_json())
+        return
+    cosines = ("outputs", "inputs")
+    gradients = tuple(f"∇ {name}" for name in cosines) if inspection.gradients else ()
+    rows = [
+        (
+            "–" if layer.layer is None else str(layer.layer),
+            layer.part,
+            _figure(layer.outputs),
+            _figure(layer.inputs),
+            _figure(layer.rank),
+            *((_figure(layer.gradient_outputs), _figure(layer.gradient_inputs)) if gradients else ()),
+        )
+        for layer in inspection.layers
+    ]
+    _print_table("cosine between copies", ("layer", "part", *cosines, "rank", *gradients), rows)
+    for note in inspection.notes:
+        _err.print(f"Note: {note}")
+    if inspection.gradients:
+        _out.print(_verdict(inspection.gradients))
+
+
+def _figure(number: float | None) -> str:
+    return "–" if number is None else f"{number:.3f}"
+
+
+def _verdict(gradients: GradientFigures) -> str:
+    if gradients.largest_difference < EQUAL:
+        what = "equal: without dropout, training keeps them equal"
+    elif gradients.largest_difference < NEARLY_EQUAL:
+        what = "nearly equal: training parts them slowly, if at all"
+    else:
+        what = "not equal: training parts them"
+    return (
+        f"The copies' gradients are {what} (largest relative difference {gradients.largest_difference:.1e}"
+        f" on {gradients.text}, {gradients.tokens} tokens, {gradients.device})."
+    )
+
+
 def show_families(families: Iterable[Family], as_json: bool) -> None:
     """Print the architectures, from the tables."""
     described = {family.model_type: _describe(family) for family in families}
@@ -186,8 +237,11 @@ def _patterns(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
+_NUMBERS = ("before", "after", "outputs", "inputs", "rank", "∇ outputs", "∇ inputs")
+
+
 def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Columns named before and after hold numbers, and stand flush right."""
+    """Columns of numbers, known by their names, stand flush right."""
     from rich import box
 
     table = Table(
@@ -199,7 +253,7 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
         pad_edge=False,
     )
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in ("before", "after") else "left")
+        table.add_column(column, overflow="fold", justify="right" if column in _NUMBERS else "left")
     for row in rows:
         table.add_row(*row)
     _out.print(table)

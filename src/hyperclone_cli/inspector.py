@@ -1,0 +1,297 @@
+"""Will a clone learn with all of its new weights? How alike its copies are, and how alike they are trained."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from math import sqrt
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from hyperclone_cli.axes import Role
+from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.growth import Growth
+from hyperclone_cli.planner import Plan, make_plan
+from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
+from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
+from hyperclone_cli.source import open_source
+from hyperclone_cli.tensors import GrownTensor
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA_VERSION = 1
+
+RANK_LIMIT = 2048
+"""The rank of a matrix whose smaller side is longer than this is not computed: minutes each."""
+
+_DEFAULT_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """One part of one layer: means over its matrices. None where there is nothing to compare or measure.
+
+    layer              its number; None for the embedding and the head
+    part               "attention", "feed-forward", "embedding" or "head"
+    outputs            cosine between the rows that write copy 0 of a width and those that write each other copy
+    inputs             cosine between the columns that read copy 0 and those that read each other copy
+    rank               numerical rank over the largest that the shape allows
+    gradient_outputs   as `outputs`, of the gradients
+    gradient_inputs    as `inputs`, of the gradients
+
+    Rows and columns are compared as they are stored. So the weights of a diagonal or uneven clone are
+    not alike (cosines of 0, or 0.8 at 1:2), even where its copies compute, and are taught, the same.
+    """
+
+    layer: int | None
+    part: str
+    outputs: float | None
+    inputs: float | None
+    rank: float | None
+    gradient_outputs: float | None = None
+    gradient_inputs: float | None = None
+
+
+@dataclass(frozen=True)
+class GradientFigures:
+    """One backward pass in float32, without dropout.
+
+    text                what was read: "a page of English" or "random tokens"
+    loss                mean cross entropy of the next token, in nats
+    largest_difference  |a - b| / max(|a|, |b|), L2 norms, of the gradients of any copy and copy 0; a cosine
+                        does not see gradients that differ in size alone
+    """
+
+    text: str
+    tokens: int
+    device: str
+    loss: float
+    largest_difference: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The whole inspection, the embedding first, then layer by layer, the head last."""
+
+    checkpoint: str
+    clone: str
+    layers: tuple[LayerFigures, ...]
+    gradients: GradientFigures | None = None
+    notes: tuple[str, ...] = ()
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Alikeness:
+    """Copies of one matrix held against copy 0: one cosine, and one difference, a copy."""
+
+    outputs: list[float] = field(default_factory=list)
+    inputs: list[float] = field(default_factory=list)
+    differences: list[float] = field(default_factory=list)
+
+
+def inspect(
+    checkpoint: Path,
+    clone: Path | None = None,
+    src: Path | None = None,
+    gradients: bool = False,
+    device: str | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Inspection:
+    """Compare the copies of every matrix of a clone, or of a checkpoint that was trained from it.
+
+    clone      the clone that `checkpoint` was trained from, whose record says what is a copy of what;
+               None if it is the checkpoint itself
+    src        the clone's source; None takes the one that the clone recorded
+    gradients  also run the checkpoint, forward and backward on one page of text, in float32
+    device     torch's name of where it runs; None takes a GPU if there is one
+    log        called with each step as it begins
+
+    Raises RequestError and CheckpointError if it cannot be known which weights are copies, or if the
+    checkpoint does not hold the clone's tensors.
+    """
+    clone = clone or checkpoint
+    found = open_source(checkpoint)
+    plan, notes = _plan_of(clone, src)
+    matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _is_copied(tensor)]
+    if not matrices:
+        notes.append("Nothing grew, so there are no copies to compare.")
+    stored = _find(matrices, found.tensors, checkpoint)
+    weights: dict[str, Alikeness] = {}
+    ranks: dict[str, float] = {}
+    for tensor in matrices:
+        if log:
+            log(f"Comparing the copies in {tensor.name}")
+        weight = _read(stored[tensor.name])
+        weights[tensor.name] = compare_copies(weight, tensor)
+        if min(weight.shape) <= RANK_LIMIT:
+            ranks[tensor.name] = rank_fraction(weight)
+    taught: dict[str, Alikeness] = {}
+    figures = None
+    if gradients and matrices:
+        if log:
+            log(f"Running {checkpoint} forward and backward")
+        taught, figures, note = _compare_gradients(checkpoint, clone, plan, matrices, device)
+        notes += [note] if note else []
+    layers = tuple(
+        LayerFigures(
+            layer,
+            part,
+            _mean(cosine for name in names for cosine in weights[name].outputs),
+            _mean(cosine for name in names for cosine in weights[name].inputs),
+            _mean(ranks[name] for name in names & ranks.keys()),
+            _mean(cosine for name in names & taught.keys() for cosine in taught[name].outputs),
+            _mean(cosine for name in names & taught.keys() for cosine in taught[name].inputs),
+        )
+        for (layer, part), names in _by_layer(matrices).items()
+    )
+    return Inspection(str(checkpoint), str(clone), layers, figures, tuple(notes))
+
+
+def compare_copies(matrix: torch.Tensor, tensor: GrownTensor) -> Alikeness:
+    """Hold the copies in a weight or its gradient, (rows, columns) of `tensor`, against copy 0."""
+    found = Alikeness()
+    for dimension, (growth, role) in enumerate(zip(tensor.growths, tensor.roles, strict=True)):
+        cosines = found.outputs if role is Role.OUT else found.inputs
+        for dot, first, other in _products(matrix, dimension, growth):
+            larger = max(first, other)
+            # two zeros are equal; a zero beside something else is not
+            cosines.append(dot / sqrt(first * other) if first and other else float(not larger))
+            found.differences.append(sqrt(max(0.0, first + other - 2 * dot) / larger) if larger else 0.0)
+    return found
+
+
+def _products(matrix: torch.Tensor, dimension: int, growth: Growth) -> Iterable[list[float]]:
+    """For each copy c but the first: (⟨copy 0, copy c⟩, |copy 0|², |copy c|²), in float64, over the units of c."""
+    firsts: dict[int, torch.Tensor] = {}
+    sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    position = 0
+    for run in growth.runs:
+        units = matrix.narrow(dimension, position, run.length)
+        first = firsts.setdefault(run.start, units)
+        position += run.length
+        if run.copy:
+            a, b = first.double(), units.double()
+            for number, product in enumerate((a * b, a * a, b * b)):
+                sums[run.copy][number] += float(product.sum())
+    return sums.values()
+
+
+def rank_fraction(matrix: torch.Tensor) -> float:
+    """Singular values above max(shape) · float32's eps · the largest of them, as a fraction of min(shape).
+
+    They are the roots of the eigenvalues of the smaller Gram matrix: many times faster than the
+    decomposition of the matrix itself, and in float64 far more accurate than that threshold. The eps is
+    float32's even for 16-bit weights, whose own would call every rank of a wide matrix zero.
+    """
+    import torch
+
+    if matrix.shape[0] > matrix.shape[1]:
+        matrix = matrix.T
+    wide = matrix.double()
+    squares = torch.linalg.eigvalsh(wide @ wide.T)
+    threshold = max(matrix.shape) * torch.finfo(torch.float32).eps
+    return int((squares > threshold**2 * squares[-1]).sum()) / len(squares)
+
+
+def _plan_of(clone: Path, src: Path | None) -> tuple[Plan, list[str]]:
+    """The plan that `clone` was made by, and a note if its source has changed since."""
+    record = read_provenance(clone)
+    if record is None:
+        raise CheckpointError(
+            f"{clone}: no {PROVENANCE_NAME}, so it is not known which weights are copies.",
+            "For a checkpoint trained from a clone, name the clone with --clone.",
+        )
+    if src is None and not record.source.is_dir():
+        raise CheckpointError(
+            f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
+        )
+    plan = make_plan(open_source(src or record.source), record.request)
+    changed = plan.digest != record.plan_digest
+    return plan, ["The source is not the one that was expanded; its sizes are taken all the same."] if changed else []
+
+
+def _find(matrices: list[GrownTensor], stored: Mapping[str, StoredTensor], checkpoint: Path) -> dict[str, StoredTensor]:
+    """The checkpoint's tensors that the plan names, each of its planned shape."""
+    for tensor in matrices:
+        found = stored.get(tensor.name)
+        if found is None or found.shape != tensor.shape:
+            what = f"found {list(found.shape)}" if found else "found none"
+            raise CheckpointError(
+                f"{checkpoint}: tensor {tensor.name}: expected {list(tensor.shape)}, {what}.",
+                "Name the clone that it was trained from with --clone.",
+            )
+        if found.dtype not in FLOAT_DTYPES.values():
+            raise CheckpointError(
+                f"{checkpoint}: tensor {tensor.name}: expected floating-point weights, found {found.dtype}."
+            )
+    return {tensor.name: stored[tensor.name] for tensor in matrices}
+
+
+def _is_copied(tensor: GrownTensor) -> bool:
+    return any(growth.grows for growth in tensor.growths)
+
+
+def _read(stored: StoredTensor) -> torch.Tensor:
+    from hyperclone_cli.expander import read_rows
+
+    with stored.path.open("rb") as file:
+        return read_rows(file.fileno(), stored, 0, stored.shape[0])
+
+
+def _compare_gradients(
+    checkpoint: Path, clone: Path, plan: Plan, matrices: list[GrownTensor], device: str | None
+) -> tuple[dict[str, Alikeness], GradientFigures, str]:
+    """The gradients of the copies on the page of English, and a note on what was read instead of it."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from hyperclone_cli.verifier import forward, text
+
+    model, complaints = forward.load(checkpoint, torch.float32, forward.choose_device(device))
+    missing = [complaint for complaint in complaints if not complaint.startswith("unexpected")]
+    if missing:
+        raise CheckpointError(f"{checkpoint}: {missing[0]}.", "The checkpoint is incomplete.")
+    vocab_size = int(model.config.vocab_size)
+    tokenizer, note = text.load_tokenizer(clone, vocab_size)  # training saves none beside its checkpoints
+    context = int(plan.source.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    ids = torch.tensor([text.page(tokenizer, vocab_size, context)], device=model.device)
+    loss = cross_entropy(model(ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:])
+    loss.backward()  # type: ignore[no-untyped-call]
+
+    parameters = dict(model.named_parameters())
+    found = {}
+    for tensor in matrices:
+        # a head may go by another name in memory than on disk
+        parameter = model.get_output_embeddings().weight if tensor.part == "head" else parameters.get(tensor.name)
+        if parameter is not None and parameter.grad is not None:
+            found[tensor.name] = compare_copies(parameter.grad.cpu(), tensor)
+    largest = max((difference for alike in found.values() for difference in alike.differences), default=0.0)
+    read = "a page of English" if tokenizer else "random tokens"
+    return found, GradientFigures(read, ids.shape[1], model.device.type, loss.item(), largest), note
+
+
+def _by_layer(matrices: list[GrownTensor]) -> dict[tuple[int | None, str], set[str]]:
+    """(layer, part) → tensor names, in the order in which the network runs."""
+    found: dict[tuple[int | None, str], set[str]] = defaultdict(set)
+    for tensor in matrices:
+        number = re.search(r"\.(\d+)\.", tensor.name)
+        found[int(number[1]) if number else None, tensor.part].add(tensor.name)
+
+    def place(key: tuple[int | None, str]) -> tuple[float, str]:
+        layer, part = key
+        return (float("inf") if part == "head" else -1 if layer is None else layer), part
+
+    return {key: found[key] for key in sorted(found, key=place)}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return fmean(listed) if listed else None
