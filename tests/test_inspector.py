@@ -61,12 +61,15 @@ def test_the_copies_of_a_symmetric_clone_are_equal_and_are_taught_equally(
 
 @pytest.mark.parametrize(
     "mixing, outputs, inputs",
-    [("symmetric", 1.0, 1.0), ("diagonal", 0.0, 0.0), ("uneven", 0.8, 0.8), ("noise", 1 / 1.1, 0.9 / 1.1)],
+    [("symmetric", 1.0, 1.0), ("diagonal", 0.0, 0.0), ("uneven", 0.976, 0.944), ("noise", 1 / 1.1, 0.9 / 1.1)],
 )
 def test_the_cosines_of_the_weights_are_those_of_the_strategy(
     mixing: str, outputs: float, inputs: float, source: Sources, tmp_path: Path
 ) -> None:
-    """At 1:2, 2 · 1 · 2 / (1 + 4). Noise of a tenth of the power has opposite signs in the two input copies."""
+    """Uneven: of C's rows (1/3, 2/3) and (1/5, 4/5), and of its columns.
+
+    Noise of a tenth of the power has opposite signs in the two input copies.
+    """
     expand(source("llama-gqa-tied"), tmp_path / "clone", request(mixing))
     for layer in inspect(tmp_path / "clone").layers:
         if layer.layer is not None:
@@ -106,8 +109,8 @@ def test_the_plan_foretells_whether_gradients_are_equal(
     "variant, mixing, named",
     [
         ("llama-mha", "symmetric", ["--noise-snr-db 10", "--strategy uneven"]),
-        # its rows are rotations of one another everywhere, and the tied head reads both copies alike
-        ("llama-gqa-tied", "uneven", ["--noise-snr-db 10"]),
+        ("llama-gqa-tied", "diagonal", ["--noise-snr-db 10", "--strategy uneven"]),
+        ("llama-gqa-tied", "uneven", []),
         ("llama-mha", "uneven", []),
         ("llama-mha", "noise", []),
     ],
@@ -151,8 +154,7 @@ def train(clone: Path, out: Path, steps: int = 200) -> Path:
         ("llama-mha", "uneven", True),
         ("llama-mha", "noise", True),
         ("llama-gqa-tied", "symmetric", False),
-        # a tied head reads both copies alike, and rotated rows pass that on: other weights, the same function
-        ("llama-gqa-tied", "uneven", False),
+        ("llama-gqa-tied", "uneven", True),
         ("llama-gqa-tied", "noise", True),
     ],
 )
@@ -166,7 +168,8 @@ def test_training_parts_the_copies_whose_gradients_differ_and_no_others(
     assert min(figures(before, "gradient_inputs")) >= 0.999999
     if parts:
         assert min(figures(before, "gradient_outputs")) < 0.99
-        assert max(figures(after, "gradient_inputs")) < 0.9997
+        assert max(figures(after, "gradient_inputs")) < 0.99995
+        assert min(figures(after, "gradient_inputs")) < 0.999
     else:
         assert min(figures(after, *GRADIENTS)) >= 0.999999
     moved = [abs(a - b) for a, b in zip(figures(after, *WEIGHTS), figures(before, *WEIGHTS), strict=True)]

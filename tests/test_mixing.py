@@ -34,16 +34,26 @@ def test_the_strategies_at_two_copies() -> None:
     def matrix(strategy: str) -> list[list[Fraction]]:
         return [[Mixing(strategy).share(a, b, 2) for b in range(2)] for a in range(2)]
 
-    half, third = Fraction(1, 2), Fraction(1, 3)
+    half, third, fifth = Fraction(1, 2), Fraction(1, 3), Fraction(1, 5)
     assert matrix("symmetric") == [[half, half], [half, half]]
     assert matrix("diagonal") == [[1, 0], [0, 1]]
-    assert matrix("uneven") == [[third, 2 * third], [2 * third, third]]
+    assert matrix("uneven") == [[third, 2 * third], [fifth, 4 * fifth]]
 
 
 def test_a_ratio_is_used_where_it_fits_the_copies() -> None:
     mixing = Mixing("uneven", uneven_ratio=(1, 3))
     assert mixing.share(0, 1, 2) == Fraction(3, 4)
+    assert mixing.share(1, 1, 2) == Fraction(9, 10)
     assert mixing.share(0, 2, 3) == Fraction(3, 6)
+
+
+@pytest.mark.parametrize("copies", [2, 3, 4])
+def test_uneven_copies_are_read_unequally_and_none_repeats_the_others(copies: int) -> None:
+    """Unequal column sums part the gradients, and an invertible C wastes no rank."""
+    shares = [[float(Mixing("uneven").share(a, b, copies)) for b in range(copies)] for a in range(copies)]
+    matrix = torch.tensor(shares, dtype=torch.float64)
+    assert len(set(matrix.sum(0).tolist())) == copies
+    assert torch.linalg.matrix_rank(matrix) == copies
 
 
 @given(st.integers(0, 300), st.integers(2, 200), st.integers(1, 200))

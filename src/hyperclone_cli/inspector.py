@@ -43,8 +43,8 @@ class LayerFigures:
     gradient_outputs   as `outputs`, of the gradients
     gradient_inputs    as `inputs`, of the gradients
 
-    Rows and columns are compared as they are stored. So the weights of a diagonal or uneven clone are
-    not alike (cosines of 0, or 0.8 at 1:2), even where its copies compute, and are taught, the same.
+    Rows and columns are compared as they are stored. So the weights of a diagonal clone are not alike
+    (cosines of 0), even where its copies compute, and are taught, the same.
     """
 
     layer: int | None

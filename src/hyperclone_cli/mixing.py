@@ -21,7 +21,9 @@ class Mixing:
 
     strategy      symmetric: every copy reads every copy alike, C = 1/n
                   diagonal: output copy a reads input copy a mod n alone
-                  uneven: in the proportions of `uneven_ratio`, rotated from one output copy to the next
+                  uneven: output copy a reads in the proportions r to the power 1 + (a mod n), r = `uneven_ratio`.
+                  Rotating one row instead would be exact too, but every copy would then be read as much as
+                  every other, and get the same gradient; powers also keep C invertible if r has no equal parts
     uneven_ratio  used where it has as many numbers as there are copies; elsewhere 1 : 2 : … : n
     noise_snr_db  power of the noise-free tensor over that of the noise, in decibels; None for no noise
     seed          of the noise
@@ -46,6 +48,7 @@ class Mixing:
         if self.strategy == "diagonal":
             return Fraction(int(input_copy == output_copy % copies))
         if self.strategy == "uneven":
-            ratio = self.uneven_ratio if len(self.uneven_ratio) == copies else range(1, copies + 1)
-            return Fraction(ratio[(input_copy - output_copy) % copies], sum(ratio))
+            base = self.uneven_ratio if len(self.uneven_ratio) == copies else range(1, copies + 1)
+            ratio = [part ** (1 + output_copy % copies) for part in base]
+            return Fraction(ratio[input_copy], sum(ratio))
         return Fraction(1, copies)

@@ -4,8 +4,7 @@ Equal copies of the activations go in, so the gradient of block [a, b] of a weig
 output copy a times one and the same activation. The gradient of input copy b in turn is what column b
 of C, summed over the output copies, lets through (see `mixing`). Hence, going back from the loss: if
 the columns of every C have equal sums and there is no noise, then the gradients of all copies are
-equal, and they stay so under any optimizer that treats equal numbers alike. That holds for every
-square C whose rows are rotations of one another, however uneven the row is.
+equal, and they stay so under any optimizer that treats equal numbers alike.
 """
 
 from __future__ import annotations
