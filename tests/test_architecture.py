@@ -25,6 +25,7 @@ LAYERS = [
     ["head"],
     ["planner"],
     ["expander", "provenance", "symmetry"],
+    ["publish"],
     ["clone", "verifier"],
     ["api", "inspector"],
     ["memory", "plot"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -10,14 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 import models
+from hyperclone_cli import shards
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth import Request
@@ -228,19 +230,76 @@ def test_a_failed_overwrite_leaves_the_old_model(source: Sources, tmp_path: Path
     assert read(tmp_path / "clone") == before
 
 
-def test_an_overwrite_that_was_killed_between_its_two_renames_is_mended(source: Sources, tmp_path: Path) -> None:
+def test_an_overwrite_that_was_killed_between_its_two_renames_is_undone(source: Sources, tmp_path: Path) -> None:
     expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    (tmp_path / "clone" / ".replaced-by-hyperclone").touch()
     (tmp_path / "clone").rename(tmp_path / ".clone.replaced-by-hyperclone")
     with pytest.raises(RequestError, match="already exists"):
         expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
     assert verify(tmp_path / "clone", weights_only=True).passed
+    assert [path.name for path in tmp_path.iterdir()] == ["clone"]
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
+
+
+def test_a_directory_of_the_users_is_not_taken_for_a_clone_set_aside(source: Sources, tmp_path: Path) -> None:
+    (tmp_path / ".clone.replaced-by-hyperclone").mkdir()
+    (tmp_path / ".clone.replaced-by-hyperclone" / "notes.txt").write_text("mine")
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    assert (tmp_path / ".clone.replaced-by-hyperclone" / "notes.txt").read_text() == "mine"
+
+
+def test_a_clone_with_files_of_the_users_is_not_replaced(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    for name in ("train.py", "tokenizer_data/corpus.txt"):
+        (tmp_path / "clone" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "clone" / name).write_text("mine")
+        with pytest.raises(RequestError, match=name):
+            expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
+        (tmp_path / "clone" / name).unlink()
 
 
 def test_two_runs_into_one_place_cannot_meet(source: Sources, tmp_path: Path) -> None:
     partial = tmp_path / "clone.partial"
     partial.mkdir()
-    with FileLock(partial / ".hyperclone-partial"), pytest.raises(StorageError, match="another run"):
-        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    with (partial / ".hyperclone-partial").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="another run"):
+            expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+
+
+def test_of_two_runs_at_once_one_writes_and_the_other_is_refused(source: Sources, tmp_path: Path) -> None:
+    def run(_: int) -> str:
+        try:
+            expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+        except (RequestError, StorageError) as error:
+            return error.message
+        return ""
+
+    source("llama-mqa")
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(run, range(4)))
+    assert answers.count("") == 1
+    assert verify(tmp_path / "clone", weights_only=True).passed
+
+
+def test_a_failure_while_writing_closes_nothing_that_is_still_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src = models.build("llama-mqa", tmp_path / "src")
+    with (src / "model.safetensors").open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        read_header = shards.read_header
+
+        def shorten(path: Path) -> object:
+            header = read_header(path)
+            file.truncate(size // 2)  # the source changes under our hands
+            return header
+
+        monkeypatch.setattr("hyperclone_cli.source.read_header", shorten)
+        with pytest.raises(StorageError, match="changed while it was read"):
+            expand(src, tmp_path / "clone", DOUBLE)
+    assert not (tmp_path / "clone").exists()
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +331,7 @@ def test_an_interrupted_run_leaves_no_model_and_the_next_one_succeeds(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
     assert b"Traceback" not in stderr
+    assert (b"Interrupted" in stderr) is (blow == signal.SIGINT)
     assert not out.exists()
     assert partial.exists()
     expand(wide, out, Request(embed_mult=2))

@@ -100,8 +100,13 @@ def add_model(path: Path) -> None:
     (path / "model.safetensors").write_bytes(b"")
 
 
-def add_model_and_notes(path: Path) -> None:
+def add_clone(path: Path) -> None:
     add_model(path)
+    (path / "hyperclone.json").write_text('{"files": ["config.json", "model.safetensors"]}')
+
+
+def add_clone_and_notes(path: Path) -> None:
+    add_clone(path)
     (path / "notes.txt").write_text("mine")
 
 
@@ -133,6 +138,8 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
         3,
         "stored twice",
     ),
+    "a huge number of layers": (set_config(num_hidden_layers=10**12), 3, "with 1000000000000 layers"),
+    "a context that is no number": (set_config(max_position_embeddings="many"), 3, "max_position_embeddings"),
     "heads of another size": (set_config(head_dim=24), 3, "config.json makes dimension 0"),
     "a file instead of a directory": (replace_by_file, 2, "not a directory"),
     "missing shard": (lambda src: shard(src).unlink(), 3, "missing shard"),
@@ -233,10 +240,11 @@ PLACES: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "inside the source": (lambda _: None, ["--out", "src/clone"], "is, lies inside or holds"),
     "around the source": (lambda _: None, ["--out", ".", "--overwrite"], "is, lies inside or holds"),
     "an existing directory": (add_file, ["--out", "out"], "already exists"),
-    "an existing model": (add_model, ["--out", "out"], "already exists"),
-    "a directory without a model": (add_file, ["--out", "out", "--overwrite"], "holds no model"),
-    "a file": (lambda out: out.write_text("mine"), ["--out", "out", "--overwrite"], "holds no model"),
-    "a model beside other things": (add_model_and_notes, ["--out", "out", "--overwrite"], "holds 'notes.txt'"),
+    "an existing clone": (add_clone, ["--out", "out"], "already exists"),
+    "a directory without a model": (add_file, ["--out", "out", "--overwrite"], "is no clone"),
+    "a file": (lambda out: out.write_text("mine"), ["--out", "out", "--overwrite"], "is no clone"),
+    "a model of other making": (add_model, ["--out", "out", "--overwrite"], "is no clone"),
+    "a clone beside other things": (add_clone_and_notes, ["--out", "out", "--overwrite"], "holds 'notes.txt'"),
     "a link": (lambda out: out.symlink_to(out.parent), ["--out", "out", "--overwrite"], "not a link"),
     "a dangling link": (lambda out: out.symlink_to(out.with_name("gone")), ["--out", "out"], "not a link"),
     "the root": (lambda _: None, ["--out", "/"], "not a link or a root"),
@@ -260,6 +268,14 @@ def test_bad_place(
     assert (result.returncode, result.stdout) == (2, "")
     assert words in result.stderr
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["out.partial", ".out.replaced-by-hyperclone"])
+def test_a_source_in_a_place_that_would_be_cleared(name: str, src: Path, tmp_path: Path) -> None:
+    src.rename(tmp_path / name)
+    result = hyperclone("expand", "--src", name, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 2
+    assert (tmp_path / name / "config.json").exists()
 
 
 def test_a_link_to_the_source_is_the_source(src: Path, tmp_path: Path) -> None:

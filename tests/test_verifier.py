@@ -14,6 +14,7 @@ import models
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.growth import Request
+from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.verifier import Report, verify
 
 Sources = Callable[[str], Path]
@@ -253,3 +254,23 @@ def test_in_another_dtype_the_clone_may_err_as_far_as_that_dtype_does(clone: Pat
     assert report.passed, report.failures
     assert report.logits is not None
     assert report.logits.dtype == "bfloat16"
+
+
+def test_a_file_that_is_not_the_sources_is_caught(clone: Path) -> None:
+    (clone / "generation_config.json").write_text("{}")
+    assert_fails(verify(clone, weights_only=True), "generation_config.json")
+
+
+def test_without_a_record_it_is_said_what_was_not_compared(clone: Path, source: Sources) -> None:
+    forget_provenance(clone)
+    assert any("weights were not compared" in note for note in verify(clone, src=source("llama-gqa-tied")).notes)
+
+
+def test_the_coarsest_dtype_of_a_mixed_checkpoint_decides(tmp_path: Path) -> None:
+    src = models.build("llama-gqa-tied", tmp_path / "src", vocab_size=2000)
+    tensors = load_file(src / "model.safetensors")
+    tensors = {n: t if "embed" in n else t.bfloat16() for n, t in tensors.items()}
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    expand(src, tmp_path / "clone", Request(embed_mult=2, ffn_mult=2, mixing=Mixing(noise_snr_db=10.0)))
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures

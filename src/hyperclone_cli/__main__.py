@@ -22,10 +22,19 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(StorageError(f"{where}{error.strerror or error}."))
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        _interrupted()
+    except SystemExit as stop:  # Typer turns Ctrl-C into one
+        if stop.code == INTERRUPTED:
+            _interrupted()
+        raise
     except Exception as error:
         unexpected = f"unexpected {type(error).__name__}: {error}"
         _fail(HypercloneError(unexpected, "Please report it with what HYPERCLONE_DEBUG=1 shows."))
+
+
+def _interrupted() -> None:
+    print("Interrupted. What was being written can be deleted, or the same command run again.", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def _fail(error: HypercloneError) -> None:

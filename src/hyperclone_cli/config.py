@@ -68,6 +68,11 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
             raise CheckpointError(
                 f"config.json: {family.sizes[axis]} should be a whole number from 1 up, found {size!r}."
             )
+    context = config.get("max_position_embeddings", 2)
+    if type(context) is not int or context < 2:
+        raise CheckpointError(
+            f"config.json: max_position_embeddings should be a whole number from 2 up, found {context!r}."
+        )
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
     heads = sizes.pop("heads")
     kv_heads = sizes.setdefault("kv_heads", heads)

@@ -40,8 +40,8 @@ class Mixing:
             raise RequestError(f"--strategy {self.strategy}: expected one of {', '.join(STRATEGIES)}.")
         if not ratio or any(type(part) is not int or part < 1 for part in ratio):
             raise RequestError(f"--uneven-ratio {':'.join(map(str, ratio))}: expected whole numbers such as 1:2.")
-        if self.noise_snr_db is not None and not -100 <= self.noise_snr_db <= 200:
-            raise RequestError(f"--noise-snr-db {self.noise_snr_db}: expected decibels from -100 to 200.")
+        if self.noise_snr_db is not None and not 0 <= self.noise_snr_db <= 200:
+            raise RequestError(f"--noise-snr-db {self.noise_snr_db}: expected decibels from 0 to 200.")
 
     def share(self, output_copy: int, input_copy: int, copies: int) -> Fraction:
         """C[output_copy, input_copy] for an input in `copies` copies."""

@@ -131,7 +131,9 @@ def _match(source: Source, family: Family) -> dict[str, tuple[str, str, Form]]:
 
 def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family, layers: int) -> None:
     """Every module that is not optional, in every layer; a parameter that one layer has, all have."""
+    stated = layers
     present = {full for full, _, form in matched.values() if not form.dropped}
+    layers = min(layers, len(present) + 1)  # a number beyond that is wrong already
     patterns = {re.sub(r"\.\d+\.", ".*.", name) for name in present}
     patterns |= {f"{module}.weight" for module, form in family.tensors.items() if not form.optional}
     expected = {
@@ -142,7 +144,7 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
     for names, what in ((expected - present, "missing tensors"), (present - expected, "too many tensors")):
         if names:
             raise CheckpointError(
-                f"config.json says {family.model_type} with {layers} layers; {what}: {_some(sorted(names))}.",
+                f"config.json says {family.model_type} with {stated} layers; {what}: {_some(sorted(names))}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
 

@@ -32,7 +32,7 @@ class Provenance:
 
 
 def provenance(plan: Plan, out: Path) -> dict[str, Any]:
-    """The record of a clone that will stand at `out`; its source is named relative to that."""
+    """The record of a clone that will stand at `out`, but for its files; its source is named relative to that."""
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"hyperclone {__version__}",

@@ -10,7 +10,7 @@ from typing import Any
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.planner import make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
-from hyperclone_cli.source import open_source
+from hyperclone_cli.source import Source, open_source
 from hyperclone_cli.verifier.report import Report
 
 __all__ = ["Report", "verify"]
@@ -28,7 +28,7 @@ def verify(
     new_tokens: int = 16,
     log: Callable[[str], None] | None = None,
 ) -> Report:
-    """Hold a clone against its source: config, every weight, logits, and greedy decoding.
+    """Hold a clone against its source: config, tokenizer, every weight, logits, and greedy decoding.
 
     src           the source's directory; None takes the one that the clone recorded
     device        torch's name of it; None takes a GPU if there is one
@@ -59,10 +59,13 @@ def verify(
     notes: list[str] = []
     failures: list[str] = []
     weights = logits = generation = None
+    if not record:
+        notes.append(f"No {PROVENANCE_NAME}: config and weights were not compared, only what the models compute.")
     if plan and record:
         if plan.digest != record.plan_digest:
             notes.append("The source is not the one that was expanded; compared with what is there now.")
         failures += _compare_configs(plan.config, found.config)
+        failures += _compare_companions(source, found)
         if log:
             log("Comparing the weights")
         from hyperclone_cli.verifier.weights import compare_weights
@@ -95,4 +98,12 @@ def _compare_configs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> l
         f"config.json: {key} should be {expected.get(key, 'absent')!r}, found {found.get(key, 'absent')!r}"
         for key in keys
         if expected.get(key, "absent") != found.get(key, "absent")
+    ]
+
+
+def _compare_companions(source: Source, clone: Source) -> list[str]:
+    return [
+        f"file {name} is not the source's"
+        for name in source.companions()
+        if not (clone.path / name).is_file() or (clone.path / name).read_bytes() != (source.path / name).read_bytes()
     ]

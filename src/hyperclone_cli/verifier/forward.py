@@ -51,7 +51,7 @@ def choose_device(name: str | None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RequestError(f"--device {name}: {last_line(error)}", "Use --device cpu.") from None
     return device

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 
 import torch
 
+from hyperclone_cli.config import read_sizes
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.families import find_family
 from hyperclone_cli.growth import tiled
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.shards import FLOAT_DTYPES
@@ -63,18 +63,20 @@ def compare_functions(
     if `setting` asks for more tokens than the models take.
     """
     found = Comparison()
-    vocab_size = int(source.config.get("vocab_size") or 0)
-    if clone.config.get("vocab_size") != source.config.get("vocab_size") or vocab_size < 1:
-        sizes = f"{source.config.get('vocab_size')} in the source, {clone.config.get('vocab_size')} in the clone"
-        found.failures.append(f"config.json: vocab_size is {sizes}")
+    sizes = read_sizes(source.config, find_family(source.config["model_type"]))
+    vocab_size = sizes["vocab"]
+    if clone.config.get("vocab_size") != vocab_size:
+        found.failures.append(
+            f"config.json: vocab_size should be {vocab_size}, found {clone.config.get('vocab_size')!r}"
+        )
         return found
-    context = int(source.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    context = int(source.config.get("max_position_embeddings", _DEFAULT_CONTEXT))
     if setting.new_tokens >= context:
         raise RequestError(
             f"--new-tokens {setting.new_tokens}: the models take {context} tokens, prompt included.",
             f"At most {context - 1}.",
         )
-    tokenizer, note = text.load_tokenizer(clone.path, vocab_size)
+    tokenizer, note = text.load_tokenizer(source.path, vocab_size)
     found.notes += [note] if note else []
     ids = text.page(tokenizer, vocab_size, context)
     prompts = text.prompts(tokenizer, vocab_size, context - setting.new_tokens)
@@ -148,14 +150,10 @@ def _layers(source: forward.Pass, clone: forward.Pass, plan: Plan | None) -> tup
 
 
 def _rounded_dtype(*checkpoints: Source) -> torch.dtype:
-    """The coarsest of the dtypes that hold most of each checkpoint's weights."""
+    """The coarsest dtype that any matrix of the checkpoints is stored in."""
     names = {stored: name for name, stored in FLOAT_DTYPES.items()}
-    dtypes = [torch.float32]
-    for checkpoint in checkpoints:
-        held = Counter[str]()
-        for tensor in checkpoint.tensors.values():
-            held[tensor.dtype] += prod(tensor.shape)
-        dtypes.append(getattr(torch, names.get(held.most_common(1)[0][0], "float32")))
+    stored = {tensor.dtype for checkpoint in checkpoints for tensor in checkpoint.tensors.values() if tensor.shape[1:]}
+    dtypes: list[torch.dtype] = [torch.float32, *(getattr(torch, names[dtype]) for dtype in stored if dtype in names)]
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 

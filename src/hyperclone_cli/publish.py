@@ -1,0 +1,138 @@
+"""A directory that appears whole or not at all, and that no two runs write at once.
+
+It is written as `<out>.partial` and renamed at the end. Only what hyperclone wrote is ever replaced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hyperclone_cli.config import read_json
+from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
+from hyperclone_cli.provenance import PROVENANCE_NAME
+
+_LOCK_NAME = ".hyperclone-partial"
+_ASIDE_MARK = ".replaced-by-hyperclone"
+_ELSEWHERE = "Choose another directory."
+
+
+def check_places(src: Path, out: Path, overwrite: bool) -> None:
+    """Refuse an `out` (absolute) that could harm the source or anything else that is already there.
+
+    Raises RequestError.
+    """
+    if not out.name or out.is_symlink():
+        raise RequestError(f"--out {out}: a clone needs a directory of its own, not a link or a root.", _ELSEWHERE)
+    source, target = src.resolve(), out.resolve()
+    for place in (target, partial_of(target), _aside(target)):
+        if place == source or source in place.parents or place in source.parents:
+            raise RequestError(f"--out {out}: is, lies inside or holds --src {src}.", "Choose a directory beside it.")
+    holder = next(parent for parent in out.parents if parent.exists())
+    if not holder.is_dir():
+        raise RequestError(f"--out {out}: {holder} is a file.", _ELSEWHERE)
+    if out.exists() and not overwrite:
+        raise RequestError(f"--out {out}: already exists.", "Choose another directory, or add --overwrite.")
+    if out.exists():
+        _check_is_clone(out)
+
+
+def _check_is_clone(out: Path) -> None:
+    try:
+        written = set(read_json(out / PROVENANCE_NAME)["files"]) | {PROVENANCE_NAME, _LOCK_NAME, _ASIDE_MARK}
+    except (CheckpointError, KeyError, TypeError, NotADirectoryError):
+        raise RequestError(
+            f"--out {out}: exists and is no clone, so --overwrite will not replace it.", _ELSEWHERE
+        ) from None
+    strangers = sorted(str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink())
+    strangers = [name for name in strangers if name not in written]
+    if strangers:
+        raise RequestError(
+            f"--out {out}: holds {strangers[0]!r}, which hyperclone did not write, so --overwrite will not replace it.",
+            "Move it away, or choose another directory.",
+        )
+
+
+@contextmanager
+def new_directory(src: Path, out: Path, overwrite: bool) -> Iterator[Path]:
+    """An empty `<out>.partial` to write; it becomes `out` (absolute) if the block ends without an error.
+
+    What a killed run left is cleared first. If the block fails, `out` is as it was; a request that
+    turns out to be impossible leaves nothing, other failures leave what was written.
+    Raises RequestError, or StorageError if another run is at it.
+    """
+    partial = partial_of(out)
+    lock = partial / _LOCK_NAME
+    strange = partial.is_symlink() or (partial.exists() and not partial.is_dir())
+    if strange or (partial.exists() and not lock.exists() and any(partial.iterdir())):
+        raise RequestError(f"{partial}: exists and is not ours.", "Move it away, or choose another --out.")
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(lock):
+        _settle_overwrite(out)
+        try:
+            check_places(src, out, overwrite)  # again: another run may have come first
+            for leftover in partial.iterdir():
+                if leftover != lock:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield partial
+        except RequestError:
+            shutil.rmtree(partial)
+            raise
+        sync(partial)
+        if out.exists():
+            (out / _ASIDE_MARK).touch()
+            out.rename(_aside(out))
+        partial.rename(out)
+        (out / _LOCK_NAME).unlink()  # only now: whoever waits for the old path must not find it free
+        sync(out.parent)
+        _settle_overwrite(out)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise BlockingIOError  # a run that has just ended took this lock along
+        yield
+    except BlockingIOError:
+        raise StorageError(
+            f"{path.parent}: another run is writing it.", "Wait for it, or choose another --out."
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def _settle_overwrite(out: Path) -> None:
+    """Undo the two renames of an overwrite that was killed between them, or finish one killed after them."""
+    aside = _aside(out)
+    if not (aside / _ASIDE_MARK).exists():
+        return
+    if out.exists():
+        shutil.rmtree(aside)
+    else:
+        aside.rename(out)
+        (out / _ASIDE_MARK).unlink()
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file's bytes, or a directory's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def partial_of(out: Path) -> Path:
+    """Where the directory `out` is written before it is whole."""
+    return out.with_name(out.name + ".partial")
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(f".{out.name}{_ASIDE_MARK}")
