@@ -17,9 +17,9 @@ import models
 from hyperclone_cli import clone_model, expand, plan, verify
 from hyperclone_cli.api import GrowthOptions, request
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.growth import Request
 from hyperclone_cli.memory import open_model
 from hyperclone_cli.mixing import Mixing
+from hyperclone_cli.request import Request
 
 Sources = Callable[[str], Path]
 DOUBLE = GrowthOptions(embed_mult=2, ffn_mult=2)
@@ -144,7 +144,7 @@ def test_models_that_cannot_be_grown_are_refused(source: Sources) -> None:
         clone_model(quantised, embed_mult=2)
     with pytest.raises(CheckpointError, match="not in memory"):
         clone_model(models.load(source("qwen3")).to("meta"), embed_mult=2)
-    with pytest.raises(RequestError, match="--heads-mult"):
+    with pytest.raises(RequestError, match="12 heads"):
         clone_model(models.load(source("opt-125m")), embed_mult=2, heads_mult=3)
 
 
@@ -165,8 +165,9 @@ def test_paths_may_be_text(kind: type[str] | type[Path], source: Sources, tmp_pa
 def test_options_are_the_fields_of_the_request() -> None:
     mixing = {"strategy": "uneven", "uneven_ratio": (1, 3), "noise_snr_db": 20.0, "seed": 5}
     rest = {
-        "embed_mult": 2, "ffn_mult": 3, "heads_mult": 4, "kv_heads_mult": 2, "dtype": "float16",
-        "max_shard_size": "1GB", "tie_embeddings": "untie",
+        "embed_mult": 2, "ffn_mult": 3, "heads_mult": 4, "kv_heads_mult": 2, "head_dim_mult": 2,
+        "hidden_size": None, "intermediate_size": None, "num_heads": None, "num_kv_heads": None,
+        "target_params": None, "multiple_of": 32, "dtype": "float16", "max_shard_size": "1GB", "tie_embeddings": "untie",
     }  # fmt: skip
     assert GrowthOptions.__annotations__.keys() == mixing.keys() | rest.keys()
     assert request(**mixing, **rest) == Request(mixing=Mixing(**mixing), **rest)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ import models
 from hyperclone_cli import shards
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import RequestError, StorageError
-from hyperclone_cli.growth import Request
+from hyperclone_cli.request import Request
 from hyperclone_cli.verifier import verify
 
 Sources = Callable[[str], Path]

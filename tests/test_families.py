@@ -10,7 +10,7 @@ import torch
 
 import models
 from hyperclone_cli.clone import expand
-from hyperclone_cli.growth import Request
+from hyperclone_cli.request import Request
 
 EMBED_AND_FFN = [(2, 2), (3, 2), (2, 1), (1, 3), (4, 4)]
 Sources = Callable[[str], Path]

@@ -17,9 +17,9 @@ from hyperclone_cli import plot
 from hyperclone_cli.clone import expand
 from hyperclone_cli.console import EQUAL
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.growth import Request
 from hyperclone_cli.inspector import Inspection, inspect, rank_fraction
 from hyperclone_cli.mixing import Mixing
+from hyperclone_cli.request import Request
 from hyperclone_cli.symmetry import advice, gradients_are_equal
 from test_cli import as_json, hyperclone
 

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 import models
 from hyperclone_cli.clone import expand
-from hyperclone_cli.growth import Request, nest, tiled
+from hyperclone_cli.growth import nest, tiled
 from hyperclone_cli.mixing import STRATEGIES, Mixing
-from hyperclone_cli.noise import noise_rows
+from hyperclone_cli.noise import zero_sum_noise
+from hyperclone_cli.request import Request
 from hyperclone_cli.verifier import verify
 
 Sources = Callable[[str], Path]
@@ -60,8 +61,11 @@ def test_uneven_copies_are_read_unequally_and_none_repeats_the_others(copies: in
 def test_noise_is_the_same_however_rows_are_cut(start: int, rows: int, cut: int) -> None:
     columns = nest(tiled(3, 2), tiled(2, 3))
     cut = min(cut, rows - 1)
-    whole = noise_rows(7, "w", start, start + rows, columns)
-    parts = [noise_rows(7, "w", start, start + cut, columns), noise_rows(7, "w", start + cut, start + rows, columns)]
+    whole = zero_sum_noise(7, "w", start, start + rows, columns)
+    parts = [
+        zero_sum_noise(7, "w", start, start + cut, columns),
+        zero_sum_noise(7, "w", start + cut, start + rows, columns),
+    ]
     assert torch.equal(whole, torch.cat(parts))
 
 

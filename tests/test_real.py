@@ -8,7 +8,7 @@ import pytest
 
 import real
 from hyperclone_cli.clone import expand
-from hyperclone_cli.growth import Request
+from hyperclone_cli.request import Request
 from hyperclone_cli.verifier import verify
 
 

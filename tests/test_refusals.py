@@ -190,10 +190,17 @@ def test_bad_checkpoint(
 REQUESTS: dict[str, tuple[list[object], int, str]] = {
     "zero": (["--embed-mult", 0], 2, "--embed-mult"),
     "negative": (["--ffn-mult", -1], 2, "--ffn-mult"),
-    "fraction": (["--embed-mult", 1.5], 2, "--embed-mult"),
+    "less than the source": (["--embed-mult", 0.5], 2, "--embed-mult"),
+    "narrower than the source": (["--intermediate-size", 79], 2, "At least 80."),
+    "a size twice": (["--hidden-size", 96, "--embed-mult", 2], 2, "two answers to one question"),
+    "a size and a target": (["--ffn-mult", 2, "--target-params", "1M"], 2, "chooses the hidden and the feed-forward"),
+    "a target that is no number": (["--target-params", "big"], 2, "--target-params big"),
+    "a target below the source": (["--target-params", "1K"], 2, "growth takes nothing away"),
+    "a target beyond all shapes": (["--target-params", "900T"], 2, "more than any shape"),
+    "half a head size": (["--head-dim-mult", 1.5], 2, "--head-dim-mult"),
     "not a number": (["--heads-mult", "two"], 2, "--heads-mult"),
-    "heads that cannot be shared": (["--heads-mult", 3, "--kv-heads-mult", 2], 2, "--heads-mult 4 --kv-heads-mult 2"),
-    "heads that do not divide the width": (["--heads-mult", 5], 2, "--embed-mult 1 --heads-mult 4"),
+    "heads that cannot be shared": (["--heads-mult", 3, "--kv-heads-mult", 2], 2, "--num-heads 8 --num-kv-heads 4"),
+    "heads that do not divide the width": (["--heads-mult", 5], 2, "--hidden-size 48 --num-heads 16"),
     "unknown dtype": (["--dtype", "int8"], 2, "--dtype"),
     "unknown tie": (["--tie-embeddings", "maybe"], 2, "--tie-embeddings"),
     "bad shard size": (["--max-shard-size", "big"], 2, "--max-shard-size big"),
@@ -224,7 +231,7 @@ def test_heads_that_must_grow_with_the_width(
     arguments = ["--src", source(variant), "--embed-mult", embed, "--heads-mult", heads]
     result = hyperclone("plan", *arguments, cwd=tmp_path)
     assert result.returncode == 2
-    assert f"The nearest that works: --embed-mult {embed} --heads-mult {embed}" in result.stderr
+    assert f"The nearest that works: --hidden-size {48 * embed} --num-heads {4 * embed}." in result.stderr
 
 
 def test_a_tie_that_cannot_be_kept(source: Callable[[str], Path], tmp_path: Path) -> None:

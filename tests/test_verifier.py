@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 import models
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.growth import Request
 from hyperclone_cli.mixing import Mixing
+from hyperclone_cli.request import Request
 from hyperclone_cli.verifier import Report, verify
 
 Sources = Callable[[str], Path]

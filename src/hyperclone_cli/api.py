@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from hyperclone_cli import clone
-from hyperclone_cli.growth import Request
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.planner import Plan, make_plan
+from hyperclone_cli.request import Request
 from hyperclone_cli.source import open_source
 
 
 class GrowthOptions(TypedDict, total=False):
     """What can be asked for. Every option may be left out; the defaults are those of the command line.
 
-    embed_mult       times hidden_size; 1
+    embed_mult       times hidden_size, rounded to a whole unit as all multipliers are; 1
     ffn_mult         times the feed-forward width; 1
-    heads_mult       times the query heads; None: as embed_mult
-    kv_heads_mult    times the key/value heads; None: as heads_mult, but a single one stays single
+    heads_mult       times the query heads; None: as embed_mult, or the nearest number that the architecture can have
+    kv_heads_mult    times the key/value heads; None: as heads_mult likewise, but a single one stays single
+    head_dim_mult    times the size of a head, a whole number; 1
+    hidden_size, intermediate_size, num_heads, num_kv_heads   these widths themselves, instead of multipliers
+    target_params    parameters of the clone, a number or "1.3B"; the hidden and feed-forward sizes follow
+    multiple_of      what target_params makes the feed-forward width a multiple of; 64
     tie_embeddings   "auto": a tied head stays tied where that can be exact; "keep": or is refused; "untie"
     strategy         "symmetric", "diagonal" or "uneven": how copies read the copies that they are fed
     uneven_ratio     proportions of "uneven"; (1, 2), and 1 : 2 : … : n for other numbers of copies
@@ -29,10 +33,17 @@ class GrowthOptions(TypedDict, total=False):
     max_shard_size   largest file in bytes, or a size such as "5GB"; "50GB"
     """
 
-    embed_mult: int
-    ffn_mult: int
-    heads_mult: int | None
-    kv_heads_mult: int | None
+    embed_mult: float
+    ffn_mult: float
+    heads_mult: float | None
+    kv_heads_mult: float | None
+    head_dim_mult: int
+    hidden_size: int | None
+    intermediate_size: int | None
+    num_heads: int | None
+    num_kv_heads: int | None
+    target_params: int | str | None
+    multiple_of: int
     tie_embeddings: str
     strategy: str
     uneven_ratio: tuple[int, ...]

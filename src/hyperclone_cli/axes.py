@@ -3,13 +3,15 @@
 An *axis* is a width of the network that can grow, named as in the field. A dimension of a tensor
 is a packed sequence of axes, outermost first, written as one string:
 
-    "embed"              the residual stream
-    "ffn"                the feed-forward width
-    "kv_heads head_dim"  key/value heads, each of head_dim units
-    "heads head_dim"     query heads: short for "kv_heads group head_dim", a group per key/value head
-    "heads 3 head_dim"   as above, with three vectors in each head
-    "vocab"              the vocabulary, which never grows
-    "*"                  whatever size it has
+    "embed"            the residual stream
+    "ffn"              the feed-forward width
+    "kv_heads key"     key/value heads, each with a key of head_dim units; "value" likewise
+    "heads query"      query heads: short for "kv_heads group query", a group per key/value head
+    "heads query+key"  in each head a query, then a key: "+" packs widths side by side
+    "vocab"            the vocabulary, which never grows
+    "*"                whatever size it has
+
+A head's query, key and value are as wide as each other on disk, but grow in ways of their own.
 
 A *form* says which dimensions of a module's parameters write a width (`out`: its units are copied)
 and which read one (`in`: the copies share the weight).
@@ -24,7 +26,7 @@ from enum import Enum
 ANY = "*"
 """A dimension of any size, which is kept whole."""
 
-AXES = frozenset({"embed", "ffn", "kv_heads", "group", "head_dim", "vocab", "proj"})
+AXES = frozenset({"embed", "ffn", "kv_heads", "group", "query", "key", "value", "vocab", "proj"})
 
 _SHORTHAND = {"heads": ("kv_heads", "group")}
 
@@ -45,14 +47,15 @@ class Dimension:
 
 
 def dimension(role: Role, packed: str) -> Dimension:
-    """Read a packed axis such as `"heads head_dim"`.
+    """Read a packed axis such as `"heads query"`.
 
     Raises ValueError for a word that is not in the vocabulary: a mistake in a table.
     """
     axes: list[str] = []
     for word in packed.split():
         axes.extend(_SHORTHAND.get(word, (word,)))
-    unknown = [axis for axis in axes if axis not in AXES and not axis.isdecimal()]
+    words = [word for axis in axes for word in axis.split("+")]
+    unknown = [word for word in words if word not in AXES and not word.isdecimal()]
     if unknown and axes != [ANY]:
         raise ValueError(f"{packed!r}: {unknown[0]!r} is no axis")
     return Dimension(role, tuple(axes))
@@ -64,6 +67,9 @@ class Form:
 
     `parameters` maps a parameter's name inside the module ("weight", "bias") to its dimensions.
     `plus_one` marks norms that multiply by (1 + weight).
+    `writes` marks norms whose output is the width itself, not a reading of it: those after a block.
+    `normed` marks linear layers whose output is normalised by itself before it is used.
+    `raw` marks linear layers that read the residual stream itself, where others read a norm of it.
     `forward_power` is p where the forward pass multiplies this module's output by embed**p.
     `dropped` is why a tensor is not written at all; empty for all others.
     `optional` marks modules that not every checkpoint of the family has.
@@ -72,6 +78,9 @@ class Form:
     kind: str
     parameters: Mapping[str, tuple[Dimension, ...]]
     plus_one: bool = False
+    writes: bool = False
+    normed: bool = False
+    raw: bool = False
     forward_power: float = 0.0
     dropped: str = ""
     optional: bool = False
@@ -89,10 +98,25 @@ def embedding(rows: str, width: str, forward_power: float = 0.0) -> Form:
     return Form("embedding", {"weight": table}, forward_power=forward_power)
 
 
-def vector(width: str, plus_one: bool = False) -> Form:
-    """A norm, or any per-channel weight and bias (width): copied, never divided."""
+def normed(form: Form) -> Form:
+    """The same linear layer, feeding a norm over its own output: those of queries and keys."""
+    return replace(form, normed=True)
+
+
+def raw(form: Form) -> Form:
+    """The same linear layer, reading the residual stream itself."""
+    return replace(form, raw=True)
+
+
+def norm(width: str, plus_one: bool = False) -> Form:
+    """RMSNorm or LayerNorm before a block: weight, and a bias where the checkpoint has one, (width)."""
     units = (dimension(Role.OUT, width),)
-    return Form("vector", {"weight": units, "bias": units}, plus_one=plus_one)
+    return Form("norm", {"weight": units, "bias": units}, plus_one=plus_one)
+
+
+def post_norm(width: str, plus_one: bool = False) -> Form:
+    """A norm whose output is added to the residual stream, or is the query or key itself."""
+    return replace(norm(width, plus_one), writes=True)
 
 
 def drop(reason: str) -> Form:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -45,21 +46,58 @@ GROWTH, MIXING, WRITING, CHECKING = "Growth", "Breaking the symmetry", "Writing"
 
 Src = Annotated[Path, typer.Option("--src", help="The source checkpoint: a directory.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
-EmbedMult = Annotated[int, typer.Option(min=1, help="Times hidden_size.", rich_help_panel=GROWTH)]
-FfnMult = Annotated[int, typer.Option(min=1, help="Times the feed-forward width.", rich_help_panel=GROWTH)]
+EmbedMult = Annotated[float, typer.Option(min=1, help="Times hidden_size.", rich_help_panel=GROWTH)]
+FfnMult = Annotated[float, typer.Option(min=1, help="Times the feed-forward width.", rich_help_panel=GROWTH)]
 HeadsMult = Annotated[
-    int | None,
+    float | None,
     typer.Option(
         min=1, help="Times the query heads; as --embed-mult unless given.", show_default=False, rich_help_panel=GROWTH
     ),
 ]
 KvHeadsMult = Annotated[
-    int | None,
+    float | None,
     typer.Option(
         min=1,
         help="Times the key/value heads; as --heads-mult unless given, but a single one stays single.",
         show_default=False,
         rich_help_panel=GROWTH,
+    ),
+]
+HeadDimMult = Annotated[
+    int, typer.Option(min=1, help="Times the size of a head, a whole number.", rich_help_panel=GROWTH)
+]
+HiddenSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="hidden_size, instead of --embed-mult.", show_default=False, rich_help_panel=GROWTH),
+]
+IntermediateSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="The feed-forward width, instead of --ffn-mult.", show_default=False, rich_help_panel=GROWTH
+    ),
+]
+NumHeads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Query heads, instead of --heads-mult.", show_default=False, rich_help_panel=GROWTH),
+]
+NumKvHeads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Key/value heads, instead of --kv-heads-mult.", show_default=False, rich_help_panel=GROWTH
+    ),
+]
+TargetParams = Annotated[
+    str | None,
+    typer.Option(
+        help="Parameters of the clone, such as 1.3B: chooses the hidden and feed-forward sizes that come closest.",
+        show_default=False,
+        rich_help_panel=GROWTH,
+    ),
+]
+MultipleOf = Annotated[
+    int,
+    typer.Option(
+        min=1, help="What --target-params makes the feed-forward width a multiple of.", rich_help_panel=GROWTH
     ),
 ]
 TieEmbeddings = Annotated[
@@ -132,6 +170,12 @@ def _ratio(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(":"))
 
 
+def _growth_options(given: Mapping[str, Any]) -> GrowthOptions:
+    """The options of GrowthOptions among those that a command was given; their names are the same."""
+    chosen = {name: given[name] for name in GrowthOptions.__annotations__}
+    return cast(GrowthOptions, chosen | {"uneven_ratio": _ratio(given["uneven_ratio"])})
+
+
 @app.command()
 def expand(
     src: Src,
@@ -140,6 +184,13 @@ def expand(
     ffn_mult: FfnMult = 1,
     heads_mult: HeadsMult = None,
     kv_heads_mult: KvHeadsMult = None,
+    head_dim_mult: HeadDimMult = 1,
+    hidden_size: HiddenSize = None,
+    intermediate_size: IntermediateSize = None,
+    num_heads: NumHeads = None,
+    num_kv_heads: NumKvHeads = None,
+    target_params: TargetParams = None,
+    multiple_of: MultipleOf = 64,
     tie_embeddings: TieEmbeddings = Tie.auto,
     strategy: StrategyOption = Strategy.symmetric,
     uneven_ratio: UnevenRatio = "1:2",
@@ -158,19 +209,7 @@ def expand(
     """
     from hyperclone_cli import api, console
 
-    options = GrowthOptions(
-        embed_mult=embed_mult,
-        ffn_mult=ffn_mult,
-        heads_mult=heads_mult,
-        kv_heads_mult=kv_heads_mult,
-        tie_embeddings=tie_embeddings.value,
-        strategy=strategy.value,
-        uneven_ratio=_ratio(uneven_ratio),
-        noise_snr_db=noise_snr_db,
-        seed=seed,
-        dtype=dtype.value if dtype else None,
-        max_shard_size=max_shard_size,
-    )
+    options = _growth_options(locals())
     if device is not None:
         from hyperclone_cli.verifier.forward import choose_device
 
@@ -195,6 +234,13 @@ def plan(
     ffn_mult: FfnMult = 1,
     heads_mult: HeadsMult = None,
     kv_heads_mult: KvHeadsMult = None,
+    head_dim_mult: HeadDimMult = 1,
+    hidden_size: HiddenSize = None,
+    intermediate_size: IntermediateSize = None,
+    num_heads: NumHeads = None,
+    num_kv_heads: NumKvHeads = None,
+    target_params: TargetParams = None,
+    multiple_of: MultipleOf = 64,
     tie_embeddings: TieEmbeddings = Tie.auto,
     strategy: StrategyOption = Strategy.symmetric,
     uneven_ratio: UnevenRatio = "1:2",
@@ -210,19 +256,7 @@ def plan(
     """
     from hyperclone_cli import api, console
 
-    options = GrowthOptions(
-        embed_mult=embed_mult,
-        ffn_mult=ffn_mult,
-        heads_mult=heads_mult,
-        kv_heads_mult=kv_heads_mult,
-        tie_embeddings=tie_embeddings.value,
-        strategy=strategy.value,
-        uneven_ratio=_ratio(uneven_ratio),
-        noise_snr_db=noise_snr_db,
-        seed=seed,
-        dtype=dtype.value if dtype else None,
-        max_shard_size=max_shard_size,
-    )
+    options = _growth_options(locals())
     console.show_plan(api.plan(src, **options), as_json)
 
 

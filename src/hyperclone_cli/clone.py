@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from hyperclone_cli.config import check_config
 from hyperclone_cli.errors import StorageError
-from hyperclone_cli.growth import Request
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
+from hyperclone_cli.request import Request
 from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
 from hyperclone_cli.source import INDEX_NAME, open_source
 
@@ -40,7 +40,8 @@ def expand(src: Path, out: Path, request: Request, overwrite: bool = False, prog
     check_places(src, out, overwrite)
     plan = make_plan(open_source(src), request)
     check_space(plan, out)
-    if plan.growths["embed"].ratio != plan.growths["kv_heads"].ratio * plan.growths["group"].ratio:
+    growths = plan.growths
+    if growths["embed"].ratio != growths["kv_heads"].ratio * growths["group"].ratio or growths["value"].grows:
         # Architectures tie hidden_size to the number of heads in different ways, and importing
         # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
         check_config(plan.source.config)
@@ -75,7 +76,7 @@ def check_space(plan: Plan, out: Path) -> None:
 
 
 def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
-    from hyperclone_cli.expander import Block, as_bytes, blocks, grow_block, read_rows, signal_power, workers
+    from hyperclone_cli.expander import Block, Survey, as_bytes, blocks, grow_block, read_rows, survey, workers
 
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     with ExitStack() as stack, workers() as pool:
@@ -86,8 +87,8 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
         def read(block: Block) -> torch.Tensor:
             return read_rows(sources[block.tensor.source.path], block.tensor.source, block.start, block.stop)
 
-        def write(block: Block, target: StoredTensor, descriptor: int, power: float) -> None:
-            for place, data in grow_block(block, read, power):
+        def write(block: Block, target: StoredTensor, descriptor: int, surveyed: Survey) -> None:
+            for place, data in grow_block(block, read, surveyed):
                 write_all(descriptor, as_bytes(data), target.offset + place * block.row_bytes)
                 if progress:
                     progress(data.nbytes, plan.nbytes)
@@ -101,8 +102,8 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
             try:
                 for target in targets:
                     tensor = by_name[target.name]
-                    power = signal_power(tensor, read, pool)
-                    jobs += [pool.submit(write, block, target, descriptor, power) for block in blocks(tensor)]
+                    surveyed = survey(tensor, read, pool)
+                    jobs += [pool.submit(write, block, target, descriptor, surveyed) for block in blocks(tensor)]
                 for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
                     job.result()
                 os.fsync(descriptor)

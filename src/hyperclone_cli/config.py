@@ -100,6 +100,7 @@ def grow_config(
     grown = dict(config)
     targets = {axis: growth.target for axis, growth in growths.items()}
     targets["heads"] = targets["kv_heads"] * targets["group"]
+    targets["head_dim"] = targets["value"]
     changes = {key: targets[axis] for axis, key in family.sizes.items() if axis in targets}
     if any(growth.grows for growth in growths.values()):
         grown.update(changes)

@@ -48,8 +48,14 @@ def steps() -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(step)
 
 
+def _show_notes(plan: Plan) -> None:
+    for note in plan.notes:
+        _err.print(f"Note: {note}")
+
+
 def show_plan(plan: Plan, as_json: bool) -> None:
     """Print what `plan` would write."""
+    _show_notes(plan)
     if as_json:
         _print_json(plan_json(plan))
         return
@@ -90,12 +96,14 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "head": {"tied": plan.head.tied, "why": plan.head.why},
         "rounded_tensors": plan.rounded(),
         "dropped_tensors": dict(plan.dropped),
+        "notes": list(plan.notes),
         "digest": plan.digest,
     }
 
 
 def show_clone(plan: Plan, out: Path, report: Report | None, as_json: bool) -> None:
     """Print what `expand` wrote, and its verification if there was one."""
+    _show_notes(plan)
     if as_json:
         verification = report.as_json() if report else None
         _print_json({**plan_json(plan), "out": str(out), "verification": verification})

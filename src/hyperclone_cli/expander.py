@@ -13,6 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from math import prod, sqrt
 
 import torch
@@ -20,9 +21,9 @@ import torch
 from hyperclone_cli.axes import Role
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth import Growth
-from hyperclone_cli.noise import noise_rows
+from hyperclone_cli.noise import padding_noise, zero_sum_noise
 from hyperclone_cli.shards import ITEM_BYTES, StoredTensor, read_into
-from hyperclone_cli.tensors import GrownTensor
+from hyperclone_cli.tensors import Filling, GrownTensor
 
 BLOCK_BYTES = 4 << 20
 """Bytes of one grown block: small enough to stay in the processor's cache, large enough to write well."""
@@ -35,13 +36,17 @@ WIDER = {"F64": torch.float64, "F32": torch.float64, "F16": torch.float32, "BF16
 class Block:
     """Source rows start … stop - 1 of a tensor, and every row of the grown tensor where a copy begins.
 
-    `shares` are the fractions that the block's columns take, one for each run of columns.
+    `shares` are the fractions that the block's columns take, one for each run of columns; `scale` is the
+    rows' own factor. Rows of padding are a block too: they are numbered among themselves, and come from no
+    source rows.
     """
 
     tensor: GrownTensor
     start: int
     stop: int
     shares: tuple[Fraction, ...]
+    scale: float
+    is_padding: bool
     places: tuple[int, ...]
 
     @property
@@ -52,17 +57,18 @@ class Block:
 
 def blocks(tensor: GrownTensor) -> Iterator[Block]:
     """Cut a grown tensor into blocks of about BLOCK_BYTES, each of one run of source rows."""
-    places: dict[tuple[int, int, tuple[Fraction, ...]], list[int]] = defaultdict(list)
+    places: dict[tuple[int, int, tuple[Fraction, ...], float, bool], list[int]] = defaultdict(list)
     position = 0
     for run in tensor.growths[0].runs:
-        places[run.start, run.length, tensor.shares(run)].append(position)
+        places[run.start, run.length, tensor.shares(run), run.scale, run.is_padding].append(position)
         position += run.length
     row_bytes = max(1, tensor.nbytes // max(1, position))
     step = max(1, BLOCK_BYTES // row_bytes)
-    for (start, length, shares), positions in places.items():
+    for (start, length, shares, scale, is_padding), positions in places.items():
         for first in range(0, length, step):
             last = min(first + step, length)
-            yield Block(tensor, start + first, start + last, shares, tuple(p + first for p in positions))
+            found = tuple(p + first for p in positions)
+            yield Block(tensor, start + first, start + last, shares, scale, is_padding, found)
 
 
 @contextmanager
@@ -96,65 +102,123 @@ Read = Callable[[Block], torch.Tensor]
 """Gives the source rows of a block, wherever they are."""
 
 
-def signal_power(tensor: GrownTensor, read: Read, pool: Executor) -> float:
-    """The mean square of a tensor's noise-free elements, which scales its noise; 0 for one without noise.
+@dataclass(frozen=True)
+class Survey:
+    """What must be known of a whole tensor before any of its rows can be grown.
 
-    It needs the whole tensor, so it comes before any of the tensor's blocks can be grown.
+    power  mean square of the noise-free elements, padding aside, which scales the noise; 0 without noise
+    mean   mean of the source's rows, where padding holds that
     """
 
-    def energy(block: Block) -> float:
-        return float(grow_rows(read(block), block).double().square().sum()) * len(block.places)
-
-    return sum(pool.map(energy, blocks(tensor))) / tensor.elements if tensor.noisy else 0.0
+    power: float = 0.0
+    mean: torch.Tensor | None = None
 
 
-def grow_block(block: Block, read: Read, power: float) -> Iterator[tuple[int, torch.Tensor]]:
+def survey(tensor: GrownTensor, read: Read, pool: Executor) -> Survey:
+    """Read a tensor once over for its noise and padding; reads nothing if it has neither."""
+    copied = [block for block in blocks(tensor) if not block.is_padding]
+    power = 0.0
+    if tensor.noisy:
+
+        def energy(block: Block) -> float:
+            return float(grow_rows(read(block), block).double().square().sum()) * len(block.places)
+
+        rows = sum((block.stop - block.start) * len(block.places) for block in copied)
+        power = sum(pool.map(energy, copied)) / (rows * prod(tensor.shape[1:]))
+    mean = None
+    if tensor.growths[0].padding and tensor.fillings[0] is Filling.MEAN:
+        each_once = {(block.start, block.stop): block for block in copied}.values()
+        sums = pool.map(lambda block: read(block).double().sum(0, keepdim=True), each_once)
+        mean = reduce(torch.add, sums) / tensor.growths[0].source
+    return Survey(power, mean)
+
+
+def source_rows(block: Block, read: Read, survey: Survey) -> torch.Tensor:
+    """The rows that a block is grown from: those of the source, or what padding holds."""
+    if not block.is_padding:
+        return read(block)
+    shape = (block.stop - block.start, *block.tensor.source.shape[1:])
+    if survey.mean is not None:
+        return survey.mean.expand(shape)
+    return torch.zeros(shape, dtype=TORCH_DTYPES[block.tensor.source.dtype])
+
+
+def grow_block(block: Block, read: Read, survey: Survey) -> Iterator[tuple[int, torch.Tensor]]:
     """(first row, rows) of the grown tensor, for every place where the block repeats.
 
-    `power` is the tensor's `signal_power`. Raises RequestError where the storage dtype overflows.
+    `survey` is the tensor's. Raises RequestError where the storage dtype overflows.
     """
-    rows = read(block)
-    data = grow_rows(rows, block)
+    rows = source_rows(block, read, survey)
     tensor = block.tensor
-    if tensor.dtype != tensor.source.dtype and data.isinf().any() and not rows.isinf().any():
-        raise RequestError(
-            f"tensor {tensor.name}: holds numbers too large for {data.dtype}.", "Use --dtype bfloat16 or float32."
-        )
+    noisy = (tensor.noisy and not block.is_padding) or tensor.reads_padding
+    data = None
     for place in block.places:
-        yield place, grow_rows(rows, block, noise_for(block, place, power)) if tensor.noisy else data
+        if data is None or noisy:
+            data = grow_rows(rows, block, noise_for(block, place, rows, survey.power) if noisy else None)
+            if tensor.dtype != tensor.source.dtype and data.isinf().any() and not rows.isinf().any():
+                raise RequestError(
+                    f"tensor {tensor.name}: holds numbers too large for {data.dtype}.",
+                    "Use --dtype bfloat16 or float32.",
+                )
+        yield place, data
 
 
 def grow_rows(rows: torch.Tensor, block: Block, noise: torch.Tensor | None = None) -> torch.Tensor:
     """The grown rows of a block: (rows, columns) of the source to (rows, columns) of the clone; or vectors.
 
-    `noise`, of the grown shape, is added. Where a product must be rounded it is taken in the next
-    wider dtype, and the last copy of a column is what the copies before it, as rounded, still lack:
-    the copies of a column add up to the source's number within the rounding of one of them.
+    `noise`, of the grown shape, is added to copies and stands in padding; without it that is zero. Where a
+    product must be rounded it is taken in the next wider dtype, and the last copy of a column is what the
+    copies before it, as rounded, still lack: the copies of a column add up to the source's number within
+    the rounding of one of them.
     """
     tensor = block.tensor
     dtype = TORCH_DTYPES[tensor.dtype]
     exact = tensor.exact and noise is None
-    wide = dtype if exact else torch.promote_types(WIDER[tensor.source.dtype], WIDER[tensor.dtype])
-    rows = apply_gain(rows.to(wide), tensor)
+    wide = dtype if exact else wide_dtype(tensor)
+    rows = scale_rows(rows.to(wide), block)
     if len(tensor.growths) == 1:
         return rows.to(dtype)
     columns = tensor.growths[1]
-    if exact or tensor.roles[1] is Role.OUT:
-        return _share_out(rows.to(dtype) if tensor.roles[1] is Role.OUT else rows, columns, block.shares)
+    if tensor.roles[1] is Role.OUT:
+        return copy_columns(rows, columns, tensor.fillings[1]).to(dtype)
+    if exact and not columns.padding:
+        return _share_out(rows, columns, block.shares)
     return _settle(rows, columns, block.shares, noise, dtype)
 
 
-def apply_gain(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
-    """Gain · (w + offset) - offset, in the dtype of `rows`."""
-    if tensor.gain == 1.0:
+def wide_dtype(tensor: GrownTensor) -> torch.dtype:
+    """What a tensor's products are taken in before they are rounded."""
+    return torch.promote_types(WIDER[tensor.source.dtype], WIDER[tensor.dtype])
+
+
+def scale_rows(rows: torch.Tensor, block: Block) -> torch.Tensor:
+    """Gain · scale · (w + offset) - offset, in the dtype of `rows`."""
+    factor, offset = block.tensor.gain * block.scale, block.tensor.offset
+    if factor == 1.0:
         return rows
-    return (rows + tensor.offset) * tensor.gain - tensor.offset if tensor.offset else rows * tensor.gain
+    return (rows + offset) * factor - offset if offset else rows * factor
+
+
+def copy_columns(rows: torch.Tensor, columns: Growth, filling: Filling) -> torch.Tensor:
+    """Columns that are written, not read: each copy is the source's, times its scale; padding as `filling` says."""
+    if not columns.grows:
+        return rows
+    padding = rows.mean(1, keepdim=True) if filling is Filling.MEAN else rows.new_zeros(len(rows), 1)
+    parts = [
+        _times(padding.expand(-1, run.length) if run.is_padding else rows.narrow(1, run.start, run.length), run.scale)
+        for run in columns.runs
+    ]
+    return torch.cat(parts, 1)
+
+
+def _times(rows: torch.Tensor, factor: float) -> torch.Tensor:
+    return rows if factor == 1 else rows * factor
 
 
 def _share_out(rows: torch.Tensor, columns: Growth, shares: tuple[Fraction, ...]) -> torch.Tensor:
     if not columns.grows:
         return rows
-    scaled = {share: rows if share == 1 else rows * float(share) for share in set(shares)}
+    scaled = {share: _times(rows, float(share)) for share in set(shares)}
     parts = [scaled[share].narrow(1, run.start, run.length) for run, share in zip(columns.runs, shares, strict=True)]
     return torch.cat(parts, 1)
 
@@ -164,26 +228,42 @@ def _settle(
 ) -> torch.Tensor:
     """Round each copy, and let the last one that is not zero pay what the rounding of the others left."""
     lacking = rows.clone()
-    grown = rows.new_empty((len(rows), columns.target), dtype=dtype)
+    grown = rows.new_zeros((len(rows), columns.target), dtype=dtype)
     position = 0
     for run, share in zip(columns.runs, shares, strict=True):
-        part = rows.narrow(1, run.start, run.length) * float(share)
-        if noise is not None:
-            part += noise.narrow(1, position, run.length)
-        owed = lacking.narrow(1, run.start, run.length)
-        if run.copy == run.copies - 1 and (share or noise is not None):
-            part = owed
         target = grown.narrow(1, position, run.length)
-        target.copy_(part)
-        owed -= target.to(rows.dtype)
+        added = noise.narrow(1, position, run.length) if noise is not None else None
         position += run.length
+        if run.is_padding:
+            if added is not None:
+                target.copy_(added)
+            continue
+        owed = lacking.narrow(1, run.start, run.length)
+        if run.copy == run.copies - 1 and (share or added is not None):
+            target.copy_(owed)
+        else:
+            part = rows.narrow(1, run.start, run.length) * float(share)
+            target.copy_(part if added is None else part + added)
+        owed -= target.to(rows.dtype)
     return grown
 
 
-def noise_for(block: Block, place: int, power: float) -> torch.Tensor:
-    """The noise of a block at `place`, for a tensor whose noise-free elements have the mean square `power`."""
-    mixing = block.tensor.mixing
-    assert mixing.noise_snr_db is not None
+def noise_for(block: Block, place: int, rows: torch.Tensor, power: float) -> torch.Tensor:
+    """The noise of a block at `place`: in the copied columns it cancels, in padding it is as large as the copies.
+
+    `rows` are the block's source rows, `power` the mean square of the tensor's noise-free elements.
+    """
+    tensor, mixing = block.tensor, block.tensor.mixing
+    columns = tensor.growths[1]
     stop = place + block.stop - block.start
-    noise = noise_rows(mixing.seed, block.tensor.name, place, stop, block.tensor.growths[1])
-    return noise * sqrt(power * 10 ** (-mixing.noise_snr_db / 10))
+    noise = torch.zeros(len(rows), columns.target)
+    if tensor.noisy and not block.is_padding:
+        assert mixing.noise_snr_db is not None
+        noise += zero_sum_noise(mixing.seed, tensor.name, place, stop, columns) * sqrt(
+            power * 10 ** (-mixing.noise_snr_db / 10)
+        )
+    if tensor.reads_padding:
+        copies = max(run.copies for run in columns.runs)
+        size = scale_rows(rows.to(wide_dtype(tensor)), block).square().mean(1, keepdim=True).sqrt() / copies
+        noise += padding_noise(mixing.seed, tensor.name, place, stop, columns) * size.float()
+    return noise

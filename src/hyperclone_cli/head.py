@@ -9,7 +9,8 @@ from typing import Any
 from hyperclone_cli.config import value
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family
-from hyperclone_cli.growth import Growth, Request
+from hyperclone_cli.growth import Growth
+from hyperclone_cli.request import Request
 from hyperclone_cli.source import Source
 from hyperclone_cli.tensors import GrownTensor, grow_tensor
 
@@ -31,7 +32,7 @@ def settle_head(
 ) -> tuple[list[GrownTensor], Head, dict[str, str]]:
     """Settle the head: (tensors, head, stored tensors that are not written and why).
 
-    A tied matrix E is copied like any embedding (its rows times the gain g), so the head that
+    A tied matrix E is copied like any embedding (its rows times a gain g), so the head that
     reads n copies of it gives n·g times the logits. The last module before it is scaled by
     1 / (n·g), or the tie is given up.
     """
@@ -54,7 +55,8 @@ def settle_head(
             "The checkpoint is incomplete.",
         )
 
-    factor = 1.0 / (float(embedding.growths[1].ratio) * embedding.gain)
+    copy = embedding.growths[1].runs[0]
+    factor = 1.0 / (copy.copies * copy.scale * embedding.gain)
     if request.tie_embeddings != "untie" and factor == 1.0:
         return tensors, Head(True, "tied, as in the source"), redundant
     fold = next((fold for fold in family.folds if _applies(fold.when, source, family)), None)
@@ -72,7 +74,7 @@ def settle_head(
         ]
         return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", factor), redundant
     form = family.tensors[family.head]
-    head = grow_tensor(embedding.source, f"{family.head}.weight", "weight", form, growths, request)
+    head = grow_tensor(embedding.source, f"{family.head}.weight", "weight", form, family, growths, request)
     why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
     return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant
 

@@ -174,6 +174,9 @@ def _products(matrix: torch.Tensor, dimension: int, growth: Growth) -> Iterable[
     sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     position = 0
     for run in growth.runs:
+        if run.is_padding:
+            position += run.length
+            continue
         units = matrix.narrow(dimension, position, run.length)
         first = firsts.setdefault(run.start, units)
         position += run.length

@@ -15,7 +15,7 @@ import torch
 from hyperclone_cli.api import GrowthOptions, request
 from hyperclone_cli.config import check_config, check_readable
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.expander import TORCH_DTYPES, Block, blocks, grow_block, signal_power, workers
+from hyperclone_cli.expander import TORCH_DTYPES, Block, Survey, blocks, grow_block, survey, workers
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.source import Source
@@ -100,13 +100,13 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
     read = plan.source.rows
     grown = {tensor.name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype]) for tensor in plan.tensors}
 
-    def fill(block: Block, power: float) -> None:
-        for place, rows in grow_block(block, read, power):
+    def fill(block: Block, surveyed: Survey) -> None:
+        for place, rows in grow_block(block, read, surveyed):
             grown[block.tensor.name][place : place + len(rows)] = rows
 
     with workers() as pool:
         for tensor in plan.tensors:
-            list(pool.map(fill, blocks(tensor), repeat(signal_power(tensor, read, pool))))
+            list(pool.map(fill, blocks(tensor), repeat(survey(tensor, read, pool))))
     return grown
 
 

@@ -11,18 +11,39 @@ from hyperclone_cli.growth import Growth
 _ROWS = 64  # rows that come from one generator
 
 
-def noise_rows(seed: int, name: str, start: int, stop: int, columns: Growth) -> torch.Tensor:
+def zero_sum_noise(seed: int, name: str, start: int, stop: int, columns: Growth) -> torch.Tensor:
     """Noise for rows start … stop - 1 of the grown tensor `name`: float32, (stop - start, columns.target).
 
     It depends on nothing but its arguments and the row: a block may be cut anywhere. Every row sums
     to zero over the copies of each source column, and has a root mean square of 1; rows without a
-    copied column are zero.
+    copied column are zero, and so is padding.
     """
-    first, last = start // _ROWS, -(-stop // _ROWS)  # groups of rows that hold the wanted ones
-    groups = [_group(seed, name, group, columns.target) for group in range(first, last)]
-    rows = torch.cat(groups)[start - first * _ROWS : stop - first * _ROWS]
+    rows = _rows(seed, name, start, stop, columns.target)
+    _mask_padding(rows, columns, keep=False)
     rows -= _spread(_mean_of_copies(rows, columns), columns)
     return rows / rows.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
+def padding_noise(seed: int, name: str, start: int, stop: int, columns: Growth) -> torch.Tensor:
+    """Standard normal numbers in the padding of rows start … stop - 1, zero elsewhere; shaped and cut as above."""
+    rows = _rows(seed, f"{name} padding", start, stop, columns.target)
+    _mask_padding(rows, columns, keep=True)
+    return rows
+
+
+def _rows(seed: int, name: str, start: int, stop: int, width: int) -> torch.Tensor:
+    first, last = start // _ROWS, -(-stop // _ROWS)  # groups of rows that hold the wanted ones
+    groups = [_group(seed, name, group, width) for group in range(first, last)]
+    return torch.cat(groups)[start - first * _ROWS : stop - first * _ROWS]
+
+
+def _mask_padding(rows: torch.Tensor, columns: Growth, keep: bool) -> None:
+    """Set the padding's columns to zero, or with `keep` all others."""
+    position = 0
+    for run in columns.runs:
+        if run.is_padding != keep:
+            rows.narrow(1, position, run.length).zero_()
+        position += run.length
 
 
 def _group(seed: int, name: str, group: int, width: int) -> torch.Tensor:
@@ -38,10 +59,18 @@ def _mean_of_copies(rows: torch.Tensor, columns: Growth) -> torch.Tensor:
     total = rows.new_zeros(len(rows), columns.source)
     position = 0
     for run in columns.runs:
-        total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length), alpha=1 / run.copies)
+        if not run.is_padding:
+            total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length), alpha=1 / run.copies)
         position += run.length
     return total
 
 
 def _spread(units: torch.Tensor, columns: Growth) -> torch.Tensor:
-    return torch.cat([units.narrow(1, run.start, run.length) for run in columns.runs], 1)
+    zeros = units.new_zeros(len(units), columns.padding)
+    return torch.cat(
+        [
+            zeros.narrow(1, 0, run.length) if run.is_padding else units.narrow(1, run.start, run.length)
+            for run in columns.runs
+        ],
+        1,
+    )

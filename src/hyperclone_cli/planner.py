@@ -12,15 +12,18 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hyperclone_cli.axes import Form
 from hyperclone_cli.config import grow_config, read_sizes
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family, find_family
-from hyperclone_cli.growth import Growth, Request, resolve
+from hyperclone_cli.growth import Growth
 from hyperclone_cli.head import Head, settle_head
+from hyperclone_cli.request import Request
+from hyperclone_cli.resolve import resolve
+from hyperclone_cli.shape import propose
 from hyperclone_cli.shards import ITEM_BYTES
 from hyperclone_cli.source import Source
 from hyperclone_cli.tensors import GrownTensor, grow_tensor
@@ -41,6 +44,7 @@ class Plan:
     shards: Mapping[str, tuple[str, ...]]
     dropped: Mapping[str, str]
     head: Head
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -74,25 +78,31 @@ class Plan:
     def kv_cache_bytes(self) -> tuple[int, int]:
         """Bytes of keys and values that one token adds, before and after, in the clone's dtype."""
         item = next(ITEM_BYTES[tensor.dtype] for tensor in self.tensors if tensor.part == "attention")
-        rest = 2 * self.growths["layers"].source * self.growths["head_dim"].source * item
-        return self.growths["kv_heads"].source * rest, self.growths["kv_heads"].target * rest
+        heads, key, value = (self.growths[axis] for axis in ("kv_heads", "key", "value"))
+        rest = self.growths["layers"].source * item
+        before, after = key.source + value.source, key.target + value.target
+        return heads.source * before * rest, heads.target * after * rest
 
 
 def make_plan(source: Source, request: Request) -> Plan:
     """Decide what the clone of `source` under `request` is.
+
+    A number of parameters is replaced by the sizes that it leads to: they are the plan's request, and a note.
 
     Raises CheckpointError if a tensor fits no rule, several, or not its shape; RequestError if the
     architecture cannot do what is asked.
     """
     family = find_family(source.config["model_type"])
     sizes = read_sizes(source.config, family)
-    growths = resolve(request, sizes, family)
+    if request.target_params is not None:
+        return _plan_of_size(source, request, sizes, family)
+    growths = resolve(request, sizes, family, source.config)
     matched = _match(source, family)
     _check_complete(matched, family, sizes["layers"])
 
     dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
     tensors = [
-        grow_tensor(source.tensors[name], full, parameter, form, growths, request)
+        grow_tensor(source.tensors[name], full, parameter, form, family, growths, request)
         for name, (full, parameter, form) in matched.items()
         if not form.dropped
     ]
@@ -104,6 +114,19 @@ def make_plan(source: Source, request: Request) -> Plan:
     return Plan(
         source, family, request, growths, config, tuple(tensors), _split(tensors, request.max_shard_size), dropped, head
     )
+
+
+def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], family: Family) -> Plan:
+    def count(candidate: Request) -> int:
+        return make_plan(source, candidate).parameters()[1].total()
+
+    target = request.target_params
+    assert isinstance(target, int)
+    plan = make_plan(source, propose(request, sizes, family, count))
+    total = plan.parameters()[1].total()
+    keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
+    shape = ", ".join(f"{key} {plan.config[key]}" for key in keys)
+    return replace(plan, notes=(f"--target-params {target:,}: {shape} make {total:,} ({total / target - 1:+.1%}).",))
 
 
 def _match(source: Source, family: Family) -> dict[str, tuple[str, str, Form]]:

@@ -14,9 +14,9 @@ from typing import Any
 from hyperclone_cli import __version__
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.growth import Request
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.planner import Plan
+from hyperclone_cli.request import Request
 
 PROVENANCE_NAME = "hyperclone.json"
 SCHEMA_VERSION = 1

@@ -3,12 +3,13 @@
 Equal copies of the activations go in, so the gradient of block [a, b] of a weight is the gradient of
 output copy a times one and the same activation. The gradient of input copy b in turn is what column b
 of C, summed over the output copies, lets through (see `mixing`). Hence, going back from the loss: if
-the columns of every C have equal sums and there is no noise, then the gradients of all copies are
-equal, and they stay so under any optimizer that treats equal numbers alike.
+the columns of every C have equal sums, there is no noise, and no padding that noise reads, then the
+gradients of all copies are equal, and they stay so under any optimizer that treats equal numbers alike.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
@@ -28,12 +29,20 @@ def gradients_are_equal(tensors: Iterable[GrownTensor]) -> bool:
 def _reads_all_copies_alike(tensor: GrownTensor) -> bool:
     if tensor.roles[1:] != (Role.IN,):
         return True
+    if tensor.noisy or tensor.reads_padding:
+        return False
     rows, columns = tensor.growths
-    output_copies = {run.copy: run for run in rows.runs}.values()
-    read = zip(*(tensor.shares(run) for run in output_copies), strict=True)
-    return not tensor.noisy and all(
-        sum(shares) == Fraction(len(output_copies), run.copies) for run, shares in zip(columns.runs, read, strict=True)
-    )
+    copies: dict[int, dict[int, tuple[Fraction, ...]]] = defaultdict(dict)  # output unit → copy → what it reads
+    for run in rows.runs:
+        if not run.is_padding:
+            copies[run.start][run.copy] = tensor.shares(run)
+    for reading in {tuple(shares.values()) for shares in copies.values()}:
+        read: dict[int, set[Fraction]] = defaultdict(set)  # input unit → how much each of its copies is read
+        for run, *shares in zip(columns.runs, *reading, strict=True):
+            read[run.start].add(sum(shares, Fraction(0)))
+        if any(len(amounts) > 1 for amounts in read.values()):
+            return False
+    return True
 
 
 def advice(plan: Plan) -> str:

@@ -5,22 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 
-from hyperclone_cli.axes import Form, Role
-from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.growth import Growth, Request, Run, grow_dimension
+from hyperclone_cli.axes import Dimension, Form, Role
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.families import Family
+from hyperclone_cli.growth import Growth, Run, grow_dimension
 from hyperclone_cli.mixing import Mixing
+from hyperclone_cli.request import Request
 from hyperclone_cli.shards import FLOAT_DTYPES, ITEM_BYTES, StoredTensor
+
+
+class Filling(Enum):
+    """What stands where a dimension is padding."""
+
+    ZERO = "zero"
+    MEAN = "mean"  # of the source's units: what LayerNorm takes away again
+    NOISE = "noise"  # of the tensor's own size: it reads what is always zero, and only training gives it a meaning
 
 
 @dataclass(frozen=True)
 class GrownTensor:
     """One tensor of the clone, made from one tensor of the source.
 
-    Element = gain · (w + offset) · (shares of its input dimensions) - offset, rounded once to `dtype`;
-    offset is 1 for norms that multiply by (1 + w), else 0.
+    Element = gain · (w + offset) · (scales of its output dimensions, shares of its input dimensions)
+    - offset, rounded once to `dtype`; offset is 1 for norms that multiply by (1 + w), else 0.
+    `fillings` are those of the padding in each dimension.
     """
 
     name: str
@@ -29,6 +41,7 @@ class GrownTensor:
     part: str
     roles: tuple[Role, ...]
     growths: tuple[Growth, ...]
+    fillings: tuple[Filling, ...]
     mixing: Mixing
     gain: float = 1.0
     offset: float = 0.0
@@ -49,14 +62,22 @@ class GrownTensor:
     def exact(self) -> bool:
         """Whether no element needs rounding: factors are powers of two, and the dtype holds the source's.
 
-        Subnormal numbers aside.
+        Subnormal numbers aside, and padding, which holds nothing of the source's.
         """
-        shares = {share for run in self.growths[0].runs for share in self.shares(run)}
-        powers = _is_power_of_two(self.gain) and all(_is_power_of_two(float(share)) for share in shares if share)
+        factors = {float(share) for run in self.growths[0].runs for share in self.shares(run) if share}
+        factors |= {run.scale for growth in self.growths for run in growth.runs} | {self.gain}
+        powers = all(math.frexp(factor)[0] == 0.5 for factor in factors)
         wide = self.dtype == self.source.dtype or (
             ITEM_BYTES[self.dtype] > ITEM_BYTES[self.source.dtype] and self.dtype in ("F32", "F64")
         )
-        return powers and wide and not self.noisy and not (self.offset and self.gain != 1.0)
+        return powers and wide and not self.noisy and not (self.offset and self.gain != 1.0) and not self._means
+
+    @property
+    def _means(self) -> bool:
+        return any(
+            growth.padding and filling is Filling.MEAN
+            for growth, filling in zip(self.growths, self.fillings, strict=True)
+        )
 
     @cached_property
     def noisy(self) -> bool:
@@ -67,19 +88,34 @@ class GrownTensor:
             and any(run.copies > 1 for run in self.growths[-1].runs)
         )
 
+    @property
+    def reads_padding(self) -> bool:
+        """Whether a row has columns for padding, which hold noise of their own."""
+        return self.roles[-1] is Role.IN and self.growths[-1].padding > 0
+
     def shares(self, rows: Run) -> tuple[Fraction, ...]:
         """What part of its weight a run of rows takes in each run of columns; a column's copies sum to 1."""
         if self.roles[1:] != (Role.IN,):
             return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
-        return tuple(self.mixing.share(rows.copy, run.copy, run.copies) for run in self.growths[1].runs)
+        return tuple(
+            Fraction(0) if run.is_padding else self.mixing.share(rows.copy, run.copy, run.copies)
+            for run in self.growths[1].runs
+        )
 
 
 def grow_tensor(
-    stored: StoredTensor, full: str, parameter: str, form: Form, growths: Mapping[str, Growth], request: Request
+    stored: StoredTensor,
+    full: str,
+    parameter: str,
+    form: Form,
+    family: Family,
+    growths: Mapping[str, Growth],
+    request: Request,
 ) -> GrownTensor:
     """The tensor `full` of the clone, from the stored one and the form of its module.
 
-    Raises CheckpointError if the stored shape or dtype is not what the config and the form say.
+    Raises CheckpointError if the stored shape or dtype is not what the config and the form say, and
+    RequestError for a norm over a width that does not grow evenly.
     """
     dimensions = form.parameters[parameter]
     if len(dimensions) != len(stored.shape):
@@ -99,30 +135,79 @@ def grow_tensor(
     is_float = stored.dtype in FLOAT_DTYPES.values()
     if not is_float:
         raise CheckpointError(f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.")
-    embed = growths["embed"]
+    gain = _gain(form, parameter, growths["embed"], grown[0])
+    if form.raw and parameter == "weight":
+        if grown[1].padding and family.norm == "layer":
+            raise RequestError(
+                f"tensor {full}: reads the residual stream, whose padding LayerNorm needs to hold its mean.",
+                "Choose whole multiples.",
+            )
+        gain /= grown[1].runs[0].scale
+    if form.kind == "norm":
+        _check_norm(full, family, form, dimensions[0].axes, grown[0])
+    if form.normed or (form.kind == "norm" and not form.writes):
+        grown[0] = grown[0].unscaled()
     return GrownTensor(
         name=full,
         source=stored,
         dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
         part=_part(form, dimensions[0].axes + dimensions[-1].axes),
         roles=tuple(dimension.role for dimension in dimensions),
-        growths=tuple(grown),
+        growths=tuple(
+            growth.unscaled() if dimension.role is Role.IN else growth
+            for dimension, growth in zip(dimensions, grown, strict=True)
+        ),
+        fillings=tuple(_filling(dimension, form, parameter, family) for dimension in dimensions),
         mixing=request.mixing,
-        gain=(embed.source / embed.target) ** form.forward_power,
-        offset=float(form.plus_one),
+        gain=gain,
+        offset=float(form.plus_one and parameter == "weight"),
     )
+
+
+def _gain(form: Form, parameter: str, embed: Growth, rows: Growth) -> float:
+    """The factor of a whole tensor.
+
+    Padding lowers the mean square that a norm divides by to `density` times itself, so its weight takes √density;
+    what feeds it is larger by 1/√density, so that the norm's eps weighs as much as before. In the
+    residual stream every writer has that factor in its scale; in queries and keys it is given here.
+    """
+    density = float(rows.density)
+    if form.kind == "norm":
+        return math.sqrt(density) if parameter == "weight" else 1.0
+    if form.normed:
+        return 1 / math.sqrt(density)
+    return math.pow(embed.source / embed.target, form.forward_power)
+
+
+def _check_norm(full: str, family: Family, form: Form, axes: tuple[str, ...], growth: Growth) -> None:
+    if not growth.even:
+        why = "its units would be copied in unequal numbers, and so weigh unequally"
+    elif growth.padding and family.norm == "layer" and (form.writes or axes != ("embed",)):
+        why = "padding would move its mean"
+    else:
+        return
+    raise RequestError(
+        f"tensor {full}: a norm over {' × '.join(axes)} cannot grow from {growth.source} to {growth.target} units:"
+        f" {why}.",
+        "Choose whole multiples.",
+    )
+
+
+def _filling(dimension: Dimension, form: Form, parameter: str, family: Family) -> Filling:
+    if dimension.role is Role.IN:
+        return Filling.NOISE
+    if form.kind == "norm":
+        return Filling.MEAN if parameter == "weight" else Filling.ZERO
+    writes_stream = "embed" in dimension.axes or "proj" in dimension.axes
+    return Filling.MEAN if writes_stream and family.norm == "layer" else Filling.ZERO
 
 
 def _part(form: Form, axes: tuple[str, ...]) -> str:
     """The part of the network, read off the axes."""
-    if form.kind == "vector":
+    if form.kind == "norm":
         return "norms"
     if "vocab" in axes:
         return "embedding" if form.kind == "embedding" else "head"
     if "kv_heads" in axes:
         return "attention"
     return "feed-forward" if "ffn" in axes else "embedding"
-
-
-def _is_power_of_two(number: float) -> bool:
-    return math.frexp(number)[0] == 0.5

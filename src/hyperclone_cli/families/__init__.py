@@ -9,9 +9,9 @@ from difflib import get_close_matches
 
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import gemma, gpt_neox, llama, olmo, opt
-from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.table import Family, Fold, Limit
 
-__all__ = ["FAMILIES", "Family", "Fold", "find_family"]
+__all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family for lineage in (llama, gemma, olmo, opt, gpt_neox) for family in lineage.FAMILIES

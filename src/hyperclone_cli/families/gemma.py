@@ -1,7 +1,7 @@
 """Gemma: norms that multiply by (1 + weight), embeddings multiplied by √hidden_size, always tied."""
 
-from hyperclone_cli.axes import embedding, linear, optional, vector
-from hyperclone_cli.families.llama import ATTENTION, GATED_MLP, HEAD_NORMS, SIZES
+from hyperclone_cli.axes import embedding, linear, norm, optional, post_norm
+from hyperclone_cli.families.llama import ATTENTION, GATED_MLP, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.table import Family
 
 GEMMA = Family(
@@ -12,9 +12,9 @@ GEMMA = Family(
         "lm_head": optional(linear("vocab", "embed")),
         **ATTENTION,
         **GATED_MLP,
-        "model.layers.*.input_layernorm": vector("embed", plus_one=True),
-        "model.layers.*.post_attention_layernorm": vector("embed", plus_one=True),
-        "model.norm": vector("embed", plus_one=True),
+        "model.layers.*.input_layernorm": norm("embed", plus_one=True),
+        "model.layers.*.post_attention_layernorm": norm("embed", plus_one=True),
+        "model.norm": norm("embed", plus_one=True),
     },
     defaults={"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
 )
@@ -22,11 +22,22 @@ GEMMA = Family(
 GEMMA2 = GEMMA.variant(
     "gemma2",
     tensors={
-        "model.layers.*.pre_feedforward_layernorm": vector("embed", plus_one=True),
-        "model.layers.*.post_feedforward_layernorm": vector("embed", plus_one=True),
+        "model.layers.*.post_attention_layernorm": post_norm("embed", plus_one=True),
+        "model.layers.*.pre_feedforward_layernorm": norm("embed", plus_one=True),
+        "model.layers.*.post_feedforward_layernorm": post_norm("embed", plus_one=True),
     },
     defaults={"num_key_value_heads": 4},
     embed_divides_by_heads=True,
+    query_scalar="query_pre_attn_scalar",
 )
 
-FAMILIES = (GEMMA, GEMMA2, GEMMA2.variant("gemma3_text", tensors=HEAD_NORMS))
+GEMMA3 = GEMMA2.variant(
+    "gemma3_text",
+    tensors={
+        **NORMED_ATTENTION,
+        "model.layers.*.self_attn.q_norm": post_norm("query", plus_one=True),
+        "model.layers.*.self_attn.k_norm": post_norm("key", plus_one=True),
+    },
+)
+
+FAMILIES = (GEMMA, GEMMA2, GEMMA3)

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: LayerNorm, parallel or sequential residual, one fused query/key/value matrix."""
 
-from hyperclone_cli.axes import drop, embedding, linear, optional, vector
+from hyperclone_cli.axes import drop, embedding, linear, norm, optional
 from hyperclone_cli.families.table import Family, Fold
 
 GPT_NEOX = Family(
@@ -14,21 +14,23 @@ GPT_NEOX = Family(
     },
     tensors={
         "gpt_neox.embed_in": embedding("vocab", "embed"),
-        "gpt_neox.layers.*.input_layernorm": vector("embed"),
-        # rows are (heads, [query, key, value], head_dim): a head's three parts lie together
-        "gpt_neox.layers.*.attention.query_key_value": linear("heads 3 head_dim", "embed"),
-        "gpt_neox.layers.*.attention.dense": linear("embed", "heads head_dim"),
+        "gpt_neox.layers.*.input_layernorm": norm("embed"),
+        # a head's three parts lie together
+        "gpt_neox.layers.*.attention.query_key_value": linear("heads query+key+value", "embed"),
+        "gpt_neox.layers.*.attention.dense": linear("embed", "heads value"),
         "gpt_neox.layers.*.attention.bias": drop("causal mask, rebuilt on load"),
         "gpt_neox.layers.*.attention.masked_bias": drop("causal mask, rebuilt on load"),
         "gpt_neox.layers.*.attention.rotary_emb.inv_freq": drop("recomputed from the config"),
-        "gpt_neox.layers.*.post_attention_layernorm": vector("embed"),
+        "gpt_neox.layers.*.post_attention_layernorm": norm("embed"),
         "gpt_neox.layers.*.mlp.dense_h_to_4h": linear("ffn", "embed"),
         "gpt_neox.layers.*.mlp.dense_4h_to_h": linear("embed", "ffn"),
-        "gpt_neox.final_layer_norm": vector("embed"),
+        "gpt_neox.final_layer_norm": norm("embed"),
         "embed_out": optional(linear("vocab", "embed")),
         "lm_head": optional(linear("vocab", "embed")),  # the same head, as some exporters name it
     },
-    defaults={"tie_word_embeddings": False},
+    defaults={"tie_word_embeddings": False, "rotary_pct": 0.25},
+    norm="layer",
+    rotary_fraction="rotary_pct",
     prefix="gpt_neox",
     embedding="gpt_neox.embed_in",
     head="embed_out",

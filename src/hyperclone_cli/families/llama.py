@@ -1,13 +1,13 @@
 """Llama and its close relations: RMSNorm before each block, gated feed-forward, rotary positions."""
 
-from hyperclone_cli.axes import drop, embedding, linear, optional, vector
+from hyperclone_cli.axes import drop, embedding, linear, norm, normed, optional, post_norm
 from hyperclone_cli.families.table import Family
 
 ATTENTION = {
-    "model.layers.*.self_attn.q_proj": linear("heads head_dim", "embed"),
-    "model.layers.*.self_attn.k_proj": linear("kv_heads head_dim", "embed"),
-    "model.layers.*.self_attn.v_proj": linear("kv_heads head_dim", "embed"),
-    "model.layers.*.self_attn.o_proj": linear("embed", "heads head_dim"),
+    "model.layers.*.self_attn.q_proj": linear("heads query", "embed"),
+    "model.layers.*.self_attn.k_proj": linear("kv_heads key", "embed"),
+    "model.layers.*.self_attn.v_proj": linear("kv_heads value", "embed"),
+    "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
     "model.layers.*.self_attn.rotary_emb.inv_freq": drop("recomputed from the config"),
 }
 GATED_MLP = {
@@ -19,9 +19,12 @@ EMBEDDING_AND_HEAD = {
     "model.embed_tokens": embedding("vocab", "embed"),
     "lm_head": optional(linear("vocab", "embed")),
 }
-HEAD_NORMS = {
-    "model.layers.*.self_attn.q_norm": vector("head_dim"),
-    "model.layers.*.self_attn.k_norm": vector("head_dim"),
+NORMED_ATTENTION = {
+    **ATTENTION,
+    "model.layers.*.self_attn.q_proj": normed(linear("heads query", "embed")),
+    "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
+    "model.layers.*.self_attn.q_norm": post_norm("query"),
+    "model.layers.*.self_attn.k_norm": post_norm("key"),
 }
 SIZES = {
     "embed": "hidden_size",
@@ -40,9 +43,9 @@ LLAMA = Family(
         **EMBEDDING_AND_HEAD,
         **ATTENTION,
         **GATED_MLP,
-        "model.layers.*.input_layernorm": vector("embed"),
-        "model.layers.*.post_attention_layernorm": vector("embed"),
-        "model.norm": vector("embed"),
+        "model.layers.*.input_layernorm": norm("embed"),
+        "model.layers.*.post_attention_layernorm": norm("embed"),
+        "model.norm": norm("embed"),
     },
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
     embed_divides_by_heads=True,
@@ -50,6 +53,6 @@ LLAMA = Family(
 
 MISTRAL = LLAMA.variant("mistral", defaults={"num_key_value_heads": 8}, embed_divides_by_heads=False)
 QWEN2 = MISTRAL.variant("qwen2", defaults={"num_key_value_heads": 32})
-QWEN3 = QWEN2.variant("qwen3", defaults={"head_dim": 128}, tensors=HEAD_NORMS)
+QWEN3 = QWEN2.variant("qwen3", defaults={"head_dim": 128}, tensors=NORMED_ATTENTION)
 
 FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)

@@ -1,15 +1,20 @@
 """OLMo 1 to 3: norms without weights at first, then norms after each block and over all heads."""
 
-from hyperclone_cli.axes import vector
+from hyperclone_cli.axes import linear, norm, normed, post_norm, raw
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.table import Family, Limit
 
 OLMO = Family(
     model_type="olmo",
     sizes=SIZES,
     tensors={**EMBEDDING_AND_HEAD, **ATTENTION, **GATED_MLP},
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
+    norm="layer",
     folds=(),  # its norms have no weights, so a tied head has nowhere to put a factor
+    limits=(
+        Limit("pads", "its norms have no weights that could make up for the padding"),
+        Limit("head_dim", "its clip_qkv would clip scaled queries elsewhere", {"clip_qkv": ...}),
+    ),
 )
 
 OLMO2 = Family(
@@ -17,13 +22,19 @@ OLMO2 = Family(
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        **GATED_MLP,
-        "model.layers.*.self_attn.q_norm": vector("heads head_dim"),
-        "model.layers.*.self_attn.k_norm": vector("kv_heads head_dim"),
-        "model.layers.*.post_attention_layernorm": vector("embed"),
-        "model.layers.*.post_feedforward_layernorm": vector("embed"),
-        "model.norm": vector("embed"),
+        # no norm before a block: its first layers read the residual stream
+        "model.layers.*.self_attn.q_proj": raw(normed(linear("heads query", "embed"))),
+        "model.layers.*.self_attn.k_proj": raw(normed(linear("kv_heads key", "embed"))),
+        "model.layers.*.self_attn.v_proj": raw(linear("kv_heads value", "embed")),
+        "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
+        "model.layers.*.mlp.gate_proj": raw(linear("ffn", "embed")),
+        "model.layers.*.mlp.up_proj": raw(linear("ffn", "embed")),
+        "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
+        "model.layers.*.self_attn.q_norm": post_norm("heads query"),
+        "model.layers.*.self_attn.k_norm": post_norm("kv_heads key"),
+        "model.layers.*.post_attention_layernorm": post_norm("embed"),
+        "model.layers.*.post_feedforward_layernorm": post_norm("embed"),
+        "model.norm": norm("embed"),
     },
     defaults=OLMO.defaults,
 )

@@ -4,8 +4,8 @@ opt-350m embeds in a narrower width, `proj`, and projects in and out of the resi
 the two widths are equal there is no projection and `proj` is the residual stream itself.
 """
 
-from hyperclone_cli.axes import embedding, linear, optional, vector
-from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.axes import embedding, linear, norm, optional
+from hyperclone_cli.families.table import Family, Fold, Limit
 
 OPT = Family(
     model_type="opt",
@@ -21,15 +21,15 @@ OPT = Family(
         "model.decoder.embed_tokens": embedding("vocab", "proj"),
         "model.decoder.project_in": optional(linear("embed", "proj")),
         "model.decoder.embed_positions": embedding("*", "embed"),
-        "model.decoder.layers.*.self_attn_layer_norm": optional(vector("embed")),
-        "model.decoder.layers.*.self_attn.q_proj": linear("heads head_dim", "embed"),
-        "model.decoder.layers.*.self_attn.k_proj": linear("heads head_dim", "embed"),
-        "model.decoder.layers.*.self_attn.v_proj": linear("heads head_dim", "embed"),
-        "model.decoder.layers.*.self_attn.out_proj": linear("embed", "heads head_dim"),
-        "model.decoder.layers.*.final_layer_norm": optional(vector("embed")),
+        "model.decoder.layers.*.self_attn_layer_norm": optional(norm("embed")),
+        "model.decoder.layers.*.self_attn.q_proj": linear("heads query", "embed"),
+        "model.decoder.layers.*.self_attn.k_proj": linear("heads key", "embed"),
+        "model.decoder.layers.*.self_attn.v_proj": linear("heads value", "embed"),
+        "model.decoder.layers.*.self_attn.out_proj": linear("embed", "heads value"),
+        "model.decoder.layers.*.final_layer_norm": optional(norm("embed")),
         "model.decoder.layers.*.fc1": linear("ffn", "embed"),
         "model.decoder.layers.*.fc2": linear("embed", "ffn"),
-        "model.decoder.final_layer_norm": optional(vector("embed")),
+        "model.decoder.final_layer_norm": optional(norm("embed")),
         "model.decoder.project_out": optional(linear("proj", "embed")),
         "lm_head": optional(linear("vocab", "proj")),
     },
@@ -39,10 +39,21 @@ OPT = Family(
         "_remove_final_layer_norm": False,
         "tie_word_embeddings": True,
     },
+    norm="layer",
+    rotary="",
     embedding="model.decoder.embed_tokens",
     folds=(
         Fold("model.decoder.final_layer_norm", when={"do_layer_norm_before": True, "_remove_final_layer_norm": False}),
         Fold("model.decoder.layers.-1.final_layer_norm", when={"do_layer_norm_before": False}),
+    ),
+    limits=(
+        Limit(
+            "pads",
+            "norms after the residual sum leave no room for padding in the stream",
+            {"do_layer_norm_before": False},
+        ),
+        Limit("pads", "without its final norm the head reads the stream itself", {"_remove_final_layer_norm": True}),
+        Limit("pads", "norms without weights cannot make up for padding", {"layer_norm_elementwise_affine": False}),
     ),
 )
 

@@ -24,6 +24,19 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A growth that the architecture cannot have, and why.
+
+    `growth` is "pads", a hidden size that is no multiple of the source's, or "head_dim". `when` are values of
+    config.json under which it applies; `...` stands for any that is set.
+    """
+
+    growth: str
+    why: str
+    when: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture as its checkpoints lie on disk.
 
@@ -33,7 +46,12 @@ class Family:
     defaults  what transformers assumes for a key that config.json omits.
     prefix    the base model's attribute; checkpoints of the bare base model lack it.
     embedding, head   the modules that `tie_word_embeddings` makes one matrix.
+    norm      "rms" or "layer": what the norms divide by, the root mean square or the standard deviation.
+    rotary    how rotary positions pair a head's units: "halves" (i with i + half), or "" without them.
+    rotary_fraction   the config key for the part of a head that has them, where it is not a rope parameter.
+    query_scalar   the config key whose root attention divides by; empty if that is head_dim.
     folds     where the factor of a tied head can go; the first that applies is used.
+    limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
     """
 
@@ -44,7 +62,12 @@ class Family:
     prefix: str = "model"
     embedding: str = "model.embed_tokens"
     head: str = "lm_head"
+    norm: str = "rms"
+    rotary: str = "halves"
+    rotary_fraction: str = ""
+    query_scalar: str = ""
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
+    limits: tuple[Limit, ...] = ()
     embed_divides_by_heads: bool = False
 
     def variant(self, model_type: str, **changes: Any) -> Family:

@@ -128,7 +128,8 @@ def best_factor(source: torch.Tensor, clone: torch.Tensor) -> float:
 def copies_error(source: torch.Tensor, clone: torch.Tensor, growth: Growth, factor: float) -> float:
     """The largest relative error of any copy in `clone` (tokens, t) of the states `source` (tokens, s).
 
-    `factor` is what the copies are scaled by. States that did not grow (an output projection) are compared whole.
+    `factor` is what the copies are scaled by, beside the growth's own scale. States that did not grow (an output
+    projection) are compared whole; padding is not compared.
     """
     if clone.shape == source.shape:
         return relative_error(clone, source * factor)
@@ -136,7 +137,8 @@ def copies_error(source: torch.Tensor, clone: torch.Tensor, growth: Growth, fact
         return math.inf
     worst, position = 0.0, 0
     for run in growth.runs:
-        expected = source.narrow(-1, run.start, run.length) * factor
-        worst = max(worst, relative_error(clone.narrow(-1, position, run.length), expected))
+        if not run.is_padding:
+            expected = source.narrow(-1, run.start, run.length) * (factor * run.scale)
+            worst = max(worst, relative_error(clone.narrow(-1, position, run.length), expected))
         position += run.length
     return worst

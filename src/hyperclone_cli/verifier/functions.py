@@ -144,7 +144,7 @@ def _layers(source: forward.Pass, clone: forward.Pass, plan: Plan | None) -> tup
     # the last state may be scaled to feed a tied head; without a plan the scale is what fits best
     factor = plan.head.factor if plan else forward.best_factor(source.hidden[-1], clone.hidden[-1])
     return tuple(
-        (name, forward.copies_error(ours, theirs, growth, factor if number == last else 1.0))
+        (name, forward.copies_error(ours, theirs, *((growth.unscaled(), factor) if number == last else (growth, 1.0))))
         for number, (name, ours, theirs) in enumerate(zip(names, source.hidden, clone.hidden, strict=False))
     )
 

@@ -1,7 +1,8 @@
 """Is every tensor of the clone what it should be? Needs no forward pass and little memory.
 
 Whatever the strategy, the copies of a column that a layer reads must sum to the source's column, and
-every copy of a row must be that row. Each stored number may be off by its own rounding, no more.
+every copy of a row must be that row. Each stored number may be off by its own rounding, no more. What
+a layer reads padding with does not matter, so it only has to be finite.
 """
 
 from __future__ import annotations
@@ -9,12 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import repeat
 from math import inf
 
 import torch
 
 from hyperclone_cli.axes import Role
-from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, apply_gain, blocks, read_rows, workers
+from hyperclone_cli.expander import (
+    TORCH_DTYPES,
+    Block,
+    Survey,
+    blocks,
+    copy_columns,
+    read_rows,
+    scale_rows,
+    source_rows,
+    survey,
+    wide_dtype,
+    workers,
+)
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.shards import StoredTensor
 from hyperclone_cli.tensors import GrownTensor
@@ -43,15 +58,18 @@ def compare_weights(plan: Plan, clone: Mapping[str, StoredTensor]) -> WeightFigu
         for descriptor in descriptors.values():
             stack.callback(os.close, descriptor)
 
-        def check(block: Block) -> tuple[float, int]:
+        def read(block: Block) -> torch.Tensor:
+            return read_rows(descriptors[block.tensor.source.path], block.tensor.source, block.start, block.stop)
+
+        def check(block: Block, surveyed: Survey) -> tuple[float, int]:
             stored = clone[block.tensor.name]
-            source = read_rows(descriptors[block.tensor.source.path], block.tensor.source, block.start, block.stop)
             rows = block.stop - block.start
             found = [read_rows(descriptors[stored.path], stored, place, place + rows) for place in block.places]
-            return _compare(block.tensor, source, found)
+            return _compare(block, source_rows(block, read, surveyed), found)
 
         for tensor in compared:
-            results = list(pool.map(check, blocks(tensor)))
+            noise_free = replace(tensor, mixing=replace(tensor.mixing, noise_snr_db=None))  # the noise cancels
+            results = list(pool.map(check, blocks(tensor), repeat(survey(noise_free, read, pool))))
             error, wrong = max(error for error, _ in results), sum(count for _, count in results)
             if wrong:
                 bad[tensor.name] = (
@@ -62,13 +80,14 @@ def compare_weights(plan: Plan, clone: Mapping[str, StoredTensor]) -> WeightFigu
     return WeightFigures(len(compared), sum(t.elements for t in compared), worst, worst_tensor, bad)
 
 
-def _compare(tensor: GrownTensor, source: torch.Tensor, found: list[torch.Tensor]) -> tuple[float, int]:
+def _compare(block: Block, source: torch.Tensor, found: list[torch.Tensor]) -> tuple[float, int]:
     """(largest relative error, weights beyond their own rounding) of every copy of a block of source rows."""
-    wide = torch.promote_types(WIDER[tensor.source.dtype], WIDER[tensor.dtype])
-    expected = apply_gain(source.to(wide), tensor)
+    tensor = block.tensor
+    wide = wide_dtype(tensor)
+    expected = scale_rows(source.to(wide), block)
     magnitude = tensor.offset * tensor.gain  # what cancels in (1 + w) norms, and is rounded in `wide`
     if len(tensor.growths) > 1 and tensor.roles[1] is Role.OUT:
-        expected = torch.cat([expected.narrow(1, run.start, run.length) for run in tensor.growths[1].runs], 1)
+        expected = copy_columns(expected, tensor.growths[1], tensor.fillings[1])
     info = torch.finfo(TORCH_DTYPES[tensor.dtype])
     rounding = 0.0 if tensor.exact else 0.505 * info.eps
     copies = max(-(-growth.target // growth.source) for growth in tensor.growths)
@@ -79,7 +98,7 @@ def _compare(tensor: GrownTensor, source: torch.Tensor, found: list[torch.Tensor
         slack += info.smallest_normal * info.eps * copies
         error = (total - expected).abs()
         good = (error <= slack) & total.isfinite()
-        wrong += int((~good).sum())
+        wrong += int((~good).sum()) + int((~rows.isfinite()).sum()) * tensor.reads_padding
         worst = max(worst, float((error / (size + magnitude).clamp_min(info.tiny)).nan_to_num(inf, inf).max()))
     return worst, wrong
 
@@ -91,6 +110,7 @@ def sum_copies(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
     total = rows.new_zeros(len(rows), tensor.growths[1].source)
     position = 0
     for run in tensor.growths[1].runs:
-        total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length))
+        if not run.is_padding:
+            total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length))
         position += run.length
     return total

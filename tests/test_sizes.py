@@ -1,0 +1,157 @@
+"""Sizes that are no multiples, heads, the size of a head: the same function, or a refusal that says why."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models
+from hyperclone_cli.clone import expand
+from hyperclone_cli.errors import RequestError
+from hyperclone_cli.mixing import STRATEGIES, Mixing
+from hyperclone_cli.request import Request
+from hyperclone_cli.verifier import verify
+
+Sources = Callable[[str], Path]
+
+WHOLE_HEADS = "hidden_size is heads × head size"
+OWN_KEYS = "every query head has a key and value head of its own"
+MULTIPLE = "must be a multiple of the head size"
+EVEN_HEADS = "a norm spans all heads"
+DIVIDES = "transformers wants hidden_size to be a multiple"
+
+SOURCES = {
+    "llama": "llama-mha",
+    "llama-gqa": "llama-gqa-tied",
+    "qwen3": "qwen3",
+    "gemma3": "gemma3-gqa",
+    "olmo2": "olmo2",
+    "pythia": "pythia",
+    "opt": "opt-125m",
+}
+"""Hidden size 128 and four heads, of 32 units or (Qwen 3, Gemma 3) of 16; the feed-forward width is 80."""
+
+REFUSED: dict[str, dict[str, str]] = {
+    "--kv-heads-mult 1 --embed-mult 2": {"pythia": OWN_KEYS, "opt": OWN_KEYS},
+    "--head-dim-mult 2": {"pythia": MULTIPLE, "opt": MULTIPLE},
+    "--head-dim-mult 2 --embed-mult 2": {},
+    "--head-dim-mult 3 --embed-mult 3": {},
+    "--embed-mult 1.5": {},
+    "--embed-mult 2.5 --ffn-mult 2.5": {},
+    "--hidden-size 200": {"pythia": MULTIPLE, "opt": MULTIPLE},
+    "--ffn-mult 2.7": {},
+    "--intermediate-size 81": {},
+    "--num-heads 6": {
+        "llama": DIVIDES,
+        "llama-gqa": DIVIDES,
+        "gemma3": DIVIDES,
+        "olmo2": EVEN_HEADS,
+        "pythia": WHOLE_HEADS,
+        "opt": WHOLE_HEADS,
+    },
+    "--num-heads 6 --hidden-size 192": {"olmo2": EVEN_HEADS},
+}
+"""For each request the architectures that cannot have it, and what they say; for all others it is exact."""
+
+
+def options(line: str) -> dict[str, Any]:
+    """The options of a command line as keyword arguments of a Request."""
+    words = iter(line.replace("--", "").split())
+    numbers = ((name, next(words)) for name in words)
+    return {name.replace("-", "_"): float(number) if "." in number else int(number) for name, number in numbers}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    @functools.cache
+    def build(variant: str) -> Path:
+        return models.build(variant, tmp_path_factory.mktemp("source") / variant, hidden_size=128)
+
+    return build
+
+
+def relative_error(src: Path, clone: Path) -> float:
+    return models.relative_error(models.logits(models.load(clone)), models.logits(models.load(src)))
+
+
+@pytest.mark.parametrize("line", REFUSED)
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_size_is_the_same_function_or_refused(name: str, line: str, source: Sources, tmp_path: Path) -> None:
+    src, out, request = source(SOURCES[name]), tmp_path / "clone", Request(**options(line))
+    if name in REFUSED[line]:
+        with pytest.raises(RequestError, match=REFUSED[line][name]):
+            expand(src, out, request)
+        return
+    plan = expand(src, out, request)
+    for option, axis in (("hidden_size", "embed"), ("intermediate_size", "ffn")):
+        assert plan.growths[axis].target == options(line).get(option, plan.growths[axis].target)
+    assert relative_error(src, out) <= 1e-5
+    report = verify(out)
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("noise", [None, 10.0])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "variant, line",
+    [
+        ("llama-mha", "--embed-mult 2.5 --intermediate-size 200 --head-dim-mult 2 --num-heads 5"),
+        ("qwen2", "--embed-mult 2.5 --ffn-mult 1.3 --num-heads 9 --num-kv-heads 3"),
+        ("gemma2", "--embed-mult 1.5 --ffn-mult 2.5 --head-dim-mult 2 --num-heads 6 --num-kv-heads 3"),
+        ("pythia", "--embed-mult 2.5 --ffn-mult 3.3"),
+        ("opt-125m", "--embed-mult 2.5 --ffn-mult 3.3"),
+    ],
+)
+def test_strategies_and_noise_hold_for_any_size(
+    variant: str, line: str, strategy: str, noise: float | None, source: Sources, tmp_path: Path
+) -> None:
+    request = Request(**options(line), mixing=Mixing(strategy, noise_snr_db=noise))
+    expand(source(variant), tmp_path / "clone", request)
+    assert relative_error(source(variant), tmp_path / "clone") <= 1e-5
+    report = verify(tmp_path / "clone", weights_only=True)
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa-tied", "gemma3-gqa", "olmo2", "pythia", "opt-125m"])
+def test_in_bfloat16_any_size_stays_within_twice_the_dtypes_own_error(variant: str, tmp_path: Path) -> None:
+    src = models.build(variant, tmp_path / "src", torch.bfloat16, hidden_size=128)
+    expand(src, tmp_path / "clone", Request(embed_mult=1.5, ffn_mult=2.5))
+    logits = verify(tmp_path / "clone").logits
+    assert logits is not None
+    assert logits.relative_error <= 2 * logits.floor
+
+
+@pytest.mark.parametrize(
+    "variant, reason",
+    [
+        ("opt-350m", "norms after the residual sum"),
+        ("opt-postnorm", "norms after the residual sum"),
+        ("opt-no-final-norm", "reads the stream itself"),
+        ("opt-plain-norms", "norms without weights"),
+        ("olmo", "its norms have no weights"),
+    ],
+)
+def test_a_stream_that_cannot_be_padded_is_refused(variant: str, reason: str, source: Sources, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=reason):
+        expand(source(variant), tmp_path / "clone", Request(embed_mult=1.5))
+
+
+@pytest.mark.parametrize(
+    "variant, changes, reason",
+    [
+        ("olmo-clip", {}, "clip_qkv"),
+        ("llama-mha", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "'yarn'"),
+        ("pythia", {"hidden_size": 48}, "pairs do not stay pairs"),  # a quarter of twelve units turns: an odd number
+    ],
+)
+def test_a_head_that_cannot_be_larger_is_refused(
+    variant: str, changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    src = models.build(variant, tmp_path / "src", **changes)
+    with pytest.raises(RequestError, match=reason):
+        expand(src, tmp_path / "clone", Request(embed_mult=2, head_dim_mult=2))
