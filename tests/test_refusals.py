@@ -199,7 +199,7 @@ REQUESTS: dict[str, tuple[list[object], int, str]] = {
     "a target beyond all shapes": (["--target-params", "900T"], 2, "more than any shape"),
     "half a head size": (["--head-dim-mult", 1.5], 2, "--head-dim-mult"),
     "not a number": (["--heads-mult", "two"], 2, "--heads-mult"),
-    "heads that cannot be shared": (["--heads-mult", 3, "--kv-heads-mult", 2], 2, "--num-heads 8 --num-kv-heads 4"),
+    "heads that cannot be shared": (["--heads-mult", 3, "--kv-heads-mult", 4], 2, "every key/value head serves"),
     "heads that do not divide the width": (["--heads-mult", 5], 2, "--hidden-size 48 --num-heads 16"),
     "unknown dtype": (["--dtype", "int8"], 2, "--dtype"),
     "unknown tie": (["--tie-embeddings", "maybe"], 2, "--tie-embeddings"),

@@ -155,3 +155,20 @@ def test_a_head_that_cannot_be_larger_is_refused(
     src = models.build(variant, tmp_path / "src", **changes)
     with pytest.raises(RequestError, match=reason):
         expand(src, tmp_path / "clone", Request(embed_mult=2, head_dim_mult=2))
+
+
+@pytest.mark.parametrize("variant, target", [("llama-gqa-tied", "1M"), ("gemma3-gqa", 600_000), ("pythia", "0.9M")])
+def test_a_number_of_parameters_leads_to_the_closest_shape(
+    variant: str, target: int | str, source: Sources, tmp_path: Path
+) -> None:
+    request = Request(target_params=target, multiple_of=8)
+    plan = expand(source(variant), tmp_path / "clone", request)
+    wanted = request.target_params
+    assert isinstance(wanted, int)
+    assert abs(models.load(tmp_path / "clone").num_parameters() / wanted - 1) <= 0.02
+    assert plan.growths["embed"].target % 32 == 0
+    assert plan.growths["ffn"].target % 8 == 0
+    assert plan.request.target_params is None  # the record is of the sizes, which make the same clone again
+    assert plan.notes[0].startswith(f"--target-params {wanted:,}: hidden_size {plan.growths['embed'].target}")
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
