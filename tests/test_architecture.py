@@ -20,6 +20,8 @@ LAYERS = [
     ["mixing"],
     ["growth", "config", "noise"],
     ["shards"],
+    ["rows", "bins", "loaded"],
+    ["gguf"],
     ["source"],
     ["tensors"],
     ["head"],

@@ -30,7 +30,7 @@ def verify(
 ) -> Report:
     """Hold a clone against its source: config, tokenizer, every weight, logits, and greedy decoding.
 
-    src           the source's directory; None takes the one that the clone recorded
+    src           the source: a directory, or a GGUF file; None takes the one that the clone recorded
     device        torch's name of it; None takes a GPU if there is one
     dtype         what both models run in. In float32 the logits' relative error may be at most
                   max(1e-5, the error that the source's own storage dtype makes); in another dtype
@@ -50,11 +50,11 @@ def verify(
             f"{clone}: no {PROVENANCE_NAME}, so its source and its growth are not known.",
             "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
         )
-    if src is None and record and not record.source.is_dir():
+    if src is None and record and not record.source.exists():
         raise CheckpointError(
             f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
         )
-    source = open_source(src or (record.source if record else clone))
+    source = open_source(src or (record.source if record else clone), record.request.dtype if record else None)
     plan = make_plan(source, record.request) if record else None
     notes: list[str] = []
     failures: list[str] = []
@@ -70,7 +70,7 @@ def verify(
             log("Comparing the weights")
         from hyperclone_cli.verifier.weights import compare_weights
 
-        weights = compare_weights(plan, found.tensors)
+        weights = compare_weights(plan, found)
         failures += [f"tensor {name} {what}" for name, what in weights.bad.items()]
     if not weights_only:
         import torch
