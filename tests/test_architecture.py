@@ -27,6 +27,8 @@ LAYERS = [
     ["head"],
     ["planner"],
     ["expander", "provenance", "symmetry"],
+    ["card"],
+    ["verification"],
     ["publish"],
     ["clone", "verifier"],
     ["api", "inspector"],

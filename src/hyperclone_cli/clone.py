@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
 
+from hyperclone_cli.card import write_card
 from hyperclone_cli.config import check_config
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.growth import Request
@@ -109,6 +110,7 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
     plan.source.copy_companions(partial)
     _write_json(partial / "config.json", dict(plan.config))
+    write_card(partial, plan, out.name)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
     _write_json(partial / PROVENANCE_NAME, provenance(plan, out) | {"files": written})

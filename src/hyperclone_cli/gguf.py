@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ def place(path: Path) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
 
 
-def check_gguf(path: Path) -> None:
+def _check(path: Path) -> None:
     """Raise CheckpointError for a file that is no whole GGUF, RequestError if what reads them is not installed."""
     with path.open("rb") as file:
         magic = file.read(4)
@@ -50,7 +52,7 @@ def load_model(path: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     dequantise = GgufConfig(dequantize=True)
-    with quiet():
+    with quiet(), redirect_stderr(StringIO()):  # the reader's own bar has no switch
         model, report = AutoModelForCausalLM.from_pretrained(
             **place(path),
             quantization_config=dequantise,
@@ -61,14 +63,12 @@ def load_model(path: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
     return model, report
 
 
-def read_gguf(path: Path, dtype: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, bytes]]:
-    """(config, tensors, other files) that `save_pretrained` would make of a GGUF file dequantised to `dtype`.
+def read_model(path: Path, dtype: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """(config, tensors) that `save_pretrained` would make of a GGUF file dequantised to `dtype`.
 
     Raises CheckpointError if transformers cannot read the file, RequestError if packages are missing.
     """
-    from transformers import AutoTokenizer
-
-    check_gguf(path)
+    _check(path)
     try:
         model, report = load_model(path, dtype)
         absent = sorted(report["missing_keys"])
@@ -77,18 +77,31 @@ def read_gguf(path: Path, dtype: str) -> tuple[dict[str, Any], dict[str, torch.T
         with quiet(), tempfile.TemporaryDirectory() as directory:
             model.config.architectures = [type(model).__name__]
             model.config.save_pretrained(directory)
-            model.generation_config.save_pretrained(directory)
-            AutoTokenizer.from_pretrained(**place(path), local_files_only=True).save_pretrained(directory)
             config = read_json(Path(directory) / "config.json")
-            files = {
-                str(file.relative_to(directory)): file.read_bytes()
-                for file in sorted(Path(directory).rglob("*"))
-                if file.is_file() and file.name != "config.json"
-            }
     except Exception as error:  # transformers and gguf raise what they like
-        raise CheckpointError(
-            f"{path}: transformers cannot read it: {last_line(error)}",
-            "Use the model in its original format, from before it was converted.",
-        ) from None
+        raise _refusal(path, error) from None
     config.pop("transformers_version", None)  # who wrote it is not part of the model
-    return config, weights_of(model), files
+    return config, weights_of(model)
+
+
+def read_tokenizer(path: Path) -> dict[str, bytes]:
+    """Name → contents of the tokenizer's files that `save_pretrained` would make of a GGUF file.
+
+    Raises CheckpointError if transformers cannot read them.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet(), tempfile.TemporaryDirectory() as directory:
+            AutoTokenizer.from_pretrained(**place(path)).save_pretrained(directory)
+            files = [file for file in Path(directory).rglob("*") if file.is_file()]
+            return {str(file.relative_to(directory)): file.read_bytes() for file in files}
+    except Exception as error:  # tokenizers raise what they like
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: transformers cannot read it: {last_line(error)}",
+        "Use the model in its original format, from before it was converted.",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,17 +103,21 @@ class TensorSource(Source):
 
 @dataclass(frozen=True)
 class GgufSource(TensorSource):
-    """A GGUF file as the checkpoint that transformers makes of it; `files` are its companions, by name."""
+    """A GGUF file as the checkpoint that transformers makes of it: its companions are made, not found."""
 
-    files: Mapping[str, bytes]
+    @cached_property
+    def _files(self) -> dict[str, bytes]:
+        from hyperclone_cli.gguf import read_tokenizer
+
+        return read_tokenizer(self.path)
 
     def companions(self) -> list[Path]:
-        """Tokenizer, chat template and generation config, as paths inside the checkpoint."""
-        return sorted(map(Path, self.files))
+        """Tokenizer and chat template, as paths inside the checkpoint."""
+        return sorted(map(Path, self._files))
 
     def companion(self, name: Path) -> bytes:
         """The contents of one of them."""
-        return self.files[str(name)]
+        return self._files[str(name)]
 
 
 def stored_tensors(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
@@ -175,12 +180,12 @@ def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
 
 
 def _open_gguf(path: Path, dtype: str | None) -> GgufSource:
-    from hyperclone_cli.gguf import DEFAULT_DTYPE, read_gguf
+    from hyperclone_cli.gguf import DEFAULT_DTYPE, read_model
 
     dtype = dtype or DEFAULT_DTYPE
-    config, weights, files = read_gguf(path, dtype)
+    config, weights = read_model(path, dtype)
     note = f"{path.name} is dequantised to {dtype}, whole and in memory; --dtype chooses another."
-    return GgufSource(path, config, stored_tensors(path, weights), weights, files, notes=(note,))
+    return GgufSource(path, config, stored_tensors(path, weights), weights, notes=(note,))
 
 
 Tensor = TypeVar("Tensor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.planner import make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
 from hyperclone_cli.source import Source, open_source
-from hyperclone_cli.verifier.report import Report
+from hyperclone_cli.verification import record_verification
+from hyperclone_cli.verifier.report import Report, finite
 
 __all__ = ["Report", "verify"]
 
@@ -39,6 +41,7 @@ def verify(
     new_tokens    tokens that greedy decoding continues each prompt by
     log           called with each step as it begins
 
+    What a full verification against the recorded source finds is also written into the clone, see `verification`.
     A clone that differs is no error but a report with `failures`. Raises RequestError and
     CheckpointError for inputs that cannot be compared at all.
     """
@@ -89,7 +92,11 @@ def verify(
                 raise
             failures.append(error.message)  # it cannot even be loaded: the reasons stand above
     shown = min(str(source.path), os.path.relpath(source.path), key=len)
-    return Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
+    report = Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
+    if record and plan and src is None and not weights_only and plan.digest == record.plan_digest:
+        note = record_verification(clone, plan.digest, finite(report.as_json()))
+        report = replace(report, notes=(*report.notes, note)) if note else report
+    return report
 
 
 def _compare_configs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -105,5 +112,5 @@ def _compare_companions(source: Source, clone: Source) -> list[str]:
     return [
         f"file {name} is not the source's"
         for name in source.companions()
-        if not (clone.path / name).is_file() or (clone.path / name).read_bytes() != (source.path / name).read_bytes()
+        if not (clone.path / name).is_file() or (clone.path / name).read_bytes() != source.companion(name)
     ]
