@@ -46,7 +46,6 @@ def model_card(plan: Plan, name: str, base_model: str | None = None) -> str:
         **carried,
     )
     before, after = (sum(part.values()) for part in plan.parameters())
-    licence = carried.get("license")
     card: Any = ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
@@ -60,7 +59,7 @@ def model_card(plan: Plan, name: str, base_model: str | None = None) -> str:
         head=f"Its head is {plan.head.why}.",
         verification=_marked("Not verified yet: `hyperclone verify` does it."),
         advice=advice(plan),
-        licence=f"That of `{source}`: {licence}." if licence else f"That of `{source}`, whose card says which it is.",
+        licence=_licence(source, carried.get("license_name") or carried.get("license")),
     )
     return f"{card}\n"
 
@@ -124,6 +123,12 @@ def _sizes(plan: Plan) -> list[tuple[str, str, str]]:
         ("parameters", f"{before:,}", f"{after:,}"),
         ("KV cache, bytes per token", f"{cache[0]:,}", f"{cache[1]:,}"),
     ]
+
+
+def _licence(source: str, stated: str | list[str] | None) -> str:
+    if not stated:
+        return f"That of `{source}`, whose own card did not say which it is."
+    return f"That of `{source}`: {stated if isinstance(stated, str) else ', '.join(stated)}."
 
 
 def _marked(text: str) -> str:
