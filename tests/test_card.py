@@ -83,12 +83,12 @@ def test_the_hubs_own_library_reads_and_writes_it_unchanged(clone: Path) -> None
 def test_the_body_says_what_a_reader_needs(clone: Path) -> None:
     text = " ".join(card_of(clone).split())
     for words in (
-        "# opt-700m",
+        "# opt-350m, grown to 157,152 parameters",
         "an initialisation, not yet a better model",
         "| `hidden_size` | `48` | `96` |",
         "| parameters | 41,712 | 157,152 |",
-        "```bash hyperclone expand --src opt-350m --embed-mult 2 --ffn-mult 2 --out opt-700m ```",
-        'AutoModelForCausalLM.from_pretrained("opt-700m")',
+        "```bash hyperclone expand --src opt-350m --embed-mult 2 --ffn-mult 2 --out clone ```",
+        'AutoModelForCausalLM.from_pretrained(".")',
         "The copies get equal gradients",
         "That of `opt-350m`: opt.",
         "arXiv:2409.12903",
@@ -104,11 +104,11 @@ def test_it_names_no_place_on_this_machine(clone: Path, tmp_path: Path) -> None:
 
 
 def test_copies_that_part_need_no_advice(src: Path) -> None:
-    assert "equal gradients" not in model_card(plan(src, embed_mult=2, noise_snr_db=10.0), "clone")
+    assert "equal gradients" not in model_card(plan(src, embed_mult=2, noise_snr_db=10.0))
 
 
 def test_the_same_plan_gives_the_same_card(src: Path) -> None:
-    assert model_card(plan(src, embed_mult=2), "clone") == model_card(plan(src, embed_mult=2), "clone")
+    assert model_card(plan(src, embed_mult=2)) == model_card(plan(src, embed_mult=2))
 
 
 @pytest.mark.parametrize(
@@ -124,18 +124,17 @@ def test_the_same_plan_gives_the_same_card(src: Path) -> None:
     ],
 )
 def test_the_command_has_every_option_that_is_not_its_default(request_: Request, options: str) -> None:
-    assert command(request_, "a", "b") == " ".join(f"hyperclone expand --src a {options} --out b".split())
+    assert command(request_, "a") == " ".join(f"hyperclone expand --src a {options} --out clone".split())
 
 
 def test_the_command_makes_the_clone_again(src: Path, tmp_path: Path) -> None:
     src.rename(tmp_path / "a small model")
     options: Any = {"embed_mult": 2, "strategy": "uneven", "uneven_ratio": (1, 3), "noise_snr_db": 9.5, "seed": 4}
-    expand(tmp_path / "a small model", tmp_path / "big one", tie_embeddings="untie", **options)
-    line = next(line for line in card_of(tmp_path / "big one").splitlines() if line.startswith("hyperclone expand"))
-    (tmp_path / "big one").rename(tmp_path / "first")
+    expand(tmp_path / "a small model", tmp_path / "first", tie_embeddings="untie", **options)
+    line = next(line for line in card_of(tmp_path / "first").splitlines() if line.startswith("hyperclone expand"))
     again = [sys.executable, "-m", "hyperclone_cli", *shlex.split(line)[1:], "--no-verify"]
     subprocess.run(again, cwd=tmp_path, env=models.environment(), check=True, capture_output=True)
-    first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("first", "big one"))
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("first", "clone"))
     assert first == second
 
 
@@ -182,12 +181,12 @@ def test_a_local_source_is_called_by_its_directory(
 
 def test_a_name_that_the_hub_would_refuse_is_not_in_the_metadata(src: Path, tmp_path: Path) -> None:
     moved = src.rename(tmp_path / "my model (old)")
-    card: Any = ModelCard(model_card(plan(moved), "clone"))
+    card: Any = ModelCard(model_card(plan(moved)))
     assert not {"base_model", "base_model_relation"} & card.data.to_dict().keys()
 
 
 def test_a_source_from_the_hub_is_called_by_its_id(src: Path) -> None:
-    card: Any = ModelCard(model_card(plan(src, embed_mult=2), "clone", "facebook/opt-350m"))
+    card: Any = ModelCard(model_card(plan(src, embed_mult=2), "facebook/opt-350m"))
     assert card.data.to_dict()["base_model"] == "facebook/opt-350m"
     assert "--src facebook/opt-350m " in card.text
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gguf
 import pytest
@@ -18,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 import models
 from hyperclone_cli import expand, plan, verify
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.inspector import inspect
 
 WORDS = ["ab", *"abcdefghijklmnopqrstuvwxyz", "Ġ", *".,:;?!'-", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "Ċ", *"0123456789"]
 NAMES = {
@@ -142,23 +142,16 @@ def test_what_a_gguf_is_dequantised_to_is_said(llama: Path) -> None:
     assert "float16" in plan(llama, embed_mult=2, dtype="float16").source.notes[0]
 
 
-def test_from_the_command_line(llama: Path, tmp_path: Path) -> None:
-    def run(*arguments: object) -> tuple[dict[str, Any], str]:
-        command = [sys.executable, "-m", "hyperclone_cli", *map(str, arguments), "--json"]
-        result = subprocess.run(command, env=models.environment(), text=True, capture_output=True, timeout=120)
-        assert result.returncode == 0, result.stderr
-        found: dict[str, Any] = json.loads(result.stdout)
-        return found, result.stderr
-
-    request = ["--src", llama, "--embed-mult", 2]
-    planned, _ = run("plan", *request)
-    assert "dequantised to bfloat16" in planned["notes"][0]
-    found, stderr = run("expand", *request, "--out", tmp_path / "clone")
+def test_from_the_command_line_nothing_else_is_printed(llama: Path, tmp_path: Path) -> None:
+    arguments = ["expand", "--src", llama, "--embed-mult", 2, "--out", tmp_path / "clone", "--json"]
+    command = [sys.executable, "-m", "hyperclone_cli", *map(str, arguments)]
+    result = subprocess.run(command, env=models.environment(), text=True, capture_output=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")  # not even transformers' progress bars
+    found = json.loads(result.stdout)
     assert found["verification"]["passed"] is True
-    assert found["digest"] == planned["digest"]
-    assert stderr == ""  # not even transformers' progress bars
-    inspected, _ = run("inspect", tmp_path / "clone")
-    assert inspected["layers"]
+    assert found["digest"] == plan(llama, embed_mult=2).digest
+    assert "dequantised to bfloat16" in found["notes"][0]
+    assert inspect(tmp_path / "clone").layers
 
 
 def cut(bytes_: int) -> Callable[[Path], object]:

@@ -27,8 +27,8 @@ _CARRIED = ("license", "license_name", "license_link", "language")
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
-def model_card(plan: Plan, name: str, base_model: str | None = None) -> str:
-    """The card of the clone `name`, not verified yet. The same plan gives the same text.
+def model_card(plan: Plan, base_model: str | None = None) -> str:
+    """The card of a clone that is not verified yet. The same plan gives the same text, wherever the clone is written.
 
     `base_model` is the source's id on the Hub; None takes what its directory and its config say.
     """
@@ -49,12 +49,11 @@ def model_card(plan: Plan, name: str, base_model: str | None = None) -> str:
     card: Any = ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
-        name=name,
         source=source,
         before=f"{before:,}",
         after=f"{after:,}",
         sizes=_sizes(plan),
-        command=command(plan.request, base_model or plan.source.path.resolve().name, name),
+        command=command(plan.request, base_model or plan.source.path.resolve().name),
         version=__version__,
         head=f"Its head is {plan.head.why}.",
         verification=_marked("Not verified yet: `hyperclone verify` does it."),
@@ -99,15 +98,15 @@ def source_metadata(source: Source) -> dict[str, Any]:
     }
 
 
-def command(request: Request, src: str, out: str) -> str:
-    """The command that makes such a clone: `src` and `out` by name, and every option that is not its default."""
+def command(request: Request, src: str) -> str:
+    """The command that makes such a clone of `src` again, with every option that is not its default."""
     words = ["hyperclone", "expand", "--src", src]
     for options, defaults in ((request, Request()), (request.mixing, Mixing())):
         for option in fields(options):
             value = getattr(options, option.name)
             if option.name != "mixing" and value != getattr(defaults, option.name):
                 words += [f"--{option.name.replace('_', '-')}", _as_typed(value)]
-    return shlex.join([*words, "--out", out])
+    return shlex.join([*words, "--out", "clone"])
 
 
 def _as_typed(value: Any) -> str:
@@ -178,6 +177,6 @@ def _is_repo_id(name: str) -> bool:
     return True
 
 
-def write_card(directory: Path, plan: Plan, name: str, base_model: str | None = None) -> None:
-    """Write the card of the clone `name` into its directory."""
-    (directory / CARD_NAME).write_text(model_card(plan, name, base_model), encoding="utf-8", newline="\n")
+def write_card(directory: Path, plan: Plan, base_model: str | None = None) -> None:
+    """Write a clone's card into its directory."""
+    (directory / CARD_NAME).write_text(model_card(plan, base_model), encoding="utf-8", newline="\n")
