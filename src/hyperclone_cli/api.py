@@ -65,7 +65,8 @@ def plan(src: str | Path, **options: Unpack[GrowthOptions]) -> Plan:
 
     `options` are those of GrowthOptions. Raises RequestError or CheckpointError as `expand` does.
     """
-    return make_plan(open_source(Path(src)), request(**options))
+    wanted = request(**options)
+    return make_plan(open_source(Path(src), wanted.dtype), wanted)
 
 
 def expand(

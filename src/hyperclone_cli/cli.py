@@ -44,7 +44,9 @@ class Tie(StrEnum):
 
 GROWTH, MIXING, WRITING, CHECKING = "Growth", "Breaking the symmetry", "Writing", "Checking"
 
-Src = Annotated[Path, typer.Option("--src", help="The source checkpoint: a directory.", show_default=False)]
+Src = Annotated[
+    Path, typer.Option("--src", help="The source checkpoint: a directory, or a GGUF file.", show_default=False)
+]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
 EmbedMult = Annotated[float, typer.Option(min=1, help="Times hidden_size.", rich_help_panel=GROWTH)]
 FfnMult = Annotated[float, typer.Option(min=1, help="Times the feed-forward width.", rich_help_panel=GROWTH)]

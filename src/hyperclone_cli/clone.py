@@ -7,10 +7,9 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hyperclone_cli.card import write_card
 from hyperclone_cli.config import check_config
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.planner import Plan, make_plan
@@ -19,9 +18,6 @@ from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
 from hyperclone_cli.request import Request
 from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
 from hyperclone_cli.source import INDEX_NAME, open_source
-
-if TYPE_CHECKING:
-    import torch
 
 _SPARE_BYTES = 64 << 20
 
@@ -38,7 +34,7 @@ def expand(src: Path, out: Path, request: Request, overwrite: bool = False, prog
     """
     out = Path(os.path.abspath(out))
     check_places(src, out, overwrite)
-    plan = make_plan(open_source(src), request)
+    plan = make_plan(open_source(src, request.dtype), request)
     check_space(plan, out)
     growths = plan.growths
     if growths["embed"].ratio != growths["kv_heads"].ratio * growths["group"].ratio or growths["value"].grows:
@@ -66,7 +62,7 @@ def check_space(plan: Plan, out: Path) -> None:
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
     free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
-    companions = sum((plan.source.path / name).stat().st_size for name in plan.source.companions())
+    companions = sum(len(plan.source.companion(name)) for name in plan.source.companions())
     needed = plan.nbytes + companions + _SPARE_BYTES
     if needed > free:
         raise StorageError(
@@ -76,16 +72,11 @@ def check_space(plan: Plan, out: Path) -> None:
 
 
 def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
-    from hyperclone_cli.expander import Block, Survey, as_bytes, blocks, grow_block, read_rows, survey, workers
+    from hyperclone_cli.expander import Block, Survey, blocks, grow_block, survey, workers
+    from hyperclone_cli.rows import as_bytes
 
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with ExitStack() as stack, workers() as pool:
-        sources = {path: os.open(path, os.O_RDONLY) for path in sorted({t.source.path for t in plan.tensors})}
-        for descriptor in sources.values():
-            stack.callback(os.close, descriptor)
-
-        def read(block: Block) -> torch.Tensor:
-            return read_rows(sources[block.tensor.source.path], block.tensor.source, block.start, block.stop)
+    with plan.source.rows() as read, workers() as pool:
 
         def write(block: Block, target: StoredTensor, descriptor: int, surveyed: Survey) -> None:
             for place, data in grow_block(block, read, surveyed):
@@ -120,6 +111,7 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
     plan.source.copy_companions(partial)
     _write_json(partial / "config.json", dict(plan.config))
+    write_card(partial, plan)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
     _write_json(partial / PROVENANCE_NAME, provenance(plan, out) | {"files": written})

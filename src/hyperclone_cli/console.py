@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -14,11 +13,12 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from hyperclone_cli.config import config_changes
 from hyperclone_cli.families import Family
 from hyperclone_cli.inspector import GradientFigures, Inspection
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.symmetry import advice
-from hyperclone_cli.verifier.report import Report
+from hyperclone_cli.verifier.report import Report, finite
 
 SCHEMA_VERSION = 1
 
@@ -55,10 +55,10 @@ def _show_notes(plan: Plan) -> None:
 
 def show_plan(plan: Plan, as_json: bool) -> None:
     """Print what `plan` would write."""
-    _show_notes(plan)
     if as_json:
         _print_json(plan_json(plan))
         return
+    _show_notes(plan)
     _print_table("config.json", ("key", "before", "after"), _config_rows(plan))
     before, after = plan.parameters()
     rows = [(part, f"{before[part]:,}", f"{after[part]:,}") for part in after]
@@ -85,7 +85,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "model_type": plan.family.model_type,
-        "config": {key: {"before": old, "after": new} for key, old, new in _config_changes(plan)},
+        "config": {
+            key: {"before": old, "after": new} for key, old, new in config_changes(plan.source.config, plan.config)
+        },
         "parameters": {
             "before": {**before, "total": sum(before.values())},
             "after": {**after, "total": sum(after.values())},
@@ -103,11 +105,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 def show_clone(plan: Plan, out: Path, report: Report | None, as_json: bool) -> None:
     """Print what `expand` wrote, and its verification if there was one."""
-    _show_notes(plan)
     if as_json:
         verification = report.as_json() if report else None
         _print_json({**plan_json(plan), "out": str(out), "verification": verification})
         return
+    _show_notes(plan)
     before, after = plan.parameters()
     _out.print(
         f"{out}: {sum(before.values()):,} → {sum(after.values()):,} parameters, {decimal(plan.nbytes)}, {plan.head.why}"
@@ -228,13 +230,11 @@ def _describe(family: Family) -> dict[str, Any]:
     }
 
 
-def _config_changes(plan: Plan) -> list[tuple[str, Any, Any]]:
-    old: Mapping[str, Any] = plan.source.config
-    return [(key, old.get(key), new) for key, new in plan.config.items() if key not in old or old[key] != new]
-
-
 def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    rows = [(key, "–" if old is None else str(old), str(new)) for key, old, new in _config_changes(plan)]
+    rows = [
+        (key, "–" if old is None else str(old), str(new))
+        for key, old, new in config_changes(plan.source.config, plan.config)
+    ]
     return rows or [("nothing changes", "", "")]
 
 
@@ -269,13 +269,4 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(_finite(content), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """The same, with null for numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(content), indent=2, allow_nan=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from hyperclone_cli.axes import Role
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.noise import padding_noise, zero_sum_noise
-from hyperclone_cli.shards import ITEM_BYTES, StoredTensor, read_into
+from hyperclone_cli.rows import TORCH_DTYPES, Read
+from hyperclone_cli.shards import ITEM_BYTES
 from hyperclone_cli.tensors import Filling, GrownTensor
 
 BLOCK_BYTES = 4 << 20
 """Bytes of one grown block: small enough to stay in the processor's cache, large enough to write well."""
 
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WIDER = {"F64": torch.float64, "F32": torch.float64, "F16": torch.float32, "BF16": torch.float32}
 
 
@@ -53,6 +53,10 @@ class Block:
     def row_bytes(self) -> int:
         """Bytes of one row of the grown tensor."""
         return prod(self.tensor.shape[1:]) * ITEM_BYTES[self.tensor.dtype]
+
+    def read(self, read: Read) -> torch.Tensor:
+        """The block's source rows."""
+        return read(self.tensor.source, self.start, self.stop)
 
 
 def blocks(tensor: GrownTensor) -> Iterator[Block]:
@@ -84,24 +88,6 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def read_rows(descriptor: int, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-    """Rows start … stop - 1 of a tensor on disk, in its own dtype: shape (stop - start, …)."""
-    shape = (stop - start, *stored.shape[1:])
-    row_bytes = ITEM_BYTES[stored.dtype] * prod(shape[1:])
-    data = torch.empty(row_bytes * shape[0], dtype=torch.uint8)
-    read_into(descriptor, as_bytes(data), stored.offset + start * row_bytes)
-    return data.view(TORCH_DTYPES[stored.dtype]).view(shape)
-
-
-def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-Read = Callable[[Block], torch.Tensor]
-"""Gives the source rows of a block, wherever they are."""
-
-
 @dataclass(frozen=True)
 class Survey:
     """What must be known of a whole tensor before any of its rows can be grown.
@@ -121,14 +107,14 @@ def survey(tensor: GrownTensor, read: Read, pool: Executor) -> Survey:
     if tensor.noisy:
 
         def energy(block: Block) -> float:
-            return float(grow_rows(read(block), block).double().square().sum()) * len(block.places)
+            return float(grow_rows(block.read(read), block).double().square().sum()) * len(block.places)
 
         rows = sum((block.stop - block.start) * len(block.places) for block in copied)
         power = sum(pool.map(energy, copied)) / (rows * prod(tensor.shape[1:]))
     mean = None
     if tensor.growths[0].padding and tensor.fillings[0] is Filling.MEAN:
         each_once = {(block.start, block.stop): block for block in copied}.values()
-        sums = pool.map(lambda block: read(block).double().sum(0, keepdim=True), each_once)
+        sums = pool.map(lambda block: block.read(read).double().sum(0, keepdim=True), each_once)
         mean = reduce(torch.add, sums) / tensor.growths[0].source
     return Survey(power, mean)
 
@@ -136,7 +122,7 @@ def survey(tensor: GrownTensor, read: Read, pool: Executor) -> Survey:
 def source_rows(block: Block, read: Read, survey: Survey) -> torch.Tensor:
     """The rows that a block is grown from: those of the source, or what padding holds."""
     if not block.is_padding:
-        return read(block)
+        return block.read(read)
     shape = (block.stop - block.start, *block.tensor.source.shape[1:])
     if survey.mean is not None:
         return survey.mean.expand(shape)

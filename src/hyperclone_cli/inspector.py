@@ -17,7 +17,7 @@ from hyperclone_cli.growth import Growth
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
-from hyperclone_cli.source import open_source
+from hyperclone_cli.source import Source, open_source
 from hyperclone_cli.tensors import GrownTensor
 
 if TYPE_CHECKING:
@@ -126,19 +126,20 @@ def inspect(
     stored = _find(matrices, found.tensors, checkpoint)
     weights: dict[str, Alikeness] = {}
     ranks: dict[str, float] = {}
-    for tensor in matrices:
-        if log:
-            log(f"Comparing the copies in {tensor.name}")
-        weight = _read(stored[tensor.name])
-        weights[tensor.name] = compare_copies(weight, tensor)
-        if min(weight.shape) <= RANK_LIMIT:
-            ranks[tensor.name] = rank_fraction(weight)
+    with found.rows() as read:
+        for tensor in matrices:
+            if log:
+                log(f"Comparing the copies in {tensor.name}")
+            weight = read(stored[tensor.name], 0, tensor.shape[0])
+            weights[tensor.name] = compare_copies(weight, tensor)
+            if min(weight.shape) <= RANK_LIMIT:
+                ranks[tensor.name] = rank_fraction(weight)
     taught: dict[str, Alikeness] = {}
     figures = None
     if gradients and matrices:
         if log:
             log(f"Running {checkpoint} forward and backward")
-        taught, figures, note = _compare_gradients(checkpoint, clone, plan, matrices, device)
+        taught, figures, note = _compare_gradients(found, clone, plan, matrices, device)
         notes += [note] if note else []
     layers = tuple(
         LayerFigures(
@@ -212,11 +213,11 @@ def _plan_of(clone: Path, src: Path | None) -> tuple[Plan, list[str]]:
             f"{clone}: no {PROVENANCE_NAME}, so it is not known which weights are copies.",
             "For a checkpoint trained from a clone, name the clone with --clone.",
         )
-    if src is None and not record.source.is_dir():
+    if src is None and not record.source.exists():
         raise CheckpointError(
             f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
         )
-    plan = make_plan(open_source(src or record.source), record.request)
+    plan = make_plan(open_source(src or record.source, record.request.dtype), record.request)
     changed = plan.digest != record.plan_digest
     return plan, ["The source is not the one that was expanded; its sizes are taken all the same."] if changed else []
 
@@ -242,15 +243,8 @@ def _is_copied(tensor: GrownTensor) -> bool:
     return any(growth.grows for growth in tensor.growths)
 
 
-def _read(stored: StoredTensor) -> torch.Tensor:
-    from hyperclone_cli.expander import read_rows
-
-    with stored.path.open("rb") as file:
-        return read_rows(file.fileno(), stored, 0, stored.shape[0])
-
-
 def _compare_gradients(
-    checkpoint: Path, clone: Path, plan: Plan, matrices: list[GrownTensor], device: str | None
+    checkpoint: Source, clone: Path, plan: Plan, matrices: list[GrownTensor], device: str | None
 ) -> tuple[dict[str, Alikeness], GradientFigures, str]:
     """The gradients of the copies on the page of English, and a note on what was read instead of it."""
     import torch
@@ -261,7 +255,7 @@ def _compare_gradients(
     model, complaints = forward.load(checkpoint, torch.float32, forward.choose_device(device))
     missing = [complaint for complaint in complaints if not complaint.startswith("unexpected")]
     if missing:
-        raise CheckpointError(f"{checkpoint}: {missing[0]}.", "The checkpoint is incomplete.")
+        raise CheckpointError(f"{checkpoint.path}: {missing[0]}.", "The checkpoint is incomplete.")
     vocab_size = int(model.config.vocab_size)
     tokenizer, note = text.load_tokenizer(clone, vocab_size)  # training saves none beside its checkpoints
     context = int(plan.source.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)

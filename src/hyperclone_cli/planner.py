@@ -44,7 +44,7 @@ class Plan:
     shards: Mapping[str, tuple[str, ...]]
     dropped: Mapping[str, str]
     head: Head
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
     @property
     def nbytes(self) -> int:
@@ -112,7 +112,16 @@ def make_plan(source: Source, request: Request) -> Plan:
     tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
     config = grow_config(source.config, family, growths, request.dtype, head.tied)
     return Plan(
-        source, family, request, growths, config, tuple(tensors), _split(tensors, request.max_shard_size), dropped, head
+        source=source,
+        family=family,
+        request=request,
+        growths=growths,
+        config=config,
+        tensors=tuple(tensors),
+        shards=_split(tensors, request.max_shard_size),
+        dropped=dropped,
+        head=head,
+        notes=source.notes,
     )
 
 
@@ -126,7 +135,8 @@ def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], fa
     total = plan.parameters()[1].total()
     keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
     shape = ", ".join(f"{key} {plan.config[key]}" for key in keys)
-    return replace(plan, notes=(f"--target-params {target:,}: {shape} make {total:,} ({total / target - 1:+.1%}).",))
+    note = f"--target-params {target:,}: {shape} make {total:,} ({total / target - 1:+.1%})."
+    return replace(plan, notes=(note, *plan.notes))
 
 
 def _match(source: Source, family: Family) -> dict[str, tuple[str, str, Form]]:

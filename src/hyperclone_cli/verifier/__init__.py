@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.planner import make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
 from hyperclone_cli.source import Source, open_source
-from hyperclone_cli.verifier.report import Report
+from hyperclone_cli.verification import record_verification
+from hyperclone_cli.verifier.report import Report, finite
 
 __all__ = ["Report", "verify"]
 
@@ -30,7 +32,7 @@ def verify(
 ) -> Report:
     """Hold a clone against its source: config, tokenizer, every weight, logits, and greedy decoding.
 
-    src           the source's directory; None takes the one that the clone recorded
+    src           the source: a directory, or a GGUF file; None takes the one that the clone recorded
     device        torch's name of it; None takes a GPU if there is one
     dtype         what both models run in. In float32 the logits' relative error may be at most
                   max(1e-5, the error that the source's own storage dtype makes); in another dtype
@@ -39,6 +41,7 @@ def verify(
     new_tokens    tokens that greedy decoding continues each prompt by
     log           called with each step as it begins
 
+    What a full verification against the recorded source finds is also written into the clone, see `verification`.
     A clone that differs is no error but a report with `failures`. Raises RequestError and
     CheckpointError for inputs that cannot be compared at all.
     """
@@ -50,11 +53,11 @@ def verify(
             f"{clone}: no {PROVENANCE_NAME}, so its source and its growth are not known.",
             "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
         )
-    if src is None and record and not record.source.is_dir():
+    if src is None and record and not record.source.exists():
         raise CheckpointError(
             f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
         )
-    source = open_source(src or (record.source if record else clone))
+    source = open_source(src or (record.source if record else clone), record.request.dtype if record else None)
     plan = make_plan(source, record.request) if record else None
     notes: list[str] = []
     failures: list[str] = []
@@ -70,7 +73,7 @@ def verify(
             log("Comparing the weights")
         from hyperclone_cli.verifier.weights import compare_weights
 
-        weights = compare_weights(plan, found.tensors)
+        weights = compare_weights(plan, found)
         failures += [f"tensor {name} {what}" for name, what in weights.bad.items()]
     if not weights_only:
         import torch
@@ -89,7 +92,11 @@ def verify(
                 raise
             failures.append(error.message)  # it cannot even be loaded: the reasons stand above
     shown = min(str(source.path), os.path.relpath(source.path), key=len)
-    return Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
+    report = Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
+    if record and plan and src is None and not weights_only and plan.digest == record.plan_digest:
+        note = record_verification(clone, plan.digest, finite(report.as_json()))
+        report = replace(report, notes=(*report.notes, note)) if note else report
+    return report
 
 
 def _compare_configs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -105,5 +112,5 @@ def _compare_companions(source: Source, clone: Source) -> list[str]:
     return [
         f"file {name} is not the source's"
         for name in source.companions()
-        if not (clone.path / name).is_file() or (clone.path / name).read_bytes() != (source.path / name).read_bytes()
+        if not (clone.path / name).is_file() or (clone.path / name).read_bytes() != source.companion(name)
     ]
