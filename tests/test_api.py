@@ -57,6 +57,16 @@ def test_a_grown_model_is_the_clone_that_expand_writes(
     assert (contents(model.state_dict()), model.config.to_dict()) == before[:2]
 
 
+@pytest.mark.parametrize("variant", ["llama-gqa-tied", "gemma3-gqa", "olmo2", "pythia-tied", "opt-125m"])
+def test_so_it_is_at_any_size(variant: str, source: Sources, tmp_path: Path) -> None:
+    options = GrowthOptions(embed_mult=2.5, ffn_mult=1.3, noise_snr_db=10.0)
+    if variant != "pythia-tied":  # whose heads have an odd number of units with rotary positions
+        options |= {"embed_mult": 3.5, "head_dim_mult": 2 if variant != "opt-125m" else 1}
+    grown = clone_model(models.load(source(variant)), **options)
+    expand(source(variant), tmp_path / "clone", **options)
+    assert in_memory(grown) == on_disk(tmp_path / "clone")
+
+
 @pytest.mark.parametrize("variant", ["gemma2", "pythia-tied"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", None])
 def test_the_dtype_is_the_models_or_the_one_asked_for(variant: str, dtype: str | None, tmp_path: Path) -> None:

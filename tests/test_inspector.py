@@ -179,6 +179,15 @@ def test_training_parts_the_copies_whose_gradients_differ_and_no_others(
         assert max(moved) > 0.001
 
 
+def test_padding_parts_the_copies_that_read_it_by_different_noise(source: Sources, tmp_path: Path) -> None:
+    """Their first gradients are equal; once the padding holds something, they are not."""
+    plan = expand(source("llama-mha"), tmp_path / "clone", Request(embed_mult=2.5, ffn_mult=2))
+    assert not gradients_are_equal(plan.tensors)
+    after = inspect(train(tmp_path / "clone", tmp_path / "trained"), clone=tmp_path / "clone", gradients=True)
+    assert min(figures(after, *WEIGHTS)) < 0.9999
+    assert min(figures(after, "gradient_inputs")) < 0.999
+
+
 def test_a_checkpoint_of_another_shape_or_without_a_record_is_refused(source: Sources, tmp_path: Path) -> None:
     expand(source("llama-mha"), tmp_path / "clone", request("symmetric"))
     expand(source("llama-mha"), tmp_path / "other", request("symmetric", 3, 3))
