@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,12 +24,24 @@ COMPANIONS = (
 
 
 @dataclass(frozen=True)
+class Origin:
+    """A model on the Hub. `revision` is a branch, tag or commit as it was asked for, the commit once it is resolved."""
+
+    repo_id: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
 class Source:
-    """A checkpoint on disk: its raw config and the place of each tensor, in the order of their bytes."""
+    """A checkpoint on disk: its raw config and the place of each tensor, in the order of their bytes.
+
+    `origin` is where on the Hub it came from, None if it did not.
+    """
 
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
+    origin: Origin | None = field(default=None, kw_only=True)
 
     def same_bytes(self, one: str, other: str) -> bool:
         """Whether two stored tensors are equal to the last bit. Reads them block by block."""
