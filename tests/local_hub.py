@@ -124,6 +124,7 @@ class LocalHub:
         """The environment for a client that knows this Hub alone and keeps its cache under `home`."""
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+        own["HF_HUB_DISABLE_TELEMETRY"] = "1"  # or the client asks which agents there are
         return inherited | own | {"COLUMNS": "100", "NO_COLOR": "1"} | ({"HF_TOKEN": token} if token else {})
 
 
@@ -240,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             (r"/(.+?)/resolve/((?:refs/pr/)?[^/]+)/(.+)", self._resolve),
         ):
             if found := re.fullmatch(pattern, path):
-                return answer(*found.groups())  # type: ignore[operator]
+                return answer(*found.groups())
         raise _Answer(404, message=f"no endpoint {path}")
 
     def _repo(self, repo_id: str, write: bool = False, content: bool = False) -> Repo:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hyperclone_cli.config import check_config
+from hyperclone_cli.config import check_config, read_sizes
 from hyperclone_cli.errors import StorageError
-from hyperclone_cli.growth import Request
+from hyperclone_cli.families import find_family
+from hyperclone_cli.growth import Request, resolve
+from hyperclone_cli.hub import Access, cache_of, locate, open_checkpoint
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
 from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
-from hyperclone_cli.source import INDEX_NAME, open_source
+from hyperclone_cli.source import INDEX_NAME
 
 if TYPE_CHECKING:
     import torch
@@ -29,23 +31,35 @@ Progress = Callable[[int, int], None]
 """Called from any thread with the number of bytes just written, and of all bytes to write."""
 
 
-def expand(src: Path, out: Path, request: Request, overwrite: bool = False, progress: Progress | None = None) -> Plan:
+def expand(
+    src: str | Path,
+    out: Path,
+    request: Request,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    access: Access | None = None,
+) -> Plan:
     """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
 
-    `out` is either absent (or the clone that was there before) or complete. The source is only read.
+    `src` is a directory or the name of a model on the Hub, which is fetched by `access`. `out` is either
+    absent (or the clone that was there before) or complete. The source is only read.
 
-    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails.
+    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub.
     """
+    access = access or Access()
     out = Path(os.path.abspath(out))
-    check_places(src, out, overwrite)
-    plan = make_plan(open_source(src), request)
+    place = locate(src, access)
+    directory = place if isinstance(place, Path) else cache_of(access)
+    check_places(directory, out, overwrite)
+    source = open_checkpoint(place, access, accept=lambda config: _check_request(config, request))
+    plan = make_plan(source, request)
     check_space(plan, out)
     if plan.growths["embed"].ratio != plan.growths["kv_heads"].ratio * plan.growths["group"].ratio:
         # Architectures tie hidden_size to the number of heads in different ways, and importing
         # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
         check_config(plan.source.config)
         check_config(plan.config)
-    with new_directory(src, out, overwrite) as partial:
+    with new_directory(directory, out, overwrite) as partial:
         try:
             _write_shards(plan, partial, progress)
             _write_files(plan, partial, out)
@@ -55,6 +69,12 @@ def expand(src: Path, out: Path, request: Request, overwrite: bool = False, prog
                 f"What was written is under {partial}; mend the cause and run the same command again.",
             ) from error
     return plan
+
+
+def _check_request(config: Mapping[str, Any], request: Request) -> None:
+    """Refuse what can be refused by the config alone, before gigabytes are fetched for it."""
+    family = find_family(config["model_type"])
+    resolve(request, read_sizes(config, family), family)
 
 
 def check_space(plan: Plan, out: Path) -> None:

@@ -49,7 +49,7 @@ class Access:
 
     def __post_init__(self) -> None:
         if self.token is not None and not re.fullmatch("[!-~]+", self.token):
-            raise RequestError("--token: not a token: it is empty or holds blanks or letters that no token has.")
+            raise RequestError("--token, or the usual login: no token, for it is empty or holds blanks or odd letters.")
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def hub_session(repo_id: str, token: str | None) -> Iterator[None]:
     had_bars, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
     if quiet:
         disable_progress_bars()
-        logging.set_verbosity_error()
+        logging.set_verbosity(logging.ERROR)
     try:
         with hub_errors(repo_id):
             yield

@@ -20,28 +20,35 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     # huggingface_hub raises some errors of its HTTP library as they are, and which library that is has changed
-    transport: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    transport: type[Exception] = errors.HTTPError
     try:
         yield
     except errors.HFValidationError as error:
         raise RequestError(f"{repo_id}: {error}", "Name the model as on the Hub: org/name.") from error
-    except (transport, errors.XetDownloadError, OSError, RuntimeError) as error:
+    except (transport, errors.XetDownloadError, OSError, RuntimeError, ValueError) as error:
         raise _explain(repo_id, _cause(error)) from error
 
 
 def _cause(error: BaseException) -> BaseException:
     """The error that the library wraps in one that says less."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    while isinstance(error, LocalEntryNotFoundError | RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
+    cause = error.__cause__
+    if (
+        isinstance(error, LocalEntryNotFoundError | RuntimeError)
+        and cause
+        and not isinstance(cause, OfflineModeIsEnabled)
+    ):
+        return _cause(cause)
     return error
 
 
 def _explain(repo_id: str, error: BaseException) -> HypercloneError:
     from huggingface_hub import constants, errors
 
-    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return StorageError(f"{repo_id}: this needs the Hub, and HF_HUB_OFFLINE is set.", "Unset it.")
+    if isinstance(error, errors.LocalEntryNotFoundError):
         return StorageError(
             f"{repo_id}: no such directory, and not whole in the Hub's cache, which is all there is offline.",
             "Unset HF_HUB_OFFLINE, choose another --cache-dir, or name a directory.",
@@ -51,8 +58,8 @@ def _explain(repo_id: str, error: BaseException) -> HypercloneError:
         return StorageError(f"{repo_id}: a gated model.", f"Ask for access at {place}, then {_LOG_IN}.")
     if isinstance(error, errors.RepositoryNotFoundError):
         return StorageError(
-            f"{repo_id}: no such directory, and no such model on the Hub, or a private one.",
-            f"Check the name; for a private model {_LOG_IN}.",
+            f"{repo_id}: not found on the Hub, or private.",
+            f"Check the name (there is no such directory here either); for a private model {_LOG_IN}.",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return StorageError(f"{repo_id}: no such revision.", "Name a branch, a tag or a commit with --revision.")
