@@ -268,7 +268,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, repo_id: str, revision: str = "main") -> None:
         sha, files = self._files(repo_id, revision)
         siblings = [{"rfilename": path} for path in files]
-        self._json({"_id": "0", "id": repo_id, "modelId": repo_id, "sha": sha, "siblings": siblings, "tags": []})
+        private = self.hub.repos[repo_id].private
+        self._json({"_id": "0", "id": repo_id, "sha": sha, "private": private, "siblings": siblings, "tags": []})
 
     def _tree(self, repo_id: str, revision: str, folder: str) -> None:
         _, files = self._files(repo_id, revision)

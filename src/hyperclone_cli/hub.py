@@ -126,9 +126,9 @@ def open_checkpoint(place: Path | Origin, access: Access, accept: Accept | None 
     if isinstance(place, Path):
         return open_source(place)
     snapshot = open_snapshot(place, access)
-    weights = snapshot.weights()
+    config, weights = read_config(snapshot.path), snapshot.weights()
     if accept:
-        accept(read_config(snapshot.path))
+        accept(config)
     snapshot.fetch(weights)
     return replace(open_source(snapshot.path), origin=snapshot.origin)
 
