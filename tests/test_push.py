@@ -257,7 +257,7 @@ def test_what_was_not_verified_is_pushed_by_force_alone(
 UNFINISHED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no record": (remove("hyperclone.json"), "no hyperclone.json"),
     "a missing file": (remove("config.json"), "config.json: missing"),
-    "a missing shard": (remove("model-00002-of-00006.safetensors"), "model-00002-of-00003.safetensors: missing"),
+    "a missing shard": (remove("model-00002-of-00006.safetensors"), "model-00002-of-00006.safetensors: missing"),
     "a truncated shard": (truncate, "truncated"),
     "a damaged record": (lambda clone: (clone / "verification.json").write_text("{"), "verification.json: not valid"),
     "nothing": (shutil.rmtree, "no hyperclone.json"),
