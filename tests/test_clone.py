@@ -91,9 +91,10 @@ def test_files_beside_the_weights_are_copied_byte_for_byte(tmp_path: Path) -> No
     expand(src, tmp_path / "clone", DOUBLE)
     clone = read(tmp_path / "clone")
     assert {name: clone[name] for name in kept} == kept
+    assert clone["README.md"] != left["README.md"]
     assert clone["generation_config.json"] == (src / "generation_config.json").read_bytes()
     assert set(clone) == set(kept) | {
-        "config.json", "generation_config.json", "hyperclone.json", "model.safetensors",
+        "README.md", "config.json", "generation_config.json", "hyperclone.json", "model.safetensors",
     }  # fmt: skip
 
 

@@ -59,8 +59,8 @@ def plan(src: str | Path, *, access: Access | None = None, **options: Unpack[Gro
 
     Raises RequestError, CheckpointError or StorageError as `expand` does.
     """
-    access = access or Access()
-    return make_plan(open_headers(locate(src, access), access), request(**options))
+    wanted, access = request(**options), access or Access()
+    return make_plan(open_headers(locate(src, access), access, wanted.dtype), wanted)
 
 
 def expand(

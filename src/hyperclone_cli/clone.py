@@ -7,10 +7,10 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hyperclone_cli.card import write_card
 from hyperclone_cli.config import check_config, read_sizes
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.families import find_family
@@ -21,9 +21,6 @@ from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
 from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
 from hyperclone_cli.source import INDEX_NAME
-
-if TYPE_CHECKING:
-    import torch
 
 _SPARE_BYTES = 64 << 20
 
@@ -51,7 +48,7 @@ def expand(
     place = locate(src, access)
     directory = place if isinstance(place, Path) else cache_of(access)
     check_places(directory, out, overwrite)
-    source = open_checkpoint(place, access, accept=lambda config: _check_request(config, request))
+    source = open_checkpoint(place, access, request.dtype, lambda config: _check_request(config, request))
     plan = make_plan(source, request)
     check_space(plan, out)
     if plan.growths["embed"].ratio != plan.growths["kv_heads"].ratio * plan.growths["group"].ratio:
@@ -85,7 +82,7 @@ def check_space(plan: Plan, out: Path) -> None:
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
     free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
-    companions = sum((plan.source.path / name).stat().st_size for name in plan.source.companions())
+    companions = sum(len(plan.source.companion(name)) for name in plan.source.companions())
     needed = plan.nbytes + companions + _SPARE_BYTES
     if needed > free:
         raise StorageError(
@@ -95,16 +92,11 @@ def check_space(plan: Plan, out: Path) -> None:
 
 
 def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
-    from hyperclone_cli.expander import Block, as_bytes, blocks, grow_block, read_rows, signal_power, workers
+    from hyperclone_cli.expander import Block, blocks, grow_block, signal_power, workers
+    from hyperclone_cli.rows import as_bytes
 
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with ExitStack() as stack, workers() as pool:
-        sources = {path: os.open(path, os.O_RDONLY) for path in sorted({t.source.path for t in plan.tensors})}
-        for descriptor in sources.values():
-            stack.callback(os.close, descriptor)
-
-        def read(block: Block) -> torch.Tensor:
-            return read_rows(sources[block.tensor.source.path], block.tensor.source, block.start, block.stop)
+    with plan.source.rows() as read, workers() as pool:
 
         def write(block: Block, target: StoredTensor, descriptor: int, power: float) -> None:
             for place, data in grow_block(block, read, power):
@@ -139,6 +131,8 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
     plan.source.copy_companions(partial)
     _write_json(partial / "config.json", dict(plan.config))
+    origin = plan.source.origin
+    write_card(partial, plan, out.name, origin.repo_id if origin else None)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
     _write_json(partial / PROVENANCE_NAME, provenance(plan, out) | {"files": written})

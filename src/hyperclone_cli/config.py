@@ -111,6 +111,11 @@ def grow_config(
     return grown
 
 
+def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old value or None, new value) of every key of `after` that is new or has another value."""
+    return [(key, before.get(key), new) for key, new in after.items() if key not in before or before[key] != new]
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Let stock transformers read a config. Raises CheckpointError with its reason if it refuses. Slow to import."""
     from transformers import AutoConfig

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -14,12 +13,13 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from hyperclone_cli.config import config_changes
 from hyperclone_cli.families import Family
 from hyperclone_cli.inspector import GradientFigures, Inspection
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.push import Pushed
 from hyperclone_cli.symmetry import advice
-from hyperclone_cli.verifier.report import Report
+from hyperclone_cli.verifier.report import Report, finite
 
 SCHEMA_VERSION = 1
 
@@ -71,6 +71,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ("not written", ", ".join(f"{name} ({why})" for name, why in plan.dropped.items()) or "nothing"),
     ]
     _print_table("", ("", ""), facts)
+    for note in plan.source.notes:
+        _err.print(f"Note: {note}")
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -80,7 +82,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "model_type": plan.family.model_type,
-        "config": {key: {"before": old, "after": new} for key, old, new in _config_changes(plan)},
+        "config": {
+            key: {"before": old, "after": new} for key, old, new in config_changes(plan.source.config, plan.config)
+        },
         "parameters": {
             "before": {**before, "total": sum(before.values())},
             "after": {**after, "total": sum(after.values())},
@@ -91,6 +95,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "head": {"tied": plan.head.tied, "why": plan.head.why},
         "rounded_tensors": plan.rounded(),
         "dropped_tensors": dict(plan.dropped),
+        "notes": list(plan.source.notes),
         "digest": plan.digest,
     }
 
@@ -112,8 +117,9 @@ def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | No
         _err.print(f"Not verified. Next: hyperclone verify {quote(str(out))}")
     if pushed:
         show_pushed(pushed, as_json=False)
-    if note := advice(plan):
-        _err.print(f"Note: {note}")
+    for note in (*plan.source.notes, advice(plan)):
+        if note:
+            _err.print(f"Note: {note}")
 
 
 def show_pushed(pushed: Pushed, as_json: bool) -> None:
@@ -232,13 +238,11 @@ def _describe(family: Family) -> dict[str, Any]:
     }
 
 
-def _config_changes(plan: Plan) -> list[tuple[str, Any, Any]]:
-    old: Mapping[str, Any] = plan.source.config
-    return [(key, old.get(key), new) for key, new in plan.config.items() if key not in old or old[key] != new]
-
-
 def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    rows = [(key, "–" if old is None else str(old), str(new)) for key, old, new in _config_changes(plan)]
+    rows = [
+        (key, "–" if old is None else str(old), str(new))
+        for key, old, new in config_changes(plan.source.config, plan.config)
+    ]
     return rows or [("nothing changes", "", "")]
 
 
@@ -273,13 +277,4 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(_finite(content), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """The same, with null for numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(content), indent=2, allow_nan=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from hyperclone_cli.axes import Role
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.noise import noise_rows
-from hyperclone_cli.shards import ITEM_BYTES, StoredTensor, read_into
+from hyperclone_cli.rows import TORCH_DTYPES, Read
+from hyperclone_cli.shards import ITEM_BYTES
 from hyperclone_cli.tensors import GrownTensor
 
 BLOCK_BYTES = 4 << 20
 """Bytes of one grown block: small enough to stay in the processor's cache, large enough to write well."""
 
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WIDER = {"F64": torch.float64, "F32": torch.float64, "F16": torch.float32, "BF16": torch.float32}
 
 
@@ -48,6 +48,10 @@ class Block:
     def row_bytes(self) -> int:
         """Bytes of one row of the grown tensor."""
         return prod(self.tensor.shape[1:]) * ITEM_BYTES[self.tensor.dtype]
+
+    def read(self, read: Read) -> torch.Tensor:
+        """The block's source rows."""
+        return read(self.tensor.source, self.start, self.stop)
 
 
 def blocks(tensor: GrownTensor) -> Iterator[Block]:
@@ -78,24 +82,6 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def read_rows(descriptor: int, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-    """Rows start … stop - 1 of a tensor on disk, in its own dtype: shape (stop - start, …)."""
-    shape = (stop - start, *stored.shape[1:])
-    row_bytes = ITEM_BYTES[stored.dtype] * prod(shape[1:])
-    data = torch.empty(row_bytes * shape[0], dtype=torch.uint8)
-    read_into(descriptor, as_bytes(data), stored.offset + start * row_bytes)
-    return data.view(TORCH_DTYPES[stored.dtype]).view(shape)
-
-
-def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-Read = Callable[[Block], torch.Tensor]
-"""Gives the source rows of a block, wherever they are."""
-
-
 def signal_power(tensor: GrownTensor, read: Read, pool: Executor) -> float:
     """The mean square of a tensor's noise-free elements, which scales its noise; 0 for one without noise.
 
@@ -103,7 +89,7 @@ def signal_power(tensor: GrownTensor, read: Read, pool: Executor) -> float:
     """
 
     def energy(block: Block) -> float:
-        return float(grow_rows(read(block), block).double().square().sum()) * len(block.places)
+        return float(grow_rows(block.read(read), block).double().square().sum()) * len(block.places)
 
     return sum(pool.map(energy, blocks(tensor))) / tensor.elements if tensor.noisy else 0.0
 
@@ -113,7 +99,7 @@ def grow_block(block: Block, read: Read, power: float) -> Iterator[tuple[int, to
 
     `power` is the tensor's `signal_power`. Raises RequestError where the storage dtype overflows.
     """
-    rows = read(block)
+    rows = block.read(read)
     data = grow_rows(rows, block)
     tensor = block.tensor
     if tensor.dtype != tensor.source.dtype and data.isinf().any() and not rows.isinf().any():

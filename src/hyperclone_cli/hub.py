@@ -21,13 +21,21 @@ from typing import Any
 from hyperclone_cli.config import read_config, read_json
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.hub_errors import hub_errors
-from hyperclone_cli.source import COMPANIONS, INDEX_NAME, SINGLE_NAME, Origin, Source, open_source
+from hyperclone_cli.source import (
+    BIN_INDEX_NAME,
+    BIN_NAME,
+    COMPANIONS,
+    INDEX_NAME,
+    SINGLE_NAME,
+    Origin,
+    Source,
+    open_source,
+)
 
 Accept = Callable[[Mapping[str, Any]], object]
 """Called with the config before any weights are fetched: whatever it raises ends the run early."""
 
 CONFIGS = ("config.json", "adapter_config.json")
-BIN_NAME, BIN_INDEX_NAME = "pytorch_model.bin", "pytorch_model.bin.index.json"
 INDEXES = {INDEX_NAME: SINGLE_NAME, BIN_INDEX_NAME: BIN_NAME}
 """Where the shards are listed → the single file that is read instead where it exists."""
 
@@ -118,13 +126,15 @@ def cache_of(access: Access) -> Path:
     return access.cache_dir or Path(constants.HF_HUB_CACHE)
 
 
-def open_checkpoint(place: Path | Origin, access: Access, accept: Accept | None = None) -> Source:
+def open_checkpoint(
+    place: Path | Origin, access: Access, dtype: str | None = None, accept: Accept | None = None
+) -> Source:
     """The checkpoint at `place`; from the Hub, what is not in the cache is fetched, weights and all.
 
     Raises RequestError, CheckpointError for what cannot be used, and StorageError if it cannot be fetched.
     """
     if isinstance(place, Path):
-        return open_source(place)
+        return open_source(place, dtype)
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
     if accept:

@@ -19,7 +19,7 @@ from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance, recorded_source
 from hyperclone_cli.remote import open_headers
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
-from hyperclone_cli.source import open_source
+from hyperclone_cli.source import Source, open_source
 from hyperclone_cli.tensors import GrownTensor
 
 if TYPE_CHECKING:
@@ -130,19 +130,20 @@ def inspect(
     stored = _find(matrices, found.tensors, checkpoint)
     weights: dict[str, Alikeness] = {}
     ranks: dict[str, float] = {}
-    for tensor in matrices:
-        if log:
-            log(f"Comparing the copies in {tensor.name}")
-        weight = _read(stored[tensor.name])
-        weights[tensor.name] = compare_copies(weight, tensor)
-        if min(weight.shape) <= RANK_LIMIT:
-            ranks[tensor.name] = rank_fraction(weight)
+    with found.rows() as read:
+        for tensor in matrices:
+            if log:
+                log(f"Comparing the copies in {tensor.name}")
+            weight = read(stored[tensor.name], 0, tensor.shape[0])
+            weights[tensor.name] = compare_copies(weight, tensor)
+            if min(weight.shape) <= RANK_LIMIT:
+                ranks[tensor.name] = rank_fraction(weight)
     taught: dict[str, Alikeness] = {}
     figures = None
     if gradients and matrices:
         if log:
             log(f"Running {checkpoint} forward and backward")
-        taught, figures, note = _compare_gradients(checkpoint, clone, plan, matrices, device)
+        taught, figures, note = _compare_gradients(found, clone, plan, matrices, device)
         notes += [note] if note else []
     layers = tuple(
         LayerFigures(
@@ -214,7 +215,7 @@ def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan,
             "For a checkpoint trained from a clone, name the clone with --clone.",
         )
     place = recorded_source(record, access) if src is None else locate(src, access)
-    plan = make_plan(open_headers(place, access), record.request)
+    plan = make_plan(open_headers(place, access, record.request.dtype), record.request)
     changed = plan.digest != record.plan_digest
     return plan, ["The source is not the one that was expanded; its sizes are taken all the same."] if changed else []
 
@@ -240,15 +241,8 @@ def _is_copied(tensor: GrownTensor) -> bool:
     return any(growth.grows for growth in tensor.growths)
 
 
-def _read(stored: StoredTensor) -> torch.Tensor:
-    from hyperclone_cli.expander import read_rows
-
-    with stored.path.open("rb") as file:
-        return read_rows(file.fileno(), stored, 0, stored.shape[0])
-
-
 def _compare_gradients(
-    checkpoint: Path, clone: Path, plan: Plan, matrices: list[GrownTensor], device: str | None
+    checkpoint: Source, clone: Path, plan: Plan, matrices: list[GrownTensor], device: str | None
 ) -> tuple[dict[str, Alikeness], GradientFigures, str]:
     """The gradients of the copies on the page of English, and a note on what was read instead of it."""
     import torch
@@ -259,7 +253,7 @@ def _compare_gradients(
     model, complaints = forward.load(checkpoint, torch.float32, forward.choose_device(device))
     missing = [complaint for complaint in complaints if not complaint.startswith("unexpected")]
     if missing:
-        raise CheckpointError(f"{checkpoint}: {missing[0]}.", "The checkpoint is incomplete.")
+        raise CheckpointError(f"{checkpoint.path}: {missing[0]}.", "The checkpoint is incomplete.")
     vocab_size = int(model.config.vocab_size)
     tokenizer, note = text.load_tokenizer(clone, vocab_size)  # training saves none beside its checkpoints
     context = int(plan.source.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import reduce
 from itertools import repeat
 from pathlib import Path
@@ -15,32 +13,16 @@ import torch
 from hyperclone_cli.api import GrowthOptions, request
 from hyperclone_cli.config import check_config, check_readable
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.expander import TORCH_DTYPES, Block, blocks, grow_block, signal_power, workers
+from hyperclone_cli.expander import Block, blocks, grow_block, signal_power, workers
+from hyperclone_cli.loaded import quiet, weights_of
 from hyperclone_cli.planner import Plan, make_plan
-from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
-from hyperclone_cli.source import Source
-from hyperclone_cli.verifier.forward import quiet
+from hyperclone_cli.rows import TORCH_DTYPES
+from hyperclone_cli.source import TensorSource, stored_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Model = TypeVar("Model", bound="PreTrainedModel")
-
-
-@dataclass(frozen=True)
-class ModelSource(Source):
-    """A loaded model as the checkpoint that `save_pretrained` would make of it; `path` is its class's name."""
-
-    weights: Mapping[str, torch.Tensor]
-
-    def same_bytes(self, one: str, other: str) -> bool:
-        """Whether two tensors are equal to the last bit."""
-        a, b = self.weights[one], self.weights[other]
-        return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-
-    def rows(self, block: Block) -> torch.Tensor:
-        """The source rows of a block, on the CPU: other devices may round otherwise."""
-        return self.weights[block.tensor.source.name][block.start : block.stop].cpu()
 
 
 def clone_model(model: Model, **options: Unpack[GrowthOptions]) -> Model:
@@ -65,46 +47,31 @@ def clone_model(model: Model, **options: Unpack[GrowthOptions]) -> Model:
     return grown
 
 
-def open_model(model: PreTrainedModel) -> ModelSource:
+def open_model(model: PreTrainedModel) -> TensorSource:
     """What a loaded model holds, in the names and the layout of a checkpoint on disk. Copies no weights.
 
     Raises CheckpointError for a quantised model, or one whose weights are not in memory.
     """
-    # what save_pretrained uses: some architectures rename or fuse tensors when they are loaded
-    from transformers.core_model_loading import revert_weight_conversion
-
     config = model.config.to_dict()
     check_readable(config)
     path = Path(type(model).__name__)
-    named = model.state_dict(keep_vars=True)
-    first = {id(tensor): name for name, tensor in reversed(named.items())}  # a tied head is the embedding again
-    weights = {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
-    absent = [name for name, tensor in weights.items() if tensor.is_meta]
+    absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if absent:
         raise CheckpointError(f"{path}: tensor {absent[0]!r} is not in memory.", "Load the model without offloading.")
-    weights = revert_weight_conversion(model, weights)
-    stored = {
-        name: StoredTensor(name, _dtype(tensor), tuple(tensor.shape), path, 0) for name, tensor in weights.items()
-    }
-    return ModelSource(path, config, stored, weights)
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    name = str(tensor.dtype).removeprefix("torch.")
-    return FLOAT_DTYPES.get(name, name)
+    weights = weights_of(model)
+    return TensorSource(path, config, stored_tensors(path, weights), weights)
 
 
 def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
-    """Every tensor of a plan whose source is a ModelSource, whole, on the CPU."""
-    assert isinstance(plan.source, ModelSource)
-    read = plan.source.rows
+    """Every tensor of a plan, whole, on the CPU."""
     grown = {tensor.name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype]) for tensor in plan.tensors}
 
-    def fill(block: Block, power: float) -> None:
-        for place, rows in grow_block(block, read, power):
-            grown[block.tensor.name][place : place + len(rows)] = rows
+    with plan.source.rows() as read, workers() as pool:
 
-    with workers() as pool:
+        def fill(block: Block, power: float) -> None:
+            for place, rows in grow_block(block, read, power):
+                grown[block.tensor.name][place : place + len(rows)] = rows
+
         for tensor in plan.tensors:
             list(pool.map(fill, blocks(tensor), repeat(signal_power(tensor, read, pool))))
     return grown

@@ -15,6 +15,7 @@ from pathlib import Path
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.provenance import PROVENANCE_NAME
+from hyperclone_cli.verification import VERIFICATION_NAME
 
 _LOCK_NAME = ".hyperclone-partial"
 _ASIDE_MARK = ".replaced-by-hyperclone"
@@ -43,11 +44,12 @@ def check_places(src: Path, out: Path, overwrite: bool) -> None:
 
 def _check_is_clone(out: Path) -> None:
     try:
-        written = set(read_json(out / PROVENANCE_NAME)["files"]) | {PROVENANCE_NAME, _LOCK_NAME, _ASIDE_MARK}
+        files = set(read_json(out / PROVENANCE_NAME)["files"])
     except (CheckpointError, KeyError, TypeError, NotADirectoryError):
         raise RequestError(
             f"--out {out}: exists and is no clone, so --overwrite will not replace it.", _ELSEWHERE
         ) from None
+    written = files | {PROVENANCE_NAME, VERIFICATION_NAME, _LOCK_NAME, _ASIDE_MARK}
     strangers = sorted(str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink())
     strangers = [name for name in strangers if name not in written]
     if strangers:

@@ -14,9 +14,9 @@ from hyperclone_cli.errors import CheckpointError, MismatchError, RequestError, 
 from hyperclone_cli.hub import Access, hub_session
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
 from hyperclone_cli.source import open_source
+from hyperclone_cli.verification import VERIFICATION_NAME
 
 SCHEMA_VERSION = 1
-VERIFICATION_NAME = "verification.json"
 
 _HIDDEN = [".*", "*/.*"]
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")

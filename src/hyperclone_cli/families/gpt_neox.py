@@ -21,6 +21,7 @@ GPT_NEOX = Family(
         "gpt_neox.layers.*.attention.bias": drop("causal mask, rebuilt on load"),
         "gpt_neox.layers.*.attention.masked_bias": drop("causal mask, rebuilt on load"),
         "gpt_neox.layers.*.attention.rotary_emb.inv_freq": drop("recomputed from the config"),
+        "gpt_neox.rotary_emb.inv_freq": drop("recomputed from the config"),
         "gpt_neox.layers.*.post_attention_layernorm": vector("embed"),
         "gpt_neox.layers.*.mlp.dense_h_to_4h": linear("ffn", "embed"),
         "gpt_neox.layers.*.mlp.dense_4h_to_h": linear("embed", "ffn"),

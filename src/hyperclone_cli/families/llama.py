@@ -9,6 +9,7 @@ ATTENTION = {
     "model.layers.*.self_attn.v_proj": linear("kv_heads head_dim", "embed"),
     "model.layers.*.self_attn.o_proj": linear("embed", "heads head_dim"),
     "model.layers.*.self_attn.rotary_emb.inv_freq": drop("recomputed from the config"),
+    "model.rotary_emb.inv_freq": drop("recomputed from the config"),
 }
 GATED_MLP = {
     "model.layers.*.mlp.gate_proj": linear("ffn", "embed"),

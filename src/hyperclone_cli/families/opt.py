@@ -4,7 +4,7 @@ opt-350m embeds in a narrower width, `proj`, and projects in and out of the resi
 the two widths are equal there is no projection and `proj` is the residual stream itself.
 """
 
-from hyperclone_cli.axes import embedding, linear, optional, vector
+from hyperclone_cli.axes import drop, embedding, linear, optional, vector
 from hyperclone_cli.families.table import Family, Fold
 
 OPT = Family(
@@ -31,6 +31,7 @@ OPT = Family(
         "model.decoder.layers.*.fc2": linear("embed", "ffn"),
         "model.decoder.final_layer_norm": optional(vector("embed")),
         "model.decoder.project_out": optional(linear("proj", "embed")),
+        "model.decoder.version": drop("the format's number in fairseq"),
         "lm_head": optional(linear("vocab", "proj")),
     },
     defaults={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from hyperclone_cli.hub import Access, locate, open_checkpoint
 from hyperclone_cli.planner import make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance, recorded_source
 from hyperclone_cli.source import Source, open_source
-from hyperclone_cli.verifier.report import Report
+from hyperclone_cli.verification import record_verification
+from hyperclone_cli.verifier.report import Report, finite
 
 __all__ = ["Report", "verify"]
 
@@ -32,7 +34,7 @@ def verify(
 ) -> Report:
     """Hold a clone against its source: config, tokenizer, every weight, logits, and greedy decoding.
 
-    src           the source's directory or its name on the Hub; None takes the one that the clone recorded
+    src           the source: a directory, a GGUF file, or a model on the Hub; None takes the one that was recorded
     device        torch's name of it; None takes a GPU if there is one
     dtype         what both models run in. In float32 the logits' relative error may be at most
                   max(1e-5, the error that the source's own storage dtype makes); in another dtype
@@ -42,6 +44,7 @@ def verify(
     log           called with each step as it begins
     access        revision (of `src`), token and cache for the Hub; None: the usual ones
 
+    What a full verification against the recorded source finds is also written into the clone, see `verification`.
     A clone that differs is no error but a report with `failures`. Raises RequestError and
     CheckpointError for inputs that cannot be compared at all, StorageError if the source cannot be fetched.
     """
@@ -54,7 +57,7 @@ def verify(
             "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
         )
     place = locate(src, access) if src is not None else recorded_source(record, access) if record else clone
-    source = open_checkpoint(place, access)
+    source = open_checkpoint(place, access, record.request.dtype if record else None)
     plan = make_plan(source, record.request) if record else None
     notes: list[str] = []
     failures: list[str] = []
@@ -70,7 +73,7 @@ def verify(
             log("Comparing the weights")
         from hyperclone_cli.verifier.weights import compare_weights
 
-        weights = compare_weights(plan, found.tensors)
+        weights = compare_weights(plan, found)
         failures += [f"tensor {name} {what}" for name, what in weights.bad.items()]
     if not weights_only:
         import torch
@@ -90,7 +93,11 @@ def verify(
             failures.append(error.message)  # it cannot even be loaded: the reasons stand above
     origin = source.origin
     shown = origin.repo_id if origin else min(str(source.path), os.path.relpath(source.path), key=len)
-    return Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
+    report = Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
+    if record and plan and src is None and not weights_only and plan.digest == record.plan_digest:
+        note = record_verification(clone, plan.digest, finite(report.as_json()))
+        report = replace(report, notes=(*report.notes, note)) if note else report
+    return report
 
 
 def _compare_configs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -106,5 +113,5 @@ def _compare_companions(source: Source, clone: Source) -> list[str]:
     return [
         f"file {name} is not the source's"
         for name in source.companions()
-        if not (clone.path / name).is_file() or (clone.path / name).read_bytes() != (source.path / name).read_bytes()
+        if not (clone.path / name).is_file() or (clone.path / name).read_bytes() != source.companion(name)
     ]

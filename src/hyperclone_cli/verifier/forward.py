@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +11,10 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from hyperclone_cli.config import last_line
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.gguf import load_model
 from hyperclone_cli.growth import Growth
+from hyperclone_cli.loaded import quiet
+from hyperclone_cli.source import GgufSource, Source
 
 _CHUNK = 32  # tokens whose logits are compared at a time: vocabularies are large
 
@@ -26,23 +25,6 @@ class Pass:
 
     logits: torch.Tensor
     hidden: tuple[torch.Tensor, ...]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the user's screen."""
-    from transformers.utils import logging as transformers_logging
-
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -57,7 +39,7 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, list[str]]:
+def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[Any, list[str]]:
     """A checkpoint as a stock model in eval mode, and what its loading report complains about.
 
     Raises CheckpointError if transformers cannot load it.
@@ -65,12 +47,17 @@ def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, lis
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, output_loading_info=True, local_files_only=True
-            )
+        if isinstance(checkpoint, GgufSource):
+            model, report = load_model(checkpoint.path, checkpoint.config["dtype"])
+            for parameter in model.parameters():  # buffers stay as they are, as they do in a model from a directory
+                parameter.data = parameter.data.to(dtype)
+        else:
+            with quiet():
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    checkpoint.path, dtype=dtype, output_loading_info=True, local_files_only=True
+                )
     except Exception as error:  # whatever transformers, safetensors or the config raise
-        raise CheckpointError(f"{path}: transformers cannot load it: {last_line(error)}") from error
+        raise CheckpointError(f"{checkpoint.path}: transformers cannot load it: {last_line(error)}") from error
     complaints = [
         f"{kind.removesuffix('_keys')} tensor {key[0] if isinstance(key, tuple) else key}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -81,25 +80,25 @@ def compare_functions(
     ids = text.page(tokenizer, vocab_size, context)
     prompts = text.prompts(tokenizer, vocab_size, context - setting.new_tokens)
 
-    def read(path: Path, dtype: torch.dtype) -> Reading:
+    def read(checkpoint: Source, dtype: torch.dtype) -> Reading:
         if log:
-            log(f"Running {path} in {_name(dtype)}")
-        model, complaints = forward.load(path, dtype, setting.device)
+            log(f"Running {checkpoint.path} in {_name(dtype)}")
+        model, complaints = forward.load(checkpoint, dtype, setting.device)
         decoded = generation.decode(model, prompts, setting.new_tokens) if dtype == setting.dtype else None
         return Reading(forward.run(model, ids), decoded, complaints)
 
-    in_float32 = read(source.path, torch.float32)
+    in_float32 = read(source, torch.float32)
     reference = in_float32.page
     missing = [complaint for complaint in in_float32.complaints if not complaint.startswith("unexpected")]
     if missing:
         raise CheckpointError(f"{source.path}: {missing[0]}.", "The source is incomplete.")
     rounded_dtype = _rounded_dtype(source, clone) if setting.dtype == torch.float32 else setting.dtype
-    rounded = read(source.path, rounded_dtype) if rounded_dtype != torch.float32 else in_float32
+    rounded = read(source, rounded_dtype) if rounded_dtype != torch.float32 else in_float32
     floor = forward.relative_error(rounded.page.logits, reference.logits)
     if not math.isfinite(floor):
         found.notes.append(f"The source itself overflows in {_name(rounded_dtype)}, which excuses no error here.")
         floor = 0.0
-    grown = read(clone.path, setting.dtype)
+    grown = read(clone, setting.dtype)
     result = grown.page
 
     kl, top1 = forward.divergence(reference.logits, result.logits)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.config import last_line
+from hyperclone_cli.gguf import place
+from hyperclone_cli.loaded import quiet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,13 +50,14 @@ RANDOM_LENGTHS = (5, 9, 14, 3, 11)
 
 
 def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
-    """The tokenizer beside a checkpoint, or None, and a note on why one that is there cannot be used."""
+    """The tokenizer of a checkpoint, or None, and a note on why one that is there cannot be used."""
     from transformers import AutoTokenizer
 
-    if not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
+    if path.is_dir() and not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
         return None, ""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(**place(path), local_files_only=True)
         largest = max(tokenizer(PAGE)["input_ids"], default=vocab_size)
     except Exception as error:  # tokenizers raise what they like
         return None, f"The tokenizer does not load ({last_line(error)}); random tokens are used."

@@ -6,26 +6,25 @@ every copy of a row must be that row. Each stored number may be off by its own r
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from contextlib import ExitStack
 from math import inf
 
 import torch
 
 from hyperclone_cli.axes import Role
-from hyperclone_cli.expander import TORCH_DTYPES, WIDER, Block, apply_gain, blocks, read_rows, workers
+from hyperclone_cli.expander import WIDER, Block, apply_gain, blocks, workers
 from hyperclone_cli.planner import Plan
-from hyperclone_cli.shards import StoredTensor
+from hyperclone_cli.rows import TORCH_DTYPES
+from hyperclone_cli.source import Source
 from hyperclone_cli.tensors import GrownTensor
 from hyperclone_cli.verifier.report import WeightFigures
 
 
-def compare_weights(plan: Plan, clone: Mapping[str, StoredTensor]) -> WeightFigures:
-    """Hold every tensor of `clone` (name → place on disk) against the source of `plan`, block by block.
+def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
+    """Hold every tensor of the clone `checkpoint` against the source of `plan`, block by block.
 
     Memory: a few blocks a thread.
     """
+    clone = checkpoint.tensors
     bad = {name: "is missing" for name in (t.name for t in plan.tensors) if name not in clone}
     bad |= {name: "is not in the plan" for name in clone if name not in {t.name for t in plan.tensors}}
     for tensor in plan.tensors:
@@ -37,18 +36,12 @@ def compare_weights(plan: Plan, clone: Mapping[str, StoredTensor]) -> WeightFigu
                 )
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
     worst, worst_tensor = 0.0, ""
-    with ExitStack() as stack, workers() as pool:
-        paths = {t.source.path for t in compared} | {clone[t.name].path for t in compared}
-        descriptors = {path: os.open(path, os.O_RDONLY) for path in sorted(paths)}
-        for descriptor in descriptors.values():
-            stack.callback(os.close, descriptor)
+    with plan.source.rows() as source_rows, checkpoint.rows() as clone_rows, workers() as pool:
 
         def check(block: Block) -> tuple[float, int]:
-            stored = clone[block.tensor.name]
-            source = read_rows(descriptors[block.tensor.source.path], block.tensor.source, block.start, block.stop)
-            rows = block.stop - block.start
-            found = [read_rows(descriptors[stored.path], stored, place, place + rows) for place in block.places]
-            return _compare(block.tensor, source, found)
+            stored, rows = clone[block.tensor.name], block.stop - block.start
+            found = [clone_rows(stored, place, place + rows) for place in block.places]
+            return _compare(block.tensor, block.read(source_rows), found)
 
         for tensor in compared:
             results = list(pool.map(check, blocks(tensor)))

@@ -1,0 +1,183 @@
+"""README.md of a clone: the model card that the Hub shows, and the figures of its last verification in it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hyperclone_cli import __version__
+from hyperclone_cli.config import config_changes
+from hyperclone_cli.growth import Request
+from hyperclone_cli.mixing import Mixing
+from hyperclone_cli.planner import Plan
+from hyperclone_cli.source import Source
+from hyperclone_cli.symmetry import advice
+
+CARD_NAME = "README.md"
+
+_BEGIN, _END = "<!-- hyperclone: verification -->", "<!-- /hyperclone: verification -->"
+"""What stands between these is replaced by every verification, and nothing else ever is."""
+
+_CARRIED = ("license", "license_name", "license_link", "language")
+"""What the source's own card says that holds for its clone too."""
+
+_TEMPLATE = Path(__file__).with_name("card_template.md")
+
+
+def model_card(plan: Plan, name: str, base_model: str | None = None) -> str:
+    """The card of the clone `name`, not verified yet. The same plan gives the same text.
+
+    `base_model` is the source's id on the Hub; None takes what its directory and its config say.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    source = base_model or source_name(plan.source)
+    carried = source_metadata(plan.source)
+    is_id = _is_repo_id(source)
+    data = ModelCardData(
+        base_model=source if is_id else None,
+        base_model_relation="finetune" if is_id else None,  # the nearest of the relations that the Hub knows
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["hyperclone", "model-growth"],
+        **carried,
+    )
+    before, after = (sum(part.values()) for part in plan.parameters())
+    card: Any = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        name=name,
+        source=source,
+        before=f"{before:,}",
+        after=f"{after:,}",
+        sizes=_sizes(plan),
+        command=command(plan.request, base_model or plan.source.path.resolve().name, name),
+        version=__version__,
+        head=f"Its head is {plan.head.why}.",
+        verification=_marked("Not verified yet: `hyperclone verify` does it."),
+        advice=advice(plan),
+        licence=_licence(source, carried.get("license_name") or carried.get("license")),
+    )
+    return f"{card}\n"
+
+
+def with_figures(card: str, verification: Mapping[str, Any]) -> str:
+    """The card with the figures of a verification in their place; as it is if that place is gone."""
+    before, begin, rest = card.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        return card
+    text = _marked(_figures(verification))
+    return before + (text.replace("\n", "\r\n") if "\r\n" in card else text) + after
+
+
+def source_name(source: Source) -> str:
+    """What a local source is called: by its directory or file, with the owner if its config knows that."""
+    name = source.path.resolve().name.removesuffix(".gguf")
+    stated = source.config.get("_name_or_path")
+    owned = isinstance(stated, str) and stated.endswith(f"/{name}") and _is_repo_id(stated)
+    return str(stated) if owned else name
+
+
+def source_metadata(source: Source) -> dict[str, Any]:
+    """Licence and languages from the source's own card; nothing if it has none that can be read."""
+    from huggingface_hub import metadata_load
+
+    path = source.path / CARD_NAME
+    try:
+        stated = (metadata_load(path) or {}) if path.is_file() else {}
+    except Exception:  # YAML that people wrote: whatever is wrong with it, the clone is none the worse
+        return {}
+    texts = {key: [value] if isinstance(value, str) else value for key, value in stated.items() if key in _CARRIED}
+    return {
+        key: stated[key]
+        for key in _CARRIED
+        if isinstance(texts.get(key), list) and all(isinstance(text, str) for text in texts[key])
+    }
+
+
+def command(request: Request, src: str, out: str) -> str:
+    """The command that makes such a clone: `src` and `out` by name, and every option that is not its default."""
+    words = ["hyperclone", "expand", "--src", src]
+    for options, defaults in ((request, Request()), (request.mixing, Mixing())):
+        for option in fields(options):
+            value = getattr(options, option.name)
+            if option.name != "mixing" and value != getattr(defaults, option.name):
+                words += [f"--{option.name.replace('_', '-')}", _as_typed(value)]
+    return shlex.join([*words, "--out", out])
+
+
+def _as_typed(value: Any) -> str:
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _sizes(plan: Plan) -> list[tuple[str, str, str]]:
+    before, after = (sum(part.values()) for part in plan.parameters())
+    cache = plan.kv_cache_bytes()
+    changes = config_changes(plan.source.config, plan.config)
+    return [
+        *((f"`{key}`", "–" if old is None else f"`{old}`", f"`{new}`") for key, old, new in changes),
+        ("parameters", f"{before:,}", f"{after:,}"),
+        ("KV cache, bytes per token", f"{cache[0]:,}", f"{cache[1]:,}"),
+    ]
+
+
+def _licence(source: str, stated: str | list[str] | None) -> str:
+    if not stated:
+        return f"That of `{source}`, whose own card did not say which it is."
+    return f"That of `{source}`: {stated if isinstance(stated, str) else ', '.join(stated)}."
+
+
+def _marked(text: str) -> str:
+    return f"{_BEGIN}\n{text}\n{_END}"
+
+
+def _figures(verification: Mapping[str, Any]) -> str:
+    rows = []
+    if weights := verification["weights"]:
+        rows.append(("weights compared", f"{weights['elements']:,}, largest relative error {_short(weights['worst'])}"))
+    if logits := verification["logits"]:
+        rows += [
+            ("compared on", f"{logits['text']}, {logits['tokens']} tokens, {logits['dtype']}, {logits['device']}"),
+            (
+                "relative error of the logits",
+                f"{_short(logits['relative_error'])} (passes up to {_short(logits['tolerance'])})",
+            ),
+            (f"error that {logits['floor_dtype']} makes in the source", _short(logits["floor"])),
+            ("mean KL divergence", f"{_short(logits['kl_divergence'])} nats"),
+            ("same most likely token", f"{logits['top1_agreement']:.2%}"),
+            ("perplexity", _pair(logits["perplexity_source"], logits["perplexity_clone"])),
+        ]
+    if made := verification["generation"]:
+        rows.append(("greedy decoding", f"{made['identical']} of {made['prompts']} prompts identical"))
+    verdict = "Passed" if verification["passed"] else "**FAILED: this is not the source's function**"
+    table = "\n".join(f"| {what} | {figure} |" for what, figure in rows)
+    return f"{verdict}, by `hyperclone verify` against the source:\n\n| | |\n|---|---|\n{table}"
+
+
+def _short(number: float | None) -> str:
+    return "not finite" if number is None else f"{number:.1e}"
+
+
+def _pair(*perplexities: float | None) -> str:
+    source, clone = ("not finite" if number is None else f"{number:.4f}" for number in perplexities)
+    return f"source {source}, clone {clone}"
+
+
+def _is_repo_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # the package's __init__ has it
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def write_card(directory: Path, plan: Plan, name: str, base_model: str | None = None) -> None:
+    """Write the card of the clone `name` into its directory."""
+    (directory / CARD_NAME).write_text(model_card(plan, name, base_model), encoding="utf-8", newline="\n")

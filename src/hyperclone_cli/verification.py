@@ -1,0 +1,54 @@
+"""verification.json: what the last full verification of a clone found, repeated in its card.
+
+It holds no clock time, no host and no path, so that it can be published with the clone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperclone_cli.card import CARD_NAME, with_figures
+
+VERIFICATION_NAME = "verification.json"
+SCHEMA_VERSION = 1
+
+_FIGURES = ("passed", "weights", "logits", "generation")
+
+
+def record_verification(clone: Path, plan_digest: str, report: Mapping[str, Any]) -> str:
+    """Write the figures of `report` (its JSON) into a clone that was held against the plan with that digest.
+
+    Returns why that could not be done, for a directory that cannot be written; else an empty text.
+    """
+    figures = {key: report[key] for key in _FIGURES}
+    found = {"schema_version": SCHEMA_VERSION, "plan_digest": plan_digest, **figures}
+    card = clone / CARD_NAME
+    try:
+        _replace(clone / VERIFICATION_NAME, json.dumps(found, indent=2, allow_nan=False) + "\n")
+        if card.is_file():
+            text = card.read_bytes().decode()
+            if text != (changed := with_figures(text, figures)):
+                _replace(card, changed)
+    except UnicodeDecodeError:
+        return f"{CARD_NAME} is not UTF-8, so the figures were not written into it."
+    except OSError as error:
+        return f"The figures could not be recorded in {clone}: {error.strerror or error}."
+    return ""
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put `text` in the place of what `path` holds, whole or not at all, in the mode that it had."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        new.write_bytes(text.encode())
+        if path.exists():
+            shutil.copymode(path, new)
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

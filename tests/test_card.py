@@ -1,0 +1,278 @@
+"""README.md of a clone, and the record of its verification."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard, metadata_load
+from safetensors.torch import load_file, save_file
+
+import models
+from hyperclone_cli import expand, plan, verify
+from hyperclone_cli.card import command, model_card, source_name
+from hyperclone_cli.errors import RequestError
+from hyperclone_cli.growth import Request
+from hyperclone_cli.mixing import Mixing
+
+Sources = Callable[[str], Path]
+BEGIN, END = "<!-- hyperclone: verification -->", "<!-- /hyperclone: verification -->"
+FRONT_MATTER = (
+    "---\nlicense: other\nlicense_name: opt\nlicense_link: LICENSE\nlanguage:\n- en\n- de\ndatasets: c4\n---\n# Small\n"
+)
+
+
+@pytest.fixture
+def src(source: Sources, tmp_path: Path) -> Path:
+    """A source of the test's own, with a card."""
+    path = Path(shutil.copytree(source("llama-gqa-tied"), tmp_path / "opt-350m"))
+    (path / "README.md").write_text(FRONT_MATTER)
+    return path
+
+
+@pytest.fixture
+def clone(src: Path, tmp_path: Path) -> Path:
+    expand(src, tmp_path / "opt-700m", embed_mult=2, ffn_mult=2)
+    return tmp_path / "opt-700m"
+
+
+def card_of(clone: Path) -> str:
+    return (clone / "README.md").read_bytes().decode()
+
+
+def record_of(clone: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((clone / "verification.json").read_text(), parse_constant=pytest.fail)
+    return found
+
+
+def spoil(clone: Path) -> None:
+    tensors = load_file(clone / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, clone / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_the_metadata_is_what_the_hub_reads(clone: Path) -> None:
+    assert metadata_load(clone / "README.md") == {
+        "base_model": "opt-350m",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["hyperclone", "model-growth"],
+        "license": "other",
+        "license_name": "opt",
+        "license_link": "LICENSE",
+        "language": ["en", "de"],
+    }
+
+
+def test_the_hubs_own_library_reads_and_writes_it_unchanged(clone: Path) -> None:
+    """ModelCard raises for metadata that is malformed."""
+    card = ModelCard.load(clone / "README.md")
+    assert str(card) == card_of(clone)
+    assert "{{" not in card.text
+    assert "{%" not in card.text
+
+
+def test_the_body_says_what_a_reader_needs(clone: Path) -> None:
+    text = " ".join(card_of(clone).split())
+    for words in (
+        "# opt-700m",
+        "an initialisation, not yet a better model",
+        "| `hidden_size` | `48` | `96` |",
+        "| parameters | 41,712 | 157,152 |",
+        "```bash hyperclone expand --src opt-350m --embed-mult 2 --ffn-mult 2 --out opt-700m ```",
+        'AutoModelForCausalLM.from_pretrained("opt-700m")',
+        "The copies get equal gradients",
+        "That of `opt-350m`: opt.",
+        "arXiv:2409.12903",
+        "Not verified yet",
+    ):
+        assert words in text
+
+
+def test_it_names_no_place_on_this_machine(clone: Path, tmp_path: Path) -> None:
+    verify(clone)
+    for name in ("README.md", "verification.json", "hyperclone.json"):
+        assert str(tmp_path) not in (clone / name).read_text()
+
+
+def test_copies_that_part_need_no_advice(src: Path) -> None:
+    assert "equal gradients" not in model_card(plan(src, embed_mult=2, noise_snr_db=10.0), "clone")
+
+
+def test_the_same_plan_gives_the_same_card(src: Path) -> None:
+    assert model_card(plan(src, embed_mult=2), "clone") == model_card(plan(src, embed_mult=2), "clone")
+
+
+@pytest.mark.parametrize(
+    "request_, options",
+    [
+        (Request(), ""),
+        (Request(embed_mult=2, heads_mult=4, kv_heads_mult=2), "--embed-mult 2 --heads-mult 4 --kv-heads-mult 2"),
+        (Request(dtype="float16", max_shard_size="5GB"), "--dtype float16 --max-shard-size 5GB"),
+        (
+            Request(mixing=Mixing("uneven", (1, 3), 12.5, 7)),
+            "--strategy uneven --uneven-ratio 1:3 --noise-snr-db 12.5 --seed 7",
+        ),
+    ],
+)
+def test_the_command_has_every_option_that_is_not_its_default(request_: Request, options: str) -> None:
+    assert command(request_, "a", "b") == " ".join(f"hyperclone expand --src a {options} --out b".split())
+
+
+def test_the_command_makes_the_clone_again(src: Path, tmp_path: Path) -> None:
+    src.rename(tmp_path / "a small model")
+    options: Any = {"embed_mult": 2, "strategy": "uneven", "uneven_ratio": (1, 3), "noise_snr_db": 9.5, "seed": 4}
+    expand(tmp_path / "a small model", tmp_path / "big one", tie_embeddings="untie", **options)
+    line = next(line for line in card_of(tmp_path / "big one").splitlines() if line.startswith("hyperclone expand"))
+    (tmp_path / "big one").rename(tmp_path / "first")
+    again = [sys.executable, "-m", "hyperclone_cli", *shlex.split(line)[1:], "--no-verify"]
+    subprocess.run(again, cwd=tmp_path, env=models.environment(), check=True, capture_output=True)
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("first", "big one"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "front_matter, expected",
+    [
+        ("---\nlicense: mit\n---\n", {"license": "mit"}),
+        ("---\nlicense:\n- mit\n- apache-2.0\n---\n", {"license": ["mit", "apache-2.0"]}),
+        ("---\nlanguage: no\nlicense: 3\n---\n", {}),  # YAML's false, and a number
+        ("---\nlicense: [mit\n---\n", {}),
+        ("---\n- mit\n---\n", {}),
+        ("# A card without metadata\n", {}),
+        (b"\xff\xfe---\n", {}),
+    ],
+)
+def test_licence_and_language_are_the_sources_where_its_card_can_be_read(
+    front_matter: str | bytes, expected: dict[str, object], src: Path, tmp_path: Path
+) -> None:
+    (src / "README.md").write_bytes(front_matter if isinstance(front_matter, bytes) else front_matter.encode())
+    expand(src, tmp_path / "clone")
+    found = metadata_load(tmp_path / "clone" / "README.md")
+    assert found is not None
+    assert {key: found[key] for key in ("license", "language") if key in found} == expected
+
+
+@pytest.mark.parametrize(
+    "directory, stated, name",
+    [
+        ("opt-350m", None, "opt-350m"),
+        ("opt-350m", "facebook/opt-350m", "facebook/opt-350m"),
+        ("my-finetune", "facebook/opt-350m", "my-finetune"),  # what it was trained from, not what it is
+        ("opt-350m", "/home/me/models/opt-350m", "opt-350m"),
+        ("opt-350m", 3, "opt-350m"),
+    ],
+)
+def test_a_local_source_is_called_by_its_directory(
+    directory: str, stated: object, name: str, src: Path, tmp_path: Path
+) -> None:
+    config = json.loads((src / "config.json").read_text())
+    (src / "config.json").write_text(json.dumps(config | {"_name_or_path": stated}))
+    moved = src.rename(tmp_path / directory)
+    assert source_name(plan(moved).source) == name
+
+
+def test_a_name_that_the_hub_would_refuse_is_not_in_the_metadata(src: Path, tmp_path: Path) -> None:
+    moved = src.rename(tmp_path / "my model (old)")
+    card: Any = ModelCard(model_card(plan(moved), "clone"))
+    assert not {"base_model", "base_model_relation"} & card.data.to_dict().keys()
+
+
+def test_a_source_from_the_hub_is_called_by_its_id(src: Path) -> None:
+    card: Any = ModelCard(model_card(plan(src, embed_mult=2), "clone", "facebook/opt-350m"))
+    assert card.data.to_dict()["base_model"] == "facebook/opt-350m"
+    assert "--src facebook/opt-350m " in card.text
+
+
+def test_a_verification_is_recorded_and_shown_in_the_card(clone: Path) -> None:
+    before = card_of(clone)
+    report = verify(clone)
+    record = record_of(clone)
+    assert record["schema_version"] == 1
+    assert record["passed"] is True
+    assert record["plan_digest"] == json.loads((clone / "hyperclone.json").read_text())["plan_digest"]
+    assert report.logits is not None
+    assert record["logits"]["relative_error"] == report.logits.relative_error
+    assert "Passed" in card_of(clone)
+    assert f"{report.logits.relative_error:.1e}" in card_of(clone)
+    assert [text.partition(BEGIN)[0] for text in (before, card_of(clone))] == [before.partition(BEGIN)[0]] * 2
+    assert [text.partition(END)[2] for text in (before, card_of(clone))] == [before.partition(END)[2]] * 2
+
+
+def test_the_last_verification_counts_and_a_failure_is_written_too(clone: Path) -> None:
+    assert verify(clone).passed
+    spoil(clone)
+    assert not verify(clone).passed
+    assert record_of(clone)["passed"] is False
+    assert record_of(clone)["logits"]["relative_error"] is None
+    assert "FAILED" in card_of(clone)
+    assert "Passed" not in card_of(clone)
+
+
+def test_what_is_less_than_a_full_verification_is_not_recorded(clone: Path, src: Path) -> None:
+    verify(clone, weights_only=True)
+    verify(clone, src=src)
+    config = json.loads((src / "config.json").read_text())
+    (src / "config.json").write_text(json.dumps(config | {"my_note": "not the source that was expanded"}))
+    verify(clone)
+    assert not (clone / "verification.json").exists()
+    assert "Not verified yet" in card_of(clone)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_what_the_user_wrote_around_the_figures_is_kept(line_end: str, clone: Path) -> None:
+    mine = f"Mine before.\n\n{BEGIN}\nold\n{END}\n\nMine after.\n".replace("\n", line_end)
+    (clone / "README.md").write_bytes(mine.encode())
+    verify(clone)
+    text = card_of(clone)
+    assert text.startswith(f"Mine before.{line_end}")
+    assert text.endswith(f"Mine after.{line_end}")
+    assert "Passed" in text
+    assert text.count("\n") == text.count(line_end)
+
+
+@pytest.mark.parametrize("mine", ["", "All mine.\n", f"{BEGIN} without an end", f"{END} before {BEGIN}"])
+def test_a_card_without_the_place_for_figures_is_left_alone(mine: str, clone: Path) -> None:
+    (clone / "README.md").write_text(mine)
+    assert verify(clone).passed
+    assert card_of(clone) == mine
+    assert record_of(clone)["passed"] is True
+
+
+def test_no_card_is_no_reason_to_write_one(clone: Path) -> None:
+    (clone / "README.md").unlink()
+    assert verify(clone).passed
+    assert not (clone / "README.md").exists()
+
+
+def test_a_clone_that_cannot_be_written_is_verified_all_the_same(clone: Path) -> None:
+    (clone / "verification.json").mkdir()  # as good as a read-only directory, and it stops root as well
+    (clone / "verification.json" / "x").touch()
+    report = verify(clone)
+    assert report.passed
+    assert any("could not be recorded" in note for note in report.notes)
+    assert not any(path.name.endswith(".new") for path in clone.iterdir())
+
+
+def test_a_verified_clone_can_be_overwritten_and_is_then_unverified(clone: Path, src: Path) -> None:
+    verify(clone)
+    expand(src, clone, embed_mult=3, overwrite=True)
+    assert not (clone / "verification.json").exists()
+    assert "Not verified yet" in card_of(clone)
+    (clone / "README.md.orig").write_text("mine")
+    with pytest.raises(RequestError, match=r"README\.md\.orig"):
+        expand(src, clone, embed_mult=2, overwrite=True)
+
+
+def test_the_template_is_in_the_package() -> None:
+    from importlib.resources import files
+
+    assert files("hyperclone_cli").joinpath("card_template.md").is_file()
