@@ -66,7 +66,7 @@ def test_plan_tells_what_expand_does(source: Sources, tmp_path: Path) -> None:
     planned = as_json(hyperclone("plan", *request, "--json"))
     assert list(tmp_path.iterdir()) == []
     written = as_json(hyperclone("expand", *request, "--out", tmp_path / "clone", "--no-verify", "--json"))
-    assert written == planned | {"out": str(tmp_path / "clone"), "verification": None}
+    assert written == planned | {"out": str(tmp_path / "clone"), "verification": None, "url": None}
     tensors = load_file(tmp_path / "clone" / "model.safetensors")
     assert planned["bytes"] == sum(tensor.nbytes for tensor in tensors.values())
     assert planned["config"]["hidden_size"] == {"before": 48, "after": 96}
@@ -109,7 +109,7 @@ def test_families_lists_the_tables() -> None:
     assert all(name in hyperclone("families").stdout for name in FAMILIES)
 
 
-@pytest.mark.parametrize("command", ["expand", "plan", "verify", "inspect", "families"])
+@pytest.mark.parametrize("command", ["expand", "plan", "verify", "inspect", "push", "families"])
 def test_every_command_explains_itself(command: str) -> None:
     assert "Usage: hyperclone" in hyperclone(command, "--help").stdout
 

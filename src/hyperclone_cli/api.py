@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from hyperclone_cli import clone
+from hyperclone_cli.hub import Access, locate
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.planner import Plan, make_plan
+from hyperclone_cli.remote import open_headers
 from hyperclone_cli.request import Request
-from hyperclone_cli.source import open_source
 
 
 class GrowthOptions(TypedDict, total=False):
@@ -60,13 +61,17 @@ def request(**options: Unpack[GrowthOptions]) -> Request:
     return Request(mixing=Mixing(**mixing), **rest)
 
 
-def plan(src: str | Path, **options: Unpack[GrowthOptions]) -> Plan:
-    """What `expand` would write for the checkpoint at `src`: sizes, parameters, bytes, what is exact. Writes nothing.
+def plan(src: str | Path, *, access: Access | None = None, **options: Unpack[GrowthOptions]) -> Plan:
+    """What `expand` would write for the checkpoint `src`: sizes, parameters, bytes, what is exact. Writes nothing.
 
-    `options` are those of GrowthOptions. Raises RequestError or CheckpointError as `expand` does.
+    src      a directory, or the name of a model on the Hub, of which the headers are read and no weights fetched
+    access   revision, token and cache for the Hub; None: the usual ones
+    options  those of GrowthOptions
+
+    Raises RequestError, CheckpointError or StorageError as `expand` does.
     """
-    wanted = request(**options)
-    return make_plan(open_source(Path(src), wanted.dtype), wanted)
+    wanted, access = request(**options), access or Access()
+    return make_plan(open_headers(locate(src, access), access, wanted.dtype), wanted)
 
 
 def expand(
@@ -75,17 +80,20 @@ def expand(
     *,
     overwrite: bool = False,
     progress: clone.Progress | None = None,
+    access: Access | None = None,
     **options: Unpack[GrowthOptions],
 ) -> Plan:
     """Write a larger checkpoint that computes the same function as `src` to the new directory `out`.
 
     Does not verify it: call `verify(out)` for that.
 
+    src        a directory, or the name of a model on the Hub, which is fetched
     overwrite  replace a model at `out` once the new one is complete
     progress   called from any thread with the bytes just written and the bytes of the whole
+    access     revision, token and cache for the Hub; None: the usual ones
     options    those of GrowthOptions
 
-    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails; then `out`
-    is as it was.
+    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub;
+    then `out` is as it was.
     """
-    return clone.expand(Path(src), Path(out), request(**options), overwrite, progress)
+    return clone.expand(src, Path(out), request(**options), overwrite, progress, access)

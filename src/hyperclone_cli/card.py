@@ -168,7 +168,7 @@ def _pair(*perplexities: float | None) -> str:
 
 def _is_repo_id(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # the package's __init__ has it
+    from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)

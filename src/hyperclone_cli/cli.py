@@ -42,10 +42,43 @@ class Tie(StrEnum):
     untie = "untie"
 
 
-GROWTH, MIXING, WRITING, CHECKING = "Growth", "Breaking the symmetry", "Writing", "Checking"
+GROWTH, MIXING, WRITING, CHECKING, HUB = "Growth", "Breaking the symmetry", "Writing", "Checking", "Hub"
 
 Src = Annotated[
-    Path, typer.Option("--src", help="The source checkpoint: a directory, or a GGUF file.", show_default=False)
+    str,
+    typer.Option(
+        "--src", help="The source: a directory, a GGUF file, or a model on the Hub: org/name.", show_default=False
+    ),
+]
+RecordedSrc = Annotated[
+    str | None,
+    typer.Option("--src", help="The clone's source; the one that it recorded unless given.", show_default=False),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="Branch, tag or commit of a source on the Hub; main unless given.",
+        show_default=False,
+        rich_help_panel=HUB,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(help="Token for the Hub; the usual login unless given.", show_default=False, rich_help_panel=HUB),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where models from the Hub are kept; the usual cache unless given.",
+        show_default=False,
+        rich_help_panel=HUB,
+    ),
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REPO_ID", help="Push the clone once it is verified.", show_default=False, rich_help_panel=HUB
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
 EmbedMult = Annotated[float, typer.Option(min=1, help="Times hidden_size.", rich_help_panel=GROWTH)]
@@ -203,28 +236,48 @@ def expand(
     overwrite: Overwrite = False,
     no_verify: NoVerify = False,
     device: Device = None,
+    revision: Revision = None,
+    token: Token = None,
+    cache_dir: CacheDir = None,
+    push_to_hub: PushToHub = None,
     as_json: Json = False,
 ) -> None:
     """Write a larger checkpoint that computes the same function, and verify it.
 
-    Example: hyperclone expand --src ./opt-350m --embed-mult 2 --ffn-mult 2 --out ./opt-700m
+    Example: hyperclone expand --src facebook/opt-350m --embed-mult 2 --ffn-mult 2 --out ./opt-700m
     """
     from hyperclone_cli import api, console
+    from hyperclone_cli.hub import Access
 
     options = _growth_options(locals())
     if device is not None:
         from hyperclone_cli.verifier.forward import choose_device
 
         choose_device(device)  # refused before anything is written
+    access = Access(revision, token, cache_dir)
+    target = None
+    if push_to_hub is not None:
+        from hyperclone_cli.push import Target
+
+        if no_verify:
+            raise typer.BadParameter(
+                "only a verified clone is pushed: leave --no-verify out.", param_hint="--push-to-hub"
+            )
+        target = Target(push_to_hub, token=token)  # refused before anything is written
     with console.progress("Expanding") as written:
-        plan = api.expand(src, out, overwrite=overwrite, progress=written, **options)
+        plan = api.expand(src, out, overwrite=overwrite, progress=written, access=access, **options)
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
 
         with console.steps() as log:
-            report = check(out, device=device, log=log)
-    console.show_clone(plan, out, report, as_json)
+            report = check(out, device=device, log=log, access=Access(token=token, cache_dir=cache_dir))
+    pushed = None
+    if target is not None and report is not None and report.passed:
+        from hyperclone_cli.push import push as upload
+
+        pushed = upload(out, target)
+    console.show_clone(plan, out, report, pushed, as_json)
     if report is not None and not report.passed:
         raise MismatchError(f"{out}: the clone does not match its source.", "Please report it with the lines above.")
 
@@ -250,25 +303,26 @@ def plan(
     seed: Seed = 0,
     dtype: StorageDtype = None,
     max_shard_size: MaxShardSize = "50GB",
+    revision: Revision = None,
+    token: Token = None,
+    cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
     """Show what `expand` would write: sizes, parameters, bytes, what is exact. Writes nothing.
 
-    Example: hyperclone plan --src ./opt-350m --embed-mult 2 --ffn-mult 2
+    Example: hyperclone plan --src facebook/opt-350m --embed-mult 2 --ffn-mult 2
     """
     from hyperclone_cli import api, console
+    from hyperclone_cli.hub import Access
 
     options = _growth_options(locals())
-    console.show_plan(api.plan(src, **options), as_json)
+    console.show_plan(api.plan(src, access=Access(revision, token, cache_dir), **options), as_json)
 
 
 @app.command()
 def verify(
     clone: Annotated[Path, typer.Argument(help="The clone's directory.")] = Path("."),
-    src: Annotated[
-        Path | None,
-        typer.Option("--src", help="Its source; the one that it recorded unless given.", show_default=False),
-    ] = None,
+    src: RecordedSrc = None,
     device: Device = None,
     dtype: Annotated[Dtype, typer.Option(help="What both models run in.", rich_help_panel=CHECKING)] = Dtype.float32,
     weights_only: Annotated[
@@ -282,6 +336,9 @@ def verify(
     new_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that greedy decoding adds to each prompt.", rich_help_panel=CHECKING)
     ] = 16,
+    revision: Revision = None,
+    token: Token = None,
+    cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
     """Hold a clone against its source: every weight, the logits, greedy decoding.
@@ -289,10 +346,12 @@ def verify(
     Example: hyperclone verify ./opt-700m
     """
     from hyperclone_cli import console
+    from hyperclone_cli.hub import Access
     from hyperclone_cli.verifier import verify as check
 
     with console.steps() as log:
-        report = check(clone, src, device, dtype.value, weights_only, new_tokens, log)
+        access = Access(revision, token, cache_dir)
+        report = check(clone, src, device, dtype.value, weights_only, new_tokens, log, access)
     console.show_report(report, as_json)
     if not report.passed:
         raise MismatchError(f"{clone}: the clone does not match its source.")
@@ -311,10 +370,7 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    src: Annotated[
-        Path | None,
-        typer.Option("--src", help="The clone's source; the one that it recorded unless given.", show_default=False),
-    ] = None,
+    src: RecordedSrc = None,
     gradients: Annotated[
         bool,
         typer.Option(
@@ -328,6 +384,9 @@ def inspect(
         Path | None,
         typer.Option(help="Also draw the table as a heat map, a PNG file.", metavar="FILE", show_default=False),
     ] = None,
+    revision: Revision = None,
+    token: Token = None,
+    cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
     """Show whether the copies in a clone differ, and with --gradients whether training will part them.
@@ -335,6 +394,7 @@ def inspect(
     Example: hyperclone inspect ./opt-700m --gradients
     """
     from hyperclone_cli import console
+    from hyperclone_cli.hub import Access
     from hyperclone_cli.inspector import inspect as look
 
     if plot is not None:
@@ -342,12 +402,41 @@ def inspect(
 
         check_plot(plot)  # refused before anything is computed
     with console.steps() as log:
-        inspection = look(checkpoint, clone, src, gradients, device, log)
+        inspection = look(checkpoint, clone, src, gradients, device, log, Access(revision, token, cache_dir))
     if plot is not None:
         from hyperclone_cli.plot import write_plot
 
         write_plot(inspection, plot)
     console.show_inspection(inspection, as_json)
+
+
+@app.command()
+def push(
+    clone: Annotated[Path, typer.Argument(help="The clone's directory.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(help="The repository: org/name. Made if need be.", show_default=False)],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private if it has to be made.")
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="The branch to push to, made if need be; main unless given.", show_default=False),
+    ] = None,
+    commit_message: Annotated[str | None, typer.Option(help="What the commit says.", show_default=False)] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
+    token: Token = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if it was not verified, or failed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload a verified clone to the Hub, and print where it is. A cut upload goes on when run again.
+
+    Example: hyperclone push ./opt-700m someone/opt-700m --private
+    """
+    from hyperclone_cli import console
+    from hyperclone_cli.push import Target
+    from hyperclone_cli.push import push as upload
+
+    target = Target(repo_id, revision, private, create_pr, commit_message, token)
+    console.show_pushed(upload(clone, target, force), as_json)
 
 
 @app.command()

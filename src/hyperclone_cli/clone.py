@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
+from typing import Any
 
 from hyperclone_cli.card import write_card
-from hyperclone_cli.config import check_config
+from hyperclone_cli.config import check_config, read_sizes
 from hyperclone_cli.errors import StorageError
+from hyperclone_cli.families import find_family
+from hyperclone_cli.hub import Access, cache_of, locate, open_checkpoint
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
 from hyperclone_cli.request import Request
+from hyperclone_cli.resolve import resolve
 from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
-from hyperclone_cli.source import INDEX_NAME, open_source
+from hyperclone_cli.source import INDEX_NAME
 
 _SPARE_BYTES = 64 << 20
 
@@ -25,16 +29,28 @@ Progress = Callable[[int, int], None]
 """Called from any thread with the number of bytes just written, and of all bytes to write."""
 
 
-def expand(src: Path, out: Path, request: Request, overwrite: bool = False, progress: Progress | None = None) -> Plan:
+def expand(
+    src: str | Path,
+    out: Path,
+    request: Request,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    access: Access | None = None,
+) -> Plan:
     """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
 
-    `out` is either absent (or the clone that was there before) or complete. The source is only read.
+    `src` is a directory or the name of a model on the Hub, which is fetched by `access`. `out` is either
+    absent (or the clone that was there before) or complete. The source is only read.
 
-    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails.
+    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub.
     """
+    access = access or Access()
     out = Path(os.path.abspath(out))
-    check_places(src, out, overwrite)
-    plan = make_plan(open_source(src, request.dtype), request)
+    place = locate(src, access)
+    directory = place if isinstance(place, Path) else cache_of(access)
+    check_places(directory, out, overwrite)
+    source = open_checkpoint(place, access, request.dtype, lambda config: _check_request(config, request))
+    plan = make_plan(source, request)
     check_space(plan, out)
     growths = plan.growths
     if growths["embed"].ratio != growths["kv_heads"].ratio * growths["group"].ratio or growths["value"].grows:
@@ -42,7 +58,7 @@ def expand(src: Path, out: Path, request: Request, overwrite: bool = False, prog
         # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
         check_config(plan.source.config)
         check_config(plan.config)
-    with new_directory(src, out, overwrite) as partial:
+    with new_directory(directory, out, overwrite) as partial:
         try:
             _write_shards(plan, partial, progress)
             _write_files(plan, partial, out)
@@ -52,6 +68,13 @@ def expand(src: Path, out: Path, request: Request, overwrite: bool = False, prog
                 f"What was written is under {partial}; mend the cause and run the same command again.",
             ) from error
     return plan
+
+
+def _check_request(config: Mapping[str, Any], request: Request) -> None:
+    """Refuse what can be refused by the config alone, before gigabytes are fetched for it."""
+    family = find_family(config["model_type"])
+    if request.target_params is None:
+        resolve(request, read_sizes(config, family), family, config)
 
 
 def check_space(plan: Plan, out: Path) -> None:
@@ -111,7 +134,8 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
     plan.source.copy_companions(partial)
     _write_json(partial / "config.json", dict(plan.config))
-    write_card(partial, plan)
+    origin = plan.source.origin
+    write_card(partial, plan, origin.repo_id if origin else None)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
     _write_json(partial / PROVENANCE_NAME, provenance(plan, out) | {"files": written})

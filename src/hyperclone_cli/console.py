@@ -17,6 +17,7 @@ from hyperclone_cli.config import config_changes
 from hyperclone_cli.families import Family
 from hyperclone_cli.inspector import GradientFigures, Inspection
 from hyperclone_cli.planner import Plan
+from hyperclone_cli.push import Pushed
 from hyperclone_cli.symmetry import advice
 from hyperclone_cli.verifier.report import Report, finite
 
@@ -103,11 +104,12 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def show_clone(plan: Plan, out: Path, report: Report | None, as_json: bool) -> None:
-    """Print what `expand` wrote, and its verification if there was one."""
+def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | None, as_json: bool) -> None:
+    """Print what `expand` wrote, its verification if there was one, and where it was pushed."""
     if as_json:
         verification = report.as_json() if report else None
-        _print_json({**plan_json(plan), "out": str(out), "verification": verification})
+        url = pushed.url if pushed else None
+        _print_json({**plan_json(plan), "out": str(out), "verification": verification, "url": url})
         return
     _show_notes(plan)
     before, after = plan.parameters()
@@ -118,8 +120,18 @@ def show_clone(plan: Plan, out: Path, report: Report | None, as_json: bool) -> N
         show_report(report, as_json=False)
     else:
         _err.print(f"Not verified. Next: hyperclone verify {quote(str(out))}")
+    if pushed:
+        show_pushed(pushed, as_json=False)
     if note := advice(plan):
         _err.print(f"Note: {note}")
+
+
+def show_pushed(pushed: Pushed, as_json: bool) -> None:
+    """Print where a clone was pushed to."""
+    if as_json:
+        _print_json(pushed.as_json())
+    else:
+        _out.print(f"pushed: {pushed.url}")
 
 
 def show_report(report: Report, as_json: bool) -> None:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from hyperclone_cli.axes import Role
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.growth import Growth
+from hyperclone_cli.hub import Access, locate
 from hyperclone_cli.planner import Plan, make_plan
-from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
+from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance, recorded_source
+from hyperclone_cli.remote import open_headers
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.source import Source, open_source
 from hyperclone_cli.tensors import GrownTensor
@@ -100,26 +102,28 @@ class Alikeness:
 def inspect(
     checkpoint: Path,
     clone: Path | None = None,
-    src: Path | None = None,
+    src: str | Path | None = None,
     gradients: bool = False,
     device: str | None = None,
     log: Callable[[str], None] | None = None,
+    access: Access | None = None,
 ) -> Inspection:
     """Compare the copies of every matrix of a clone, or of a checkpoint that was trained from it.
 
     clone      the clone that `checkpoint` was trained from, whose record says what is a copy of what;
                None if it is the checkpoint itself
-    src        the clone's source; None takes the one that the clone recorded
+    src        the clone's source, a directory or a model on the Hub; None takes the one that the clone recorded
     gradients  also run the checkpoint, forward and backward on one page of text, in float32
     device     torch's name of where it runs; None takes a GPU if there is one
     log        called with each step as it begins
+    access     revision (of `src`), token and cache for the Hub; None: the usual ones
 
-    Raises RequestError and CheckpointError if it cannot be known which weights are copies, or if the
+    Raises RequestError, CheckpointError and StorageError if it cannot be known which weights are copies, or if the
     checkpoint does not hold the clone's tensors.
     """
     clone = clone or checkpoint
     found = open_source(checkpoint)
-    plan, notes = _plan_of(clone, src)
+    plan, notes = _plan_of(clone, src, access or Access())
     matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _is_copied(tensor)]
     if not matrices:
         notes.append("Nothing grew, so there are no copies to compare.")
@@ -205,7 +209,7 @@ def rank_fraction(matrix: torch.Tensor) -> float:
     return int((squares > threshold**2 * squares[-1]).sum()) / len(squares)
 
 
-def _plan_of(clone: Path, src: Path | None) -> tuple[Plan, list[str]]:
+def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan, list[str]]:
     """The plan that `clone` was made by, and a note if its source has changed since."""
     record = read_provenance(clone)
     if record is None:
@@ -213,11 +217,8 @@ def _plan_of(clone: Path, src: Path | None) -> tuple[Plan, list[str]]:
             f"{clone}: no {PROVENANCE_NAME}, so it is not known which weights are copies.",
             "For a checkpoint trained from a clone, name the clone with --clone.",
         )
-    if src is None and not record.source.exists():
-        raise CheckpointError(
-            f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
-        )
-    plan = make_plan(open_source(src or record.source, record.request.dtype), record.request)
+    place = recorded_source(record, access) if src is None else locate(src, access)
+    plan = make_plan(open_headers(place, access, record.request.dtype), record.request)
     changed = plan.digest != record.plan_digest
     return plan, ["The source is not the one that was expanded; its sizes are taken all the same."] if changed else []
 

@@ -14,9 +14,11 @@ from typing import Any
 from hyperclone_cli import __version__
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.hub import Access
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.request import Request
+from hyperclone_cli.source import Origin
 
 PROVENANCE_NAME = "hyperclone.json"
 SCHEMA_VERSION = 1
@@ -26,17 +28,21 @@ SCHEMA_VERSION = 1
 class Provenance:
     """What a clone recorded: where its source is, what was asked for, and the digest of its plan."""
 
-    source: Path
+    source: Path | Origin
     request: Request
     plan_digest: str
 
 
 def provenance(plan: Plan, out: Path) -> dict[str, Any]:
-    """The record of a clone that will stand at `out`, but for its files; its source is named relative to that."""
+    """The record of a clone that will stand at `out`, but for its files.
+
+    A source on this disk is named relative to `out`, one on the Hub by its name and commit.
+    """
+    origin = plan.source.origin
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"hyperclone {__version__}",
-        "source": os.path.relpath(plan.source.path.resolve(), out.resolve()),
+        "source": asdict(origin) if origin else os.path.relpath(plan.source.path.resolve(), out.resolve()),
         "request": asdict(plan.request),
         "plan_digest": plan.digest,
     }
@@ -54,9 +60,27 @@ def read_provenance(clone: Path) -> Provenance | None:
             "Use the version of hyperclone that wrote it.",
         )
     try:
-        source = Path(os.path.normpath(clone.resolve() / record["source"]))
+        named = record["source"]
+        source = Origin(**named) if isinstance(named, dict) else Path(os.path.normpath(clone.resolve() / named))
         mixing = record["request"]["mixing"]
         mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
         return Provenance(source, Request(**{**record["request"], "mixing": mixing}), record["plan_digest"])
     except (KeyError, TypeError, ValueError, RequestError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None
+
+
+def recorded_source(record: Provenance, access: Access) -> Path | Origin:
+    """Where the source is that a clone recorded.
+
+    Raises CheckpointError if it was on this disk and is gone, RequestError if another revision is asked for.
+    """
+    if access.revision is not None:
+        raise RequestError(
+            f"--revision {access.revision}: the clone recorded its source, revision and all.",
+            "Leave it out, or name the source too, with --src.",
+        )
+    if isinstance(record.source, Path) and not record.source.exists():
+        raise CheckpointError(
+            f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
+        )
+    return record.source

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hyperclone_cli.errors import CheckpointError
 
@@ -46,21 +46,25 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
     Raises CheckpointError unless the header is well formed and the tensors fill the file exactly.
     """
-    broken = "Fetch the file again."
-    file_bytes = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if file_bytes < 8 or length > min(file_bytes - 8, _MAX_HEADER_BYTES):
-            raise CheckpointError(
-                f"{path}: truncated: the header should take {length + 8:,} bytes, the file has {file_bytes:,}.", broken
-            )
-        try:
-            header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
-            header.pop("__metadata__", None)
-            entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-            tensors = [_entry(path, 8 + length, name, entry) for name, entry in entries]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: the safetensors header is damaged ({error}).", broken) from None
+        return header_of(file, path, path.stat().st_size)
+
+
+def header_of(file: BinaryIO, path: Path, file_bytes: int) -> dict[str, StoredTensor]:
+    """As `read_header`, of an open file that need not be on this disk; `path` is what it is called."""
+    broken = "Fetch the file again."
+    length = int.from_bytes(file.read(8), "little")
+    if file_bytes < 8 or length > min(file_bytes - 8, _MAX_HEADER_BYTES):
+        raise CheckpointError(
+            f"{path}: truncated: the header should take {length + 8:,} bytes, the file has {file_bytes:,}.", broken
+        )
+    try:
+        header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+        header.pop("__metadata__", None)
+        entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
+        tensors = [_entry(path, 8 + length, name, entry) for name, entry in entries]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the safetensors header is damaged ({error}).", broken) from None
     end = 8 + length
     for tensor in tensors:
         if tensor.offset != end:

@@ -32,16 +32,25 @@ COMPANIONS = (
 
 
 @dataclass(frozen=True)
+class Origin:
+    """A model on the Hub. `revision` is a branch, tag or commit as it was asked for, the commit once it is resolved."""
+
+    repo_id: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
 class Source:
     """A checkpoint in safetensors: its raw config and the place of each tensor, in the order of their bytes.
 
-    `notes` are what the user should know about how it is read.
+    `notes` are what the user should know about how it is read; `origin` is where on the Hub it came from.
     """
 
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    origin: Origin | None = field(default=None, kw_only=True)
 
     def rows(self) -> AbstractContextManager[Read]:
         """What reads the tensors' rows, from files that are open meanwhile."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.hub import Access, locate, open_checkpoint
 from hyperclone_cli.planner import make_plan
-from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
+from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance, recorded_source
 from hyperclone_cli.source import Source, open_source
 from hyperclone_cli.verification import record_verification
 from hyperclone_cli.verifier.report import Report, finite
@@ -29,10 +30,11 @@ def verify(
     weights_only: bool = False,
     new_tokens: int = 16,
     log: Callable[[str], None] | None = None,
+    access: Access | None = None,
 ) -> Report:
     """Hold a clone against its source: config, tokenizer, every weight, logits, and greedy decoding.
 
-    src           the source: a directory, or a GGUF file; None takes the one that the clone recorded
+    src           the source: a directory, a GGUF file, or a model on the Hub; None takes the one that was recorded
     device        torch's name of it; None takes a GPU if there is one
     dtype         what both models run in. In float32 the logits' relative error may be at most
                   max(1e-5, the error that the source's own storage dtype makes); in another dtype
@@ -40,12 +42,13 @@ def verify(
     weights_only  skip everything that needs a forward pass
     new_tokens    tokens that greedy decoding continues each prompt by
     log           called with each step as it begins
+    access        revision (of `src`), token and cache for the Hub; None: the usual ones
 
     What a full verification against the recorded source finds is also written into the clone, see `verification`.
     A clone that differs is no error but a report with `failures`. Raises RequestError and
-    CheckpointError for inputs that cannot be compared at all.
+    CheckpointError for inputs that cannot be compared at all, StorageError if the source cannot be fetched.
     """
-    clone, src = Path(clone), Path(src) if src is not None else None
+    clone, access = Path(clone), access or Access()
     found = open_source(clone)
     record = read_provenance(clone)
     if record is None and (src is None or weights_only):
@@ -53,11 +56,8 @@ def verify(
             f"{clone}: no {PROVENANCE_NAME}, so its source and its growth are not known.",
             "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
         )
-    if src is None and record and not record.source.exists():
-        raise CheckpointError(
-            f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
-        )
-    source = open_source(src or (record.source if record else clone), record.request.dtype if record else None)
+    place = locate(src, access) if src is not None else recorded_source(record, access) if record else clone
+    source = open_checkpoint(place, access, record.request.dtype if record else None)
     plan = make_plan(source, record.request) if record else None
     notes: list[str] = []
     failures: list[str] = []
@@ -91,7 +91,8 @@ def verify(
             if not failures:
                 raise
             failures.append(error.message)  # it cannot even be loaded: the reasons stand above
-    shown = min(str(source.path), os.path.relpath(source.path), key=len)
+    origin = source.origin
+    shown = origin.repo_id if origin else min(str(source.path), os.path.relpath(source.path), key=len)
     report = Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
     if record and plan and src is None and not weights_only and plan.digest == record.plan_digest:
         note = record_verification(clone, plan.digest, finite(report.as_json()))
