@@ -57,7 +57,7 @@ def test_its_three_commands_put_a_model_on_the_hub_that_computes_what_opt_350m_d
             said += result.stdout + result.stderr
         assert f"pushed: {hub.endpoint}/someone/opt-700m" in said
         fetched = [r.path.rsplit("/", 1)[1] for r in hub.asked("^GET /facebook/opt-350m/resolve/")]
-        assert sorted(fetched) == sorted(NEEDED + [weights])
+        assert sorted(fetched) == sorted([*NEEDED, weights])
         stranger = hub.environment(tmp_path / "another", TOKEN)
         compared = subprocess.run(
             [sys.executable, "-c", COMPARE], cwd=work, env=stranger, text=True, capture_output=True, timeout=300
