@@ -79,7 +79,7 @@ def recorded_source(record: Provenance, access: Access) -> Path | Origin:
             f"--revision {access.revision}: the clone recorded its source, revision and all.",
             "Leave it out, or name the source too, with --src.",
         )
-    if isinstance(record.source, Path) and not record.source.is_dir():
+    if isinstance(record.source, Path) and not record.source.exists():
         raise CheckpointError(
             f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
         )
