@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import models
+from hyperclone_cli.verifier.text import PAGE
 
 CONFIG: dict[str, Any] = {
     "_name_or_path": "opt-350m",
@@ -39,7 +40,7 @@ CONFIG: dict[str, Any] = {
     "torch_dtype": "float16",
     "transformers_version": "4.21.0.dev0",
     "use_cache": True,
-    "vocab_size": 272,
+    "vocab_size": 1024,
     "word_embed_proj_dim": 512,
 }
 
@@ -83,14 +84,12 @@ def build(path: Path, weights: str = "pytorch_model.bin") -> Path:
 
 
 def _write_tokenizer(path: Path) -> None:
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
+    from tokenizers import ByteLevelBPETokenizer
 
-    letters = bytes_to_unicode().values()
-    vocabulary = {
-        token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *letters, "he", "the"])
-    }
-    (path / "vocab.json").write_text(json.dumps(vocabulary))
-    (path / "merges.txt").write_text("#version: 0.2\nh e\nt he\n")
+    tokenizer = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator([PAGE], CONFIG["vocab_size"], 2, show_progress=False, special_tokens=special)
+    tokenizer.save_model(str(path))
     (path / "special_tokens_map.json").write_text(json.dumps(SPECIAL))
     settings = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "errors": "replace", **SPECIAL}
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
