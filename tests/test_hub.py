@@ -125,6 +125,7 @@ def test_a_plan_reads_headers_and_fetches_no_weights(hub: LocalHub, run: Run, tm
     planned = json.loads(run("plan", "--src", "a/wide", *GROWTH, "--json").stdout)
     assert planned == json.loads(run("plan", "--src", src, *GROWTH, "--json").stdout)
     asked = hub.asked(WEIGHTS)
+    assert set(fetched(hub.asked(CONTENT))) - set(fetched(asked)) == {"config.json", "model.safetensors.index.json"}
     assert len(asked) == len(list(src.glob("*.safetensors"))) > 2
     assert total(asked) <= len(asked) * (1 << 17) < sum(path.stat().st_size for path in src.glob("*.safetensors")) / 4
     assert not list((tmp_path / "home").rglob("model-*.safetensors"))

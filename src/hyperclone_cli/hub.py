@@ -129,12 +129,12 @@ def open_checkpoint(place: Path | Origin, access: Access, accept: Accept | None 
     config, weights = read_config(snapshot.path), snapshot.weights()
     if accept:
         accept(config)
-    snapshot.fetch(weights)
+    snapshot.fetch([name for name in snapshot.files if _is_companion(name)] + weights)
     return replace(open_source(snapshot.path), origin=snapshot.origin)
 
 
 def open_snapshot(place: Origin, access: Access) -> Snapshot:
-    """A repository at the commit that its revision stands for, with everything fetched but the weights."""
+    """A repository at the commit that its revision stands for; the config and the list of shards are fetched."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -149,12 +149,12 @@ def open_snapshot(place: Origin, access: Access) -> Snapshot:
         raise CheckpointError(f"{origin.repo_id}: no config.json.", "Name a model that transformers can load.")
     snapshot = Snapshot(origin, access, path, files)
     indexes = [index for index, single in INDEXES.items() if single not in files and index in files]
-    snapshot.fetch([name for name in files if _is_companion(name)] + indexes[:1])
+    snapshot.fetch(indexes[:1])
     return snapshot
 
 
 def _is_companion(name: str) -> bool:
-    wanted = (*CONFIGS, *COMPANIONS, "README.md")
+    wanted = (*COMPANIONS, "README.md")
     return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in wanted)
 
 
