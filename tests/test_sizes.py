@@ -172,3 +172,34 @@ def test_a_number_of_parameters_leads_to_the_closest_shape(
     assert plan.notes[0].startswith(f"--target-params {wanted:,}: hidden_size {plan.growths['embed'].target}")
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
+
+
+@pytest.mark.parametrize(
+    "variant, eps",
+    [
+        ("llama-gqa-tied", {"rms_norm_eps": 0.3}),
+        ("qwen3", {"rms_norm_eps": 0.3}),
+        ("gemma3-gqa", {"rms_norm_eps": 0.3}),
+        ("olmo2", {"rms_norm_eps": 0.3}),
+        ("pythia", {"layer_norm_eps": 0.3}),
+    ],
+)
+def test_the_eps_of_a_norm_weighs_as_much_as_before(variant: str, eps: dict[str, float], tmp_path: Path) -> None:
+    """Padding changes what norms divide by; an eps that is large beside the variance shows it."""
+    src = models.build(variant, tmp_path / "src", hidden_size=128, **eps)
+    head_dim_mult = 1 if variant == "pythia" else 2
+    plan = expand(src, tmp_path / "clone", Request(embed_mult=2.25, head_dim_mult=head_dim_mult))
+    assert relative_error(src, tmp_path / "clone") <= 1e-5
+    assert plan.config.items() >= eps.items()
+
+
+def test_an_eps_that_no_config_states_weighs_as_much_as_before(tmp_path: Path) -> None:
+    """OPT's is 1e-5 in the code: it matters to a residual stream as small as that."""
+    model = models.load(models.build("opt-125m", tmp_path / "src", hidden_size=128))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "embed" in name or "out_proj" in name or "fc2" in name:
+                parameter *= 3e-3
+    model.save_pretrained(tmp_path / "small")
+    expand(tmp_path / "small", tmp_path / "clone", Request(embed_mult=1.5))
+    assert relative_error(tmp_path / "small", tmp_path / "clone") <= 1e-5
