@@ -40,6 +40,7 @@ LAYERS = [
     ["api", "inspector"],
     ["memory", "plot"],
     ["console"],
+    ["options"],
     ["cli"],
     ["__main__"],
 ]

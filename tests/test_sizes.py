@@ -184,7 +184,7 @@ def test_a_number_of_parameters_leads_to_the_closest_shape(
         ("pythia", {"layer_norm_eps": 0.3}),
     ],
 )
-def test_the_eps_of_a_norm_weighs_as_much_as_before(variant: str, eps: dict[str, float], tmp_path: Path) -> None:
+def test_the_eps_of_a_norm_weighs_as_much_as_before(variant: str, eps: dict[str, Any], tmp_path: Path) -> None:
     """Padding changes what norms divide by; an eps that is large beside the variance shows it."""
     src = models.build(variant, tmp_path / "src", hidden_size=128, **eps)
     head_dim_mult = 1 if variant == "pythia" else 2
