@@ -16,7 +16,7 @@ from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
 from hyperclone_cli.request import Request
-from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
+from hyperclone_cli.shards import StoredTensor, create, lay_out
 from hyperclone_cli.source import INDEX_NAME, open_source
 
 _SPARE_BYTES = 64 << 20
@@ -73,14 +73,14 @@ def check_space(plan: Plan, out: Path) -> None:
 
 def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
     from hyperclone_cli.expander import Block, Survey, blocks, grow_block, survey, workers
-    from hyperclone_cli.rows import as_bytes
+    from hyperclone_cli.rows import write_rows
 
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     with plan.source.rows() as read, workers() as pool:
 
         def write(block: Block, target: StoredTensor, descriptor: int, surveyed: Survey) -> None:
             for place, data in grow_block(block, read, surveyed):
-                write_all(descriptor, as_bytes(data), target.offset + place * block.row_bytes)
+                write_rows(descriptor, block.tensor.like(target), place, data)
                 if progress:
                     progress(data.nbytes, plan.nbytes)
 
