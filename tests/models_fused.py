@@ -64,4 +64,15 @@ VARIANTS: dict[str, Variant] = {
     "glm-tied-mqa": ("glm", MQA | TIED | {"head_dim": 16, "attention_bias": False}),
     "glm4": ("glm4", GQA | {"head_dim": 16}),
     "glm4-tied": ("glm4", GQA | TIED | {"head_dim": 16}),
+    "starcoder2": ("starcoder2", GQA | {"sliding_window": 8}),
+    "starcoder2-untied-no-bias": ("starcoder2", MQA | UNTIED | {"use_bias": False}),
+    "stablelm": ("stablelm", MHA | HALF_ROTARY),
+    "stablelm-parallel-tied-biases": (
+        "stablelm",
+        GQA | TIED | HALF_ROTARY | {"use_qkv_bias": True, "use_parallel_residual": True},
+    ),
+    "persimmon": ("persimmon", BASE),
+    "persimmon-tied-no-qk-norms": ("persimmon", BASE | TIED | {"qk_layernorm": False}),
+    "biogpt": ("biogpt", BASE),
+    "biogpt-untied-unscaled": ("biogpt", BASE | UNTIED | {"scale_embedding": False}),
 }

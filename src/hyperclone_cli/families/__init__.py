@@ -12,6 +12,7 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import (
+    biogpt,
     falcon,
     gemma,
     glm,
@@ -23,17 +24,21 @@ from hyperclone_cli.families import (
     olmo,
     openai_gpt,
     opt,
+    persimmon,
     phi,
+    stablelm,
+    starcoder2,
 )
 from hyperclone_cli.families.table import Family, Fold, Limit
 
 __all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for lineage in (llama, gemma, olmo, opt, gpt_neox, gpt2, openai_gpt, gpt_neo, gptj, falcon, phi, glm)
-    for family in lineage.FAMILIES
-}
+_LINEAGES = (
+    llama, gemma, olmo, opt, gpt_neox,
+    gpt2, openai_gpt, gpt_neo, gptj, falcon, phi, persimmon, glm, starcoder2, stablelm, biogpt,
+)  # fmt: skip
+
+FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
 
 
 def find_family(config: Mapping[str, Any]) -> Family:
