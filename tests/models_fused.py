@@ -46,6 +46,8 @@ VARIANTS: dict[str, Variant] = {
     "gpt_neo-untied": ("gpt_neo", GPT_NEO | UNTIED),
     "gptj": ("gptj", GPT | {"rotary_dim": 8}),
     "gptj-tied": ("gptj", GPT | TIED | {"rotary_dim": 4, "n_inner": 80}),
+    "codegen": ("codegen", GPT | {"rotary_dim": 4, "n_embd": 96, "n_head": 8}),
+    "codegen-tied": ("codegen", GPT | TIED | {"rotary_dim": 8, "n_inner": 80}),
     "falcon-7b": ("falcon", FALCON),
     "falcon-7b-untied": ("falcon", FALCON | UNTIED | {"ffn_hidden_size": 80}),
     "falcon-40b": ("falcon", FALCON_40B),

@@ -48,6 +48,7 @@ REFUSED: dict[tuple[str, str], str] = {
     ("openai-gpt-untied", "half as wide again"): POST_NORM,
     ("openai-gpt", "feed-forward alone"): FOUR_TIMES,
     ("openai-gpt-untied", "feed-forward alone"): FOUR_TIMES,
+    ("codegen-tied", "half as wide again"): "heads come in 4 blocks",
     ("falcon-rw", "twice"): SLOPES,
     ("falcon-rw", "three times"): SLOPES,
     ("falcon-rw", "twice, uneven and noisy"): SLOPES,
@@ -157,6 +158,16 @@ WRONG: dict[str, tuple[str, str, Family]] = {
         "biogpt",
         "twice",
         with_rule("biogpt", "biogpt.embed_tokens", embedding("vocab", "embed")),
+    ),
+    "CodeGen's attention without its four blocks": (
+        "codegen",
+        "twice",
+        replace(
+            with_rule(
+                "codegen", "transformer.h.*.attn.qkv_proj", linear("heads query | heads value | heads key", "embed")
+            ),
+            fixed={},
+        ),
     ),
     "rotary pairs as halves": ("gptj", "larger heads", replace(FAMILIES["gptj"], rotary="halves")),
     "rotary halves as pairs": ("phi", "larger heads", replace(FAMILIES["phi"], rotary="pairs")),
@@ -305,8 +316,16 @@ def test_the_file_of_gpt2_on_the_hub(source: Sources, tmp_path: Path) -> None:
 def test_a_single_key_value_head_stays_single(variant: str, source: Sources, tmp_path: Path) -> None:
     before, after = make_plan(open_source(source(variant)), GROWTHS["twice"]).kv_cache_bytes()
     assert before == after
-    with pytest.raises(RequestError, match="all query heads share 1 key/value head"):
+    with pytest.raises(RequestError, match="the number of key/value heads is no choice"):
         expand(source(variant), tmp_path / "clone", Request(embed_mult=2, num_kv_heads=2))
+
+
+@pytest.mark.parametrize("variant", ["codegen", "phi-gqa-tied-qk-norms", "gpt2"])
+def test_the_cache_grows_as_transformers_fills_it(variant: str, source: Sources, tmp_path: Path) -> None:
+    plan = expand(source(variant), tmp_path / "clone", GROWTHS["twice"])
+    for path, planned in zip((source(variant), tmp_path / "clone"), plan.kv_cache_bytes(), strict=True):
+        cache = models.load(path)(models.tokens(rows=1, length=10), use_cache=True).past_key_values
+        assert sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) == 10 * planned
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "gptj", "falcon-40b", "phi3"])

@@ -154,7 +154,9 @@ def _heads_refusal(
     wanted = f"{query} heads" + (f" over {key_value} key/value heads" if key_value else "")
     rules = ["every key/value head serves the same number of query heads, at least as many as in the source"]
     if "kv_heads" in family.fixed:
-        rules = [f"all query heads share {family.fixed['kv_heads']} key/value head"]
+        rules = ["the number of key/value heads is no choice"]
+        if family.fixed["kv_heads"] > 1:
+            rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
     elif not shares_keys:
         rules = ["every query head has a key and value head of its own"]
     if "head_dim" not in family.sizes:

@@ -38,7 +38,6 @@ FALCON = Family(
         "alibi": False,
         "new_decoder_architecture": False,
         "multi_query": True,
-        "num_kv_heads": None,
         "tie_word_embeddings": True,
     },
     norm="layer",

@@ -1,4 +1,6 @@
-"""GPT-J: parallel blocks, rotary positions on neighbouring pairs in the first part of a head, a head with a bias."""
+"""GPT-J and CodeGen: parallel blocks, rotary positions on neighbouring pairs, an output head with a bias."""
+
+from dataclasses import replace
 
 from hyperclone_cli.axes import drop, embedding, linear, norm, optional
 from hyperclone_cli.families.gpt2 import ALIASES, SIZES
@@ -32,4 +34,20 @@ GPTJ = Family(
     folds=(Fold("transformer.ln_f"),),
 )
 
-FAMILIES = (GPTJ,)
+_GPTJ_ONLY = ("transformer.h.*.attn.q_proj", "transformer.h.*.attn.k_proj", "transformer.h.*.attn.v_proj")
+
+CODEGEN = replace(
+    GPTJ,
+    model_type="codegen",
+    # Heads lie in four blocks, one for each accelerator that it was trained on: queries, values, keys of a
+    # quarter of the heads. A block is what elsewhere is a key/value head: it keeps its place, and its group grows.
+    fixed={"kv_heads": 4},
+    cached="heads",
+    tensors={
+        **{module: form for module, form in GPTJ.tensors.items() if module not in _GPTJ_ONLY},
+        "transformer.h.*.attn.qkv_proj": linear("kv_heads group.query+group.value+group.key", "embed"),
+        "transformer.h.*.attn.causal_mask": drop("causal mask, rebuilt on load"),
+    },
+)
+
+FAMILIES = (GPTJ, CODEGEN)

@@ -48,6 +48,7 @@ class Family:
     multiples axis → (n, other axis), of which it is n times the width where its key says nothing, or where
               it has no key: then always.
     aliases   config key → other keys that state the same number.
+    cached    the packed axis of which every unit has a key and a value in the cache.
     context   the config key for the most tokens that the model takes.
     tensors   module name (`*` is a layer's number) → form.
     defaults  what transformers assumes for a key that config.json omits.
@@ -72,6 +73,7 @@ class Family:
     fixed: Mapping[str, int] = field(default_factory=dict)
     multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cached: str = "kv_heads"
     context: str = "max_position_embeddings"
     prefix: str = "model"
     embedding: str = "model.embed_tokens"
