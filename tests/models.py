@@ -48,7 +48,10 @@ LLAMA3_ROPE = {
 }
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+Variant = tuple[str, dict[str, Any]]
+"""A model_type and what its config is made of."""
+
+VARIANTS: dict[str, Variant] = {
     "opt-125m": ("opt", OPT | {"do_layer_norm_before": True}),
     "opt-350m": ("opt", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 24}),
     "opt-projected-prenorm-untied": ("opt", OPT | {"word_embed_proj_dim": 24} | UNTIED),
@@ -100,10 +103,10 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def build(
-    variant: str, path: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB", **changes: Any
+    variant: str | Variant, path: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB", **changes: Any
 ) -> Path:
-    """Write a random model of `variant`, with `changes` to its config, to `path`, as `save_pretrained` lays it out."""
-    model_type, kwargs = VARIANTS[variant]
+    """Write a random model of `variant` (or of that name), with `changes` to its config, as `save_pretrained` does."""
+    model_type, kwargs = VARIANTS[variant] if isinstance(variant, str) else variant
     kwargs = kwargs | changes
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **kwargs))

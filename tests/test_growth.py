@@ -52,10 +52,10 @@ def test_every_copy_of_a_unit_is_there_once_and_in_order(a: Growth, b: Growth) -
 def test_a_dimension_that_does_not_fit_its_axes_says_what_would() -> None:
     growths = resolve(Request(), SIZES, LLAMA, {})
     with pytest.raises(ValueError, match="64"):
-        grow_dimension(("embed",), 65, growths)
+        grow_dimension((("embed",),), 65, growths)
     with pytest.raises(ValueError, match="192"):
-        grow_dimension(("kv_heads", "group", "query+key+value"), 65, growths)
-    assert grow_dimension(("*",), 65, growths).target == 65
+        grow_dimension((("kv_heads", "group", "query+key+value"),), 65, growths)
+    assert grow_dimension((("*",),), 65, growths).target == 65
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ is a packed sequence of axes, outermost first, written as one string:
     "kv_heads key"     key/value heads, each with a key of head_dim units; "value" likewise
     "heads query"      query heads: short for "kv_heads group query", a group per key/value head
     "heads query+key"  in each head a query, then a key: "+" packs widths side by side
+    "kv_heads group.query+key"  in each key/value head its group of queries, then its key: "." packs most tightly
+    "ffn | ffn"        one whole packed axis after another: "|" packs widest
     "vocab"            the vocabulary, which never grows
     "*"                whatever size it has
 
@@ -19,6 +21,7 @@ and which read one (`in`: the copies share the weight).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -40,10 +43,18 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Dimension:
-    """One dimension of a parameter: packed axes, outermost first, and its role."""
+    """One dimension of a parameter: its role, and packed axes, outermost first, for each part side by side."""
 
     role: Role
-    axes: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of all parts."""
+        return tuple(axis for part in self.parts for axis in part)
+
+    def __str__(self) -> str:
+        return " | ".join(" × ".join(part) for part in self.parts)
 
 
 def dimension(role: Role, packed: str) -> Dimension:
@@ -51,14 +62,14 @@ def dimension(role: Role, packed: str) -> Dimension:
 
     Raises ValueError for a word that is not in the vocabulary: a mistake in a table.
     """
-    axes: list[str] = []
-    for word in packed.split():
-        axes.extend(_SHORTHAND.get(word, (word,)))
-    words = [word for axis in axes for word in axis.split("+")]
+    parts = tuple(
+        tuple(axis for word in part.split() for axis in _SHORTHAND.get(word, (word,))) for part in packed.split("|")
+    )
+    words = [word for part in parts for axis in part for word in re.split(r"[+.]", axis)]
     unknown = [word for word in words if word not in AXES and not word.isdecimal()]
-    if unknown and axes != [ANY]:
+    if unknown and parts != ((ANY,),):
         raise ValueError(f"{packed!r}: {unknown[0]!r} is no axis")
-    return Dimension(role, tuple(axes))
+    return Dimension(role, parts)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Form:
     `plus_one` marks norms that multiply by (1 + weight).
     `writes` marks norms whose output is the width itself, not a reading of it: those after a block.
     `normed` marks linear layers whose output is normalised by itself before it is used.
+    `transposed` marks modules that store their weight as (in, out).
     `raw` marks linear layers that read the residual stream itself, where others read a norm of it.
     `forward_power` is p where the forward pass multiplies this module's output by embed**p.
     `dropped` is why a tensor is not written at all; empty for all others.
@@ -80,6 +92,7 @@ class Form:
     plus_one: bool = False
     writes: bool = False
     normed: bool = False
+    transposed: bool = False
     raw: bool = False
     forward_power: float = 0.0
     dropped: str = ""
@@ -90,6 +103,11 @@ def linear(out: str, into: str) -> Form:
     """`nn.Linear`: weight (out, in), and a bias (out) where the checkpoint has one."""
     rows, columns = dimension(Role.OUT, out), dimension(Role.IN, into)
     return Form("linear", {"weight": (rows, columns), "bias": (rows,)})
+
+
+def conv1d(into: str, out: str) -> Form:
+    """GPT-2's `Conv1D`: a linear layer whose weight is stored as (in, out); its bias is (out)."""
+    return replace(linear(out, into), transposed=True)
 
 
 def embedding(rows: str, width: str, forward_power: float = 0.0) -> Form:

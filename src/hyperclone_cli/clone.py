@@ -20,7 +20,7 @@ from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
 from hyperclone_cli.request import Request
 from hyperclone_cli.resolve import resolve
-from hyperclone_cli.shards import StoredTensor, create, lay_out, write_all
+from hyperclone_cli.shards import StoredTensor, create, lay_out
 from hyperclone_cli.source import INDEX_NAME
 
 _SPARE_BYTES = 64 << 20
@@ -72,7 +72,7 @@ def expand(
 
 def _check_request(config: Mapping[str, Any], request: Request) -> None:
     """Refuse what can be refused by the config alone, before gigabytes are fetched for it."""
-    family = find_family(config["model_type"])
+    family = find_family(config)
     if request.target_params is None:
         resolve(request, read_sizes(config, family), family, config)
 
@@ -96,14 +96,14 @@ def check_space(plan: Plan, out: Path) -> None:
 
 def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
     from hyperclone_cli.expander import Block, Survey, blocks, grow_block, survey, workers
-    from hyperclone_cli.rows import as_bytes
+    from hyperclone_cli.rows import write_rows
 
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     with plan.source.rows() as read, workers() as pool:
 
         def write(block: Block, target: StoredTensor, descriptor: int, surveyed: Survey) -> None:
             for place, data in grow_block(block, read, surveyed):
-                write_all(descriptor, as_bytes(data), target.offset + place * block.row_bytes)
+                write_rows(descriptor, block.tensor.like(target), place, data)
                 if progress:
                     progress(data.nbytes, plan.nbytes)
 

@@ -11,6 +11,8 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth
 
+_DEFAULT_CONTEXT = 2048
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError if it is missing or not one."""
@@ -50,30 +52,25 @@ def check_readable(config: Mapping[str, Any]) -> None:
         raise CheckpointError("config.json: no model_type.", "`hyperclone families` lists those supported.")
 
 
-def value(config: Mapping[str, Any], family: Family, key: str) -> Any:
-    """What transformers sees for `key`: the file's value, else the architecture's default."""
-    return config.get(key, family.defaults.get(key))
-
-
 def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     """Axis → units of the source, "group", "head_dim" and "layers" included.
 
     Raises CheckpointError for a missing or impossible number, naming the config key.
     """
-    stated = {axis: value(config, family, key) for axis, key in family.sizes.items()}
+    _check_aliases(config, family)
+    stated = {axis: family.value(config, key) for axis, key in family.sizes.items()}
     for axis, size in stated.items():
-        if size is None and axis in ("kv_heads", "head_dim", "proj"):
+        if size is None and axis in ("kv_heads", "head_dim", "proj", *family.multiples):
             continue
         if type(size) is not int or size < 1:
             raise CheckpointError(
                 f"config.json: {family.sizes[axis]} should be a whole number from 1 up, found {size!r}."
             )
-    context = config.get("max_position_embeddings", 2)
-    if type(context) is not int or context < 2:
-        raise CheckpointError(
-            f"config.json: max_position_embeddings should be a whole number from 2 up, found {context!r}."
-        )
+    context_length(config, family)
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
+    sizes |= family.fixed
+    for axis, (times, of) in family.multiples.items():
+        sizes.setdefault(axis, times * sizes[of])
     heads = sizes.pop("heads")
     kv_heads = sizes.setdefault("kv_heads", heads)
     for numerator, denominator, key in (
@@ -89,6 +86,26 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     return sizes
 
 
+def context_length(config: Mapping[str, Any], family: Family) -> int:
+    """The most tokens that the model takes. Raises CheckpointError for an impossible number."""
+    context = family.value(config, family.context)
+    context = _DEFAULT_CONTEXT if context is None else context
+    if type(context) is not int or context < 2:
+        raise CheckpointError(f"config.json: {family.context} should be a whole number from 2 up, found {context!r}.")
+    return context
+
+
+def _check_aliases(config: Mapping[str, Any], family: Family) -> None:
+    for key in family.aliases:
+        stated = {name: config[name] for name in family.names(key) if config.get(name) is not None}
+        if len(set(map(str, stated.values()))) > 1:
+            raise CheckpointError(
+                f"config.json: {' and '.join(f'{name} {number}' for name, number in stated.items())} contradict"
+                " each other: they are names of one number.",
+                "Keep the one that is right.",
+            )
+
+
 def grow_config(
     config: Mapping[str, Any], family: Family, growths: Mapping[str, Growth], dtype: str | None, tied: bool
 ) -> dict[str, Any]:
@@ -101,10 +118,11 @@ def grow_config(
     targets = {axis: growth.target for axis, growth in growths.items()}
     targets["heads"] = targets["kv_heads"] * targets["group"]
     targets["head_dim"] = targets["value"]
-    changes = {key: targets[axis] for axis, key in family.sizes.items() if axis in targets}
     if any(growth.grows for growth in growths.values()):
-        grown.update(changes)
-    if tied != bool(value(config, family, "tie_word_embeddings")) or "tie_word_embeddings" not in config:
+        for axis, key in family.sizes.items():
+            if axis in targets:
+                grown |= {name: targets[axis] for name in family.names(key) if name in config} or {key: targets[axis]}
+    if tied != bool(family.value(config, "tie_word_embeddings")) or "tie_word_embeddings" not in config:
         grown["tie_word_embeddings"] = tied
     if dtype is not None:
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]:

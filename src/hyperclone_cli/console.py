@@ -226,7 +226,7 @@ def _verdict(gradients: GradientFigures) -> str:
 
 def show_families(families: Iterable[Family], as_json: bool) -> None:
     """Print the architectures, from the tables."""
-    described = {family.model_type: _describe(family) for family in families}
+    described = {family.name: _describe(family) for family in families}
     if as_json:
         _print_json({"schema_version": SCHEMA_VERSION, "families": described})
         return

@@ -23,7 +23,6 @@ from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.noise import padding_noise, zero_sum_noise
 from hyperclone_cli.rows import TORCH_DTYPES, Read
-from hyperclone_cli.shards import ITEM_BYTES
 from hyperclone_cli.tensors import Filling, GrownTensor
 
 BLOCK_BYTES = 4 << 20
@@ -48,11 +47,6 @@ class Block:
     scale: float
     is_padding: bool
     places: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row of the grown tensor."""
-        return prod(self.tensor.shape[1:]) * ITEM_BYTES[self.tensor.dtype]
 
     def read(self, read: Read) -> torch.Tensor:
         """The block's source rows."""
@@ -110,7 +104,7 @@ def survey(tensor: GrownTensor, read: Read, pool: Executor) -> Survey:
             return float(grow_rows(block.read(read), block).double().square().sum()) * len(block.places)
 
         rows = sum((block.stop - block.start) * len(block.places) for block in copied)
-        power = sum(pool.map(energy, copied)) / (rows * prod(tensor.shape[1:]))
+        power = sum(pool.map(energy, copied)) / (rows * prod(growth.target for growth in tensor.growths[1:]))
     mean = None
     if tensor.growths[0].padding and tensor.fillings[0] is Filling.MEAN:
         each_once = {(block.start, block.stop): block for block in copied}.values()
@@ -123,7 +117,7 @@ def source_rows(block: Block, read: Read, survey: Survey) -> torch.Tensor:
     """The rows that a block is grown from: those of the source, or what padding holds."""
     if not block.is_padding:
         return block.read(read)
-    shape = (block.stop - block.start, *block.tensor.source.shape[1:])
+    shape = (block.stop - block.start, *(growth.source for growth in block.tensor.growths[1:]))
     if survey.mean is not None:
         return survey.mean.expand(shape)
     return torch.zeros(shape, dtype=TORCH_DTYPES[block.tensor.source.dtype])

@@ -103,14 +103,16 @@ def padded(size: int, target: int) -> Growth:
     return Growth(size, (*scaled.runs, Run(0, padding, 0, 0, scaled.runs[0].scale)))
 
 
-def repeated(size: int, copies: int, scale: float = 1.0) -> Growth:
-    """`size` units, each repeated in place: [x₀, x₀, …, x₁, x₁, …]."""
-    return Growth(size, tuple(Run(unit, 1, copy, copies, scale) for unit in range(size) for copy in range(copies)))
+def repeated(size: int, copies: int, scale: float = 1.0, span: int = 1) -> Growth:
+    """`size` units, every `span` of them repeated in place: [x₀, x₀, …, x₁, x₁, …]."""
+    starts = range(0, size, span)
+    return Growth(size, tuple(Run(start, span, copy, copies, scale) for start in starts for copy in range(copies)))
 
 
-def spaced(size: int, stride: int) -> Growth:
-    """`size` units, each followed by stride - 1 units of padding."""
-    return Growth(size, tuple(run for unit in range(size) for run in (Run(unit, 1, 0, 1), Run(0, stride - 1, 0, 0))))
+def spaced(size: int, stride: int, span: int = 1) -> Growth:
+    """`size` units, every `span` of them followed by stride - 1 times as much padding."""
+    padding = Run(0, (stride - 1) * span, 0, 0)
+    return Growth(size, tuple(run for start in range(0, size, span) for run in (Run(start, span, 0, 1), padding)))
 
 
 def nest(outer: Growth, inner: Growth) -> Growth:
@@ -147,20 +149,26 @@ def abreast(parts: Iterable[Growth]) -> Growth:
     return Growth(source, tuple(runs) if any(part.grows for part in parts) else (whole,))
 
 
-def grow_dimension(axes: tuple[str, ...], size: int, growths: Mapping[str, Growth]) -> Growth:
-    """The growth of a tensor dimension of `size` units that packs `axes`, outermost first.
+def side_by_side(parts: list[Growth]) -> Growth:
+    """As `abreast`; a single width is itself."""
+    return abreast(parts) if parts[1:] else parts[0]
+
+
+def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mapping[str, Growth]) -> Growth:
+    """The growth of a tensor dimension of `size` units: parts side by side, each packs axes, outermost first.
 
     Raises ValueError, saying what was expected, if the axes' sizes do not multiply to `size`.
     """
 
-    def growth(axis: str) -> Growth:
-        words = axis.split("+")
-        parts = [tiled(int(word), 1) if word.isdecimal() else growths[word] for word in words]
-        return abreast(parts) if words[1:] else parts[0]
+    def single(word: str) -> Growth:
+        return tiled(int(word), 1) if word.isdecimal() else growths[word]
 
-    if axes == (ANY,):
+    def growth(axis: str) -> Growth:
+        return side_by_side([reduce(nest, map(single, part.split("."))) for part in axis.split("+")])
+
+    if parts == ((ANY,),):
         return tiled(size, 1)
-    grown = reduce(nest, map(growth, axes))
+    grown = side_by_side([reduce(nest, map(growth, axes)) for axes in parts])
     if grown.source != size:
         raise ValueError(str(grown.source))
     return grown

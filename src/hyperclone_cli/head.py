@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from hyperclone_cli.config import value
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth
@@ -40,7 +38,7 @@ def settle_head(
     embedding = by_name[f"{family.embedding}.weight"]
     heads = [tensor for tensor in tensors if tensor.part == "head" and tensor.name.endswith(".weight")]
     redundant: dict[str, str] = {}
-    if value(source.config, family, "tie_word_embeddings"):
+    if family.value(source.config, "tie_word_embeddings"):
         for head in heads:
             if source.same_bytes(head.source.name, embedding.source.name):
                 redundant[head.source.name] = "the tied head, stored a second time"
@@ -59,8 +57,8 @@ def settle_head(
     factor = 1.0 / (copy.copies * copy.scale * embedding.gain)
     if request.tie_embeddings != "untie" and factor == 1.0:
         return tensors, Head(True, "tied, as in the source"), redundant
-    fold = next((fold for fold in family.folds if _applies(fold.when, source, family)), None)
-    module = fold.module.replace("layers.-1.", f"layers.{growths['layers'].source - 1}.") if fold else None
+    fold = next((fold for fold in family.folds if family.fits(source.config, fold.when)), None)
+    module = fold.module.replace(".-1.", f".{growths['layers'].source - 1}.") if fold else None
     foldable = f"{module}.weight" in by_name
     if request.tie_embeddings == "keep" and not foldable:
         raise RequestError(
@@ -77,7 +75,3 @@ def settle_head(
     head = grow_tensor(embedding.source, f"{family.head}.weight", "weight", form, family, growths, request)
     why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
     return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant
-
-
-def _applies(when: Mapping[str, Any], source: Source, family: Family) -> bool:
-    return all(value(source.config, family, key) == wanted for key, wanted in when.items())

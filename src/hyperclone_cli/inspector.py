@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.axes import Role
+from hyperclone_cli.config import context_length
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.hub import Access, locate
@@ -29,8 +30,6 @@ SCHEMA_VERSION = 1
 
 RANK_LIMIT = 2048
 """The rank of a matrix whose smaller side is longer than this is not computed: minutes each."""
-
-_DEFAULT_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def inspect(
         for tensor in matrices:
             if log:
                 log(f"Comparing the copies in {tensor.name}")
-            weight = read(stored[tensor.name], 0, tensor.shape[0])
+            weight = read(tensor.like(stored[tensor.name]), 0, tensor.growths[0].target)
             weights[tensor.name] = compare_copies(weight, tensor)
             if min(weight.shape) <= RANK_LIMIT:
                 ranks[tensor.name] = rank_fraction(weight)
@@ -259,7 +258,7 @@ def _compare_gradients(
         raise CheckpointError(f"{checkpoint.path}: {missing[0]}.", "The checkpoint is incomplete.")
     vocab_size = int(model.config.vocab_size)
     tokenizer, note = text.load_tokenizer(clone, vocab_size)  # training saves none beside its checkpoints
-    context = int(plan.source.config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    context = context_length(plan.source.config, plan.family)
     ids = torch.tensor([text.page(tokenizer, vocab_size, context)], device=model.device)
     loss = cross_entropy(model(ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:])
     loss.backward()  # type: ignore[no-untyped-call]
@@ -270,7 +269,8 @@ def _compare_gradients(
         # a head may go by another name in memory than on disk
         parameter = model.get_output_embeddings().weight if tensor.part == "head" else parameters.get(tensor.name)
         if parameter is not None and parameter.grad is not None:
-            found[tensor.name] = compare_copies(parameter.grad.cpu(), tensor)
+            gradient = parameter.grad.cpu()
+            found[tensor.name] = compare_copies(gradient.T if tensor.source.transposed else gradient, tensor)
     largest = max((difference for alike in found.values() for difference in alike.differences), default=0.0)
     read = "a page of English" if tokenizer else "random tokens"
     return found, GradientFigures(read, ids.shape[1], model.device.type, loss.item(), largest), note

@@ -69,8 +69,9 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
     with plan.source.rows() as read, workers() as pool:
 
         def fill(block: Block, surveyed: Survey) -> None:
+            whole = grown[block.tensor.name]
             for place, rows in grow_block(block, read, surveyed):
-                grown[block.tensor.name][place : place + len(rows)] = rows
+                (whole.T if block.tensor.source.transposed else whole)[place : place + len(rows)] = rows
 
         for tensor in plan.tensors:
             list(pool.map(fill, blocks(tensor), repeat(survey(tensor, read, pool))))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from hyperclone_cli.axes import Form
+from hyperclone_cli.axes import Form, Role, dimension
 from hyperclone_cli.config import grow_config, read_sizes
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family, find_family
@@ -78,10 +78,12 @@ class Plan:
     def kv_cache_bytes(self) -> tuple[int, int]:
         """Bytes of keys and values that one token adds, before and after, in the clone's dtype."""
         item = next(ITEM_BYTES[tensor.dtype] for tensor in self.tensors if tensor.part == "attention")
-        heads, key, value = (self.growths[axis] for axis in ("kv_heads", "key", "value"))
+        heads = [self.growths[axis] for axis in dimension(Role.OUT, self.family.cached).axes]
+        key, value = self.growths["key"], self.growths["value"]
         rest = self.growths["layers"].source * item
-        before, after = key.source + value.source, key.target + value.target
-        return heads.source * before * rest, heads.target * after * rest
+        before = math.prod(growth.source for growth in heads) * (key.source + value.source)
+        after = math.prod(growth.target for growth in heads) * (key.target + value.target)
+        return before * rest, after * rest
 
 
 def make_plan(source: Source, request: Request) -> Plan:
@@ -92,7 +94,7 @@ def make_plan(source: Source, request: Request) -> Plan:
     Raises CheckpointError if a tensor fits no rule, several, or not its shape; RequestError if the
     architecture cannot do what is asked.
     """
-    family = find_family(source.config["model_type"])
+    family = find_family(source.config)
     sizes = read_sizes(source.config, family)
     if request.target_params is not None:
         return _plan_of_size(source, request, sizes, family)

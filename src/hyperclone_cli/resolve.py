@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from hyperclone_cli.axes import Form
-from hyperclone_cli.config import value
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth, padded, repeated, spaced, spread, tiled
@@ -14,6 +13,13 @@ from hyperclone_cli.request import Request
 
 _ROPES = ("default", "linear", "llama3")
 """Rotary frequencies that a larger head keeps: each depends on its own number and the base alone."""
+
+
+_INSTEAD = {
+    "pads": "A whole --embed-mult works.",
+    "heads": "Grow the feed-forward width alone: --ffn-mult.",
+    "head_dim": "Leave --head-dim-mult out.",
+}
 
 
 def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: Mapping[str, Any]) -> dict[str, Growth]:
@@ -30,15 +36,21 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     heads = choose_heads(request, sizes, family, embed)
     if embed % sizes["embed"]:
         _check_limits("pads", f"--hidden-size {embed}: no multiple of {sizes['embed']}", family, config)
+    if heads != Heads(sizes["kv_heads"] * sizes["group"], sizes["kv_heads"]):
+        _check_limits("heads", f"{heads.query} heads", family, config)
     if request.head_dim_mult > 1:
         _check_limits("head_dim", f"--head-dim-mult {request.head_dim_mult}", family, config)
         _check_rotary(request.head_dim_mult, sizes["head_dim"], family, config)
     grown = {axis: tiled(size, 1) for axis, size in sizes.items()}
+    if "ffn" not in family.sizes:
+        _check_multiple(embed, ffn, family)
     grown["embed"] = padded(sizes["embed"], embed)
     grown["ffn"] = spread(sizes["ffn"], ffn)
     grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
     grown |= grow_head(sizes["head_dim"], request.head_dim_mult, family)
+    if "rotary" in sizes:
+        grown["rotary"] = tiled(sizes["rotary"], request.head_dim_mult)
     if sizes.get("proj") == sizes["embed"]:
         grown["proj"] = grown["embed"]  # no projection: the embedding's width is the residual stream
     return grown
@@ -48,16 +60,18 @@ def grow_head(size: int, copies: int, family: Family) -> dict[str, Growth]:
     """The growths of a head's query, key and value, each of `size` units.
 
     Without rotary positions all are copied: scores grow `copies`-fold. With them a unit of the larger
-    head turns at the source's frequency only if its number is `copies` times the source unit's, so the
-    keys keep one copy there and zeros between, and the queries, which these zeros hide, are repeated:
-    scores stay. Queries are scaled by what is left once attention divides by the root of the head size,
-    where it does.
+    head turns at the source's frequency only if its number (its pair's, where pairs lie together) is `copies`
+    times the source unit's, so the keys keep one copy there and zeros between, and the queries, which these
+    zeros hide, are repeated: scores stay. Queries are scaled by what is left once attention divides by the
+    root of the head size, where it does.
     """
     if copies == 1:
         return {axis: tiled(size, 1) for axis in ("query", "key", "value")}
     scale = 1.0 if family.query_scalar else copies**0.5
     if family.rotary:
-        return {"query": repeated(size, copies, scale), "key": spaced(size, copies), "value": tiled(size, copies)}
+        span = 2 if family.rotary == "pairs" else 1
+        query, key = repeated(size, copies, scale, span), spaced(size, copies, span)
+        return {"query": query, "key": key, "value": tiled(size, copies)}
     return {"query": tiled(size, copies, scale / copies), "key": tiled(size, copies), "value": tiled(size, copies)}
 
 
@@ -116,7 +130,10 @@ def _is_possible(new: Heads, old: Heads, family: Family) -> bool:
     group, old_group = new.query // new.key_value, old.query // old.key_value
     if new.query % new.key_value or new.key_value < old.key_value or group < old_group:
         return False
-    if "kv_heads" not in family.sizes and new.key_value != new.query:
+    if "kv_heads" in family.fixed:
+        if new.key_value != old.key_value:
+            return False
+    elif "kv_heads" not in family.sizes and new.key_value != new.query:
         return False
     return not _norms_all_heads(family) or not (new.key_value % old.key_value or group % old_group)
 
@@ -136,7 +153,11 @@ def _heads_refusal(
     shares_keys = "kv_heads" in family.sizes
     wanted = f"{query} heads" + (f" over {key_value} key/value heads" if key_value else "")
     rules = ["every key/value head serves the same number of query heads, at least as many as in the source"]
-    if not shares_keys:
+    if "kv_heads" in family.fixed:
+        rules = ["the number of key/value heads is no choice"]
+        if family.fixed["kv_heads"] > 1:
+            rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
+    elif not shares_keys:
         rules = ["every query head has a key and value head of its own"]
     if "head_dim" not in family.sizes:
         rules.append("hidden_size is heads × head size")
@@ -168,17 +189,18 @@ def _target(option: str, size: int, units: int | None, mult: float) -> int:
 
 def _check_limits(growth: str, wanted: str, family: Family, config: Mapping[str, Any]) -> None:
     for limit in family.limits:
-        found = {key: value(config, family, key) for key in limit.when}
-        if limit.growth == growth and all(
-            found[key] is not None if wanted_value is ... else found[key] == wanted_value
-            for key, wanted_value in limit.when.items()
-        ):
-            raise RequestError(
-                f"{wanted}: not in {family.model_type}, {limit.why}.",
-                "A whole --embed-mult works."
-                if growth == "pads"
-                else "Grow the number of heads instead: --heads-mult.",
-            )
+        if limit.growth == growth and family.fits(config, limit.when):
+            raise RequestError(f"{wanted}: not in {family.name}, {limit.why}.", _INSTEAD[growth])
+
+
+def _check_multiple(embed: int, ffn: int, family: Family) -> None:
+    times, axis = family.multiples["ffn"]
+    if ffn != times * embed:
+        key = family.sizes[axis]
+        raise RequestError(
+            f"--intermediate-size {ffn}: {family.name} has no key for it: it is {times} × {key}, here {times * embed}.",
+            f"Grow both alike: --intermediate-size {times * embed}.",
+        )
 
 
 def _check_rotary(copies: int, head_dim: int, family: Family, config: Mapping[str, Any]) -> None:
@@ -193,7 +215,7 @@ def _check_rotary(copies: int, head_dim: int, family: Family, config: Mapping[st
             )
         part = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
         if part is None:
-            part = value(config, family, family.rotary_fraction) if family.rotary_fraction else 1.0
+            part = family.value(config, family.rotary_fraction) if family.rotary_fraction else 1.0
         turned = int(head_dim * part)
         if int(copies * head_dim * part) != copies * turned or turned % 2:
             raise RequestError(

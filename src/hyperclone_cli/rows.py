@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from math import prod
 from pathlib import Path
 
 import torch
 
-from hyperclone_cli.shards import ITEM_BYTES, StoredTensor, read_into
+from hyperclone_cli.shards import StoredTensor, read_into, write_all
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 Read = Callable[[StoredTensor, int, int], torch.Tensor]
 """Gives rows start … stop - 1 of a tensor, shape (stop - start, …): its own dtype, contiguous, on the CPU.
 
-Any number of threads may call it at once.
+Those of a transposed one are columns on disk. Any number of threads may call it at once.
 """
 
 
@@ -31,20 +30,40 @@ def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
             stack.callback(os.close, descriptors[path])
 
         def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-            shape = (stop - start, *stored.shape[1:])
-            row_bytes = ITEM_BYTES[stored.dtype] * prod(shape[1:])
-            data = torch.empty(row_bytes * shape[0], dtype=torch.uint8)
-            read_into(descriptors[stored.path], as_bytes(data), stored.offset + start * row_bytes)
-            return data.view(TORCH_DTYPES[stored.dtype]).view(shape)
+            strips = stored.shape[0] if stored.transposed else 1
+            shape = (strips, stop - start) if stored.transposed else (stop - start, *stored.shape[1:])
+            data = torch.empty(shape, dtype=TORCH_DTYPES[stored.dtype])
+            for piece, offset in _pieces(as_bytes(data), strips, stored, start):
+                read_into(descriptors[stored.path], piece, offset)
+            return data.T.contiguous() if stored.transposed else data
 
         yield read
+
+
+def write_rows(descriptor: int, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:
+    """Write contiguous `rows` (rows, …) of a tensor to their place in a file, the first as number `start`."""
+    strips = stored.shape[0] if stored.transposed else 1
+    data = rows.T.contiguous() if stored.transposed else rows
+    for piece, offset in _pieces(as_bytes(data), strips, stored, start):
+        write_all(descriptor, piece, offset)
+
+
+def _pieces(data: memoryview, strips: int, stored: StoredTensor, start: int) -> Iterator[tuple[memoryview, int]]:
+    """(bytes, offset in the file) of data that lies in `strips` pieces in the file, from row `start` on."""
+    pitch = stored.nbytes // strips  # from piece to piece in the file
+    row_bytes = pitch // stored.shape[-1] if stored.transposed else pitch // max(1, stored.shape[0])
+    length = len(data) // strips
+    for strip in range(strips):
+        yield data[strip * length : (strip + 1) * length], stored.offset + strip * pitch + start * row_bytes
 
 
 def rows_in_memory(weights: Mapping[str, torch.Tensor]) -> Read:
     """Cut rows from tensors by name, on whichever device and in whichever layout these are."""
 
     def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        return weights[stored.name][start:stop].cpu().contiguous()  # other devices may round otherwise
+        weight = weights[stored.name]
+        rows = (weight.T if stored.transposed else weight)[start:stop]
+        return rows.cpu().contiguous()  # other devices may round otherwise
 
     return read
 

@@ -28,13 +28,17 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor inside a safetensors file: `offset` counts from the file's first byte."""
+    """A tensor inside a safetensors file: `offset` counts from the file's first byte.
+
+    `shape` is the one on disk. What is `transposed` is stored as (columns, rows).
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     path: Path
     offset: int
+    transposed: bool = False
 
     @property
     def nbytes(self) -> int:

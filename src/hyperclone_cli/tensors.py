@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
@@ -33,6 +33,9 @@ class GrownTensor:
     Element = gain · (w + offset) · (scales of its output dimensions, shares of its input dimensions)
     - offset, rounded once to `dtype`; offset is 1 for norms that multiply by (1 + w), else 0.
     `fillings` are those of the padding in each dimension.
+
+    Dimensions are (rows, columns) = (out, in) for every matrix, also where the source, and so the
+    clone, is transposed on disk.
     """
 
     name: str
@@ -48,7 +51,13 @@ class GrownTensor:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        return tuple(growth.target for growth in self.growths)
+        """The shape on disk."""
+        targets = tuple(growth.target for growth in self.growths)
+        return targets[::-1] if self.source.transposed else targets
+
+    def like(self, stored: StoredTensor) -> StoredTensor:
+        """`stored`, a tensor of the clone's name and shape, to be read by rows as this one is."""
+        return replace(stored, transposed=self.source.transposed)
 
     @property
     def elements(self) -> int:
@@ -122,13 +131,15 @@ def grow_tensor(
         raise CheckpointError(
             f"tensor {stored.name!r}: expected {len(dimensions)} dimensions, found shape {list(stored.shape)}."
         )
+    transposed = form.transposed and len(dimensions) == 2
     grown = []
-    for number, (dimension, size) in enumerate(zip(dimensions, stored.shape, strict=True)):
+    for dimension, size in zip(dimensions, stored.shape[::-1] if transposed else stored.shape, strict=True):
         try:
-            grown.append(grow_dimension(dimension.axes, size, growths))
+            grown.append(grow_dimension(dimension.parts, size, growths))
         except ValueError as error:
+            number = len(dimensions) - 1 - len(grown) if transposed else len(grown)
             raise CheckpointError(
-                f"tensor {stored.name!r}: config.json makes dimension {number} ({' × '.join(dimension.axes)})"
+                f"tensor {stored.name!r}: config.json makes dimension {number} ({dimension})"
                 f" {error}, found shape {list(stored.shape)}.",
                 "config.json and the weights do not belong together.",
             ) from None
@@ -149,7 +160,7 @@ def grow_tensor(
         grown[0] = grown[0].unscaled()
     return GrownTensor(
         name=full,
-        source=stored,
+        source=replace(stored, transposed=transposed),
         dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
         part=_part(form, dimensions[0].axes + dimensions[-1].axes),
         roles=tuple(dimension.role for dimension in dimensions),

@@ -1,31 +1,56 @@
 """The architectures: data only, one lineage a file.
 
-`FAMILIES` maps a `model_type` from config.json to the table that describes its checkpoints.
+`FAMILIES` maps a family's name to the table that describes its checkpoints: the `model_type` from
+config.json, and where checkpoints of one model_type come in several layouts, the layout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.families import gemma, gpt_neox, llama, olmo, opt
+from hyperclone_cli.families import (
+    biogpt,
+    falcon,
+    gemma,
+    glm,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gptj,
+    llama,
+    olmo,
+    openai_gpt,
+    opt,
+    persimmon,
+    phi,
+    stablelm,
+    starcoder2,
+)
 from hyperclone_cli.families.table import Family, Fold, Limit
 
 __all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family for lineage in (llama, gemma, olmo, opt, gpt_neox) for family in lineage.FAMILIES
-}
+_LINEAGES = (
+    llama, gemma, olmo, opt, gpt_neox,
+    gpt2, openai_gpt, gpt_neo, gptj, falcon, phi, persimmon, glm, starcoder2, stablelm, biogpt,
+)  # fmt: skip
+
+FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
 
 
-def find_family(model_type: str) -> Family:
-    """The table for a `model_type`.
+def find_family(config: Mapping[str, Any]) -> Family:
+    """The table for the model that a config.json describes: the first of its model_type that fits.
 
-    Raises CheckpointError for an unknown one, naming the nearest that is known.
+    Raises CheckpointError for an unknown model_type, naming the nearest that is known.
     """
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
-    nearest = get_close_matches(model_type, FAMILIES, n=1, cutoff=0.5)
+    model_type = config["model_type"]
+    for family in FAMILIES.values():
+        if family.model_type == model_type and family.fits(config, family.when):
+            return family
+    nearest = get_close_matches(model_type, [family.model_type for family in FAMILIES.values()], n=1, cutoff=0.5)
     raise CheckpointError(
         f"config.json: model_type {model_type!r} is not supported.",
         (f"The nearest that is supported is {nearest[0]!r}. " if nearest else "")

@@ -27,8 +27,8 @@ class Fold:
 class Limit:
     """A growth that the architecture cannot have, and why.
 
-    `growth` is "pads", a hidden size that is no multiple of the source's, or "head_dim". `when` are values of
-    config.json under which it applies; `...` stands for any that is set.
+    `growth` is "pads" (a hidden size that is no multiple of the source's), "heads" (their number) or
+    "head_dim". `when` are values of config.json under which it applies; `...` stands for any that is set.
     """
 
     growth: str
@@ -40,16 +40,25 @@ class Limit:
 class Family:
     """One architecture as its checkpoints lie on disk.
 
+    layout    what tells this table from others of the same model_type; `when` are the values of config.json
+              under which it is the one.
     sizes     axis → the config key that states it. Without "kv_heads" every query head has its
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
+    fixed     axis → units, where the architecture leaves no choice.
+    multiples axis → (n, other axis), of which it is n times the width where its key says nothing, or where
+              it has no key: then always.
+    aliases   config key → other keys that state the same number.
+    cached    the packed axis of which every unit has a key and a value in the cache.
+    context   the config key for the most tokens that the model takes.
     tensors   module name (`*` is a layer's number) → form.
     defaults  what transformers assumes for a key that config.json omits.
     prefix    the base model's attribute; checkpoints of the bare base model lack it.
     embedding, head   the modules that `tie_word_embeddings` makes one matrix.
     norm      "rms" or "layer": what the norms divide by, the root mean square or the standard deviation.
-    rotary    how rotary positions pair a head's units: "halves" (i with i + half), or "" without them.
+    rotary    how rotary positions pair a head's units: "halves" (i with i + half), "pairs" (2i with 2i + 1), or
+              "" without them. A "rotary" in `sizes` is the number of units in a head that have them.
     rotary_fraction   the config key for the part of a head that has them, where it is not a rope parameter.
-    query_scalar   the config key whose root attention divides by; empty if that is head_dim.
+    query_scalar   the config key, or the number, whose root attention divides by; empty if that is head_dim.
     folds     where the factor of a tied head can go; the first that applies is used.
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
@@ -59,6 +68,13 @@ class Family:
     sizes: Mapping[str, str]
     tensors: Mapping[str, Form]
     defaults: Mapping[str, Any]
+    layout: str = ""
+    when: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cached: str = "kv_heads"
+    context: str = "max_position_embeddings"
     prefix: str = "model"
     embedding: str = "model.embed_tokens"
     head: str = "lm_head"
@@ -75,6 +91,26 @@ class Family:
         for key in ("tensors", "defaults"):
             changes[key] = {**getattr(self, key), **changes.get(key, {})}
         return replace(self, model_type=model_type, **changes)
+
+    @property
+    def name(self) -> str:
+        """The model_type, and the layout where there are several."""
+        return f"{self.model_type} ({self.layout})" if self.layout else self.model_type
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """The keys of config.json that state what `key` does, itself first."""
+        return (key, *self.aliases.get(key, ()))
+
+    def value(self, config: Mapping[str, Any], key: str) -> Any:
+        """What transformers sees for `key`: the file's value, else the architecture's default."""
+        stated = [config[name] for name in self.names(key) if name in config]
+        assumed = None if stated else self.defaults.get(key)
+        return next((item for item in stated if item is not None), assumed)
+
+    def fits(self, config: Mapping[str, Any], when: Mapping[str, Any]) -> bool:
+        """Whether a config has the values `when`; `...` stands for any that is set."""
+        found = {key: self.value(config, key) for key in when}
+        return all(found[key] is not None if wanted is ... else found[key] == wanted for key, wanted in when.items())
 
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], str, Form], ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hyperclone_cli.config import read_sizes
+from hyperclone_cli.config import context_length, read_sizes
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth import tiled
@@ -20,8 +20,6 @@ from hyperclone_cli.verifier.report import GenerationFigures, LogitFigures
 
 TOLERANCE = 1e-5
 """Relative logit error that float32 arithmetic itself makes, with room: what passes where nothing was rounded."""
-
-_DEFAULT_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,14 @@ def compare_functions(
     if `setting` asks for more tokens than the models take.
     """
     found = Comparison()
-    sizes = read_sizes(source.config, find_family(source.config["model_type"]))
-    vocab_size = sizes["vocab"]
+    family = find_family(source.config)
+    vocab_size = read_sizes(source.config, family)["vocab"]
     if clone.config.get("vocab_size") != vocab_size:
         found.failures.append(
             f"config.json: vocab_size should be {vocab_size}, found {clone.config.get('vocab_size')!r}"
         )
         return found
-    context = int(source.config.get("max_position_embeddings", _DEFAULT_CONTEXT))
+    context = context_length(source.config, family)
     if setting.new_tokens >= context:
         raise RequestError(
             f"--new-tokens {setting.new_tokens}: the models take {context} tokens, prompt included.",

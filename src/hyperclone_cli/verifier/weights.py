@@ -52,7 +52,7 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
     with plan.source.rows() as read, checkpoint.rows() as clone_rows, workers() as pool:
 
         def check(block: Block, surveyed: Survey) -> tuple[float, int]:
-            stored, rows = clone[block.tensor.name], block.stop - block.start
+            stored, rows = block.tensor.like(clone[block.tensor.name]), block.stop - block.start
             found = [clone_rows(stored, place, place + rows) for place in block.places]
             return _compare(block, source_rows(block, read, surveyed), found)
 

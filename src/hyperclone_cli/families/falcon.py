@@ -1,0 +1,71 @@
+"""Falcon: LayerNorm, rotary or ALiBi positions, queries, keys and values fused in one of three layouts."""
+
+from hyperclone_cli.axes import embedding, linear, norm, optional
+from hyperclone_cli.families.table import Family, Fold, Limit
+
+_ALIBI = {"alibi": True}
+_SIZES = {
+    "embed": "hidden_size",
+    "ffn": "ffn_hidden_size",
+    "heads": "num_attention_heads",
+    "vocab": "vocab_size",
+    "layers": "num_hidden_layers",
+}
+
+# 7b: one key/value head, after the queries of all heads
+FALCON = Family(
+    model_type="falcon",
+    sizes=_SIZES,
+    fixed={"kv_heads": 1},
+    multiples={"ffn": (4, "embed")},
+    aliases={"hidden_size": ("n_embed",)},
+    tensors={
+        "transformer.word_embeddings": embedding("vocab", "embed"),
+        "transformer.h.*.input_layernorm": optional(norm("embed")),
+        "transformer.h.*.ln_attn": optional(norm("embed")),
+        "transformer.h.*.ln_mlp": optional(norm("embed")),
+        "transformer.h.*.self_attention.query_key_value": linear(
+            "heads query | kv_heads key | kv_heads value", "embed"
+        ),
+        "transformer.h.*.self_attention.dense": linear("embed", "heads value"),
+        "transformer.h.*.post_attention_layernorm": optional(norm("embed")),
+        "transformer.h.*.mlp.dense_h_to_4h": linear("ffn", "embed"),
+        "transformer.h.*.mlp.dense_4h_to_h": linear("embed", "ffn"),
+        "transformer.ln_f": norm("embed"),
+        "lm_head": optional(linear("vocab", "embed")),
+    },
+    defaults={
+        "alibi": False,
+        "new_decoder_architecture": False,
+        "multi_query": True,
+        "tie_word_embeddings": True,
+    },
+    norm="layer",
+    prefix="transformer",
+    embedding="transformer.word_embeddings",
+    folds=(Fold("transformer.ln_f"),),
+    limits=(
+        Limit("heads", "where ALiBi gives every head a slope that depends on how many there are", _ALIBI),
+        Limit("head_dim", "where ALiBi's slopes are divided by the root of the head size", _ALIBI),
+    ),
+)
+# 40b and 11b: in each key/value head its queries, its key, its value
+GROUPED = FALCON.variant(
+    "falcon",
+    layout="new decoder",
+    when={"new_decoder_architecture": True},
+    sizes={**_SIZES, "kv_heads": "num_kv_heads"},
+    fixed={},
+    tensors={"transformer.h.*.self_attention.query_key_value": linear("kv_heads group.query+key+value", "embed")},
+)
+# rw: in each head a query, a key and a value
+MULTI_HEAD = FALCON.variant(
+    "falcon",
+    layout="multi-head",
+    when={"multi_query": False},
+    aliases={"hidden_size": ("n_embed",), "num_attention_heads": ("num_kv_heads",)},
+    fixed={},
+    tensors={"transformer.h.*.self_attention.query_key_value": linear("heads query+key+value", "embed")},
+)
+
+FAMILIES = (GROUPED, MULTI_HEAD, FALCON)

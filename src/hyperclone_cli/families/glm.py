@@ -1,0 +1,37 @@
+"""GLM 4 of two makes: Llama with gate and up fused, rotary positions on pairs, in glm4 a norm after each block too."""
+
+from hyperclone_cli.axes import linear, norm, post_norm
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.table import Family
+
+GLM = Family(
+    model_type="glm",
+    sizes=SIZES,
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **ATTENTION,
+        "model.layers.*.mlp.gate_up_proj": linear("ffn | ffn", "embed"),
+        "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
+        "model.layers.*.input_layernorm": norm("embed"),
+        "model.layers.*.post_attention_layernorm": norm("embed"),
+        "model.norm": norm("embed"),
+    },
+    defaults={
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "partial_rotary_factor": 0.5,
+        "tie_word_embeddings": False,
+    },
+    rotary="pairs",
+    rotary_fraction="partial_rotary_factor",
+)
+
+GLM4 = GLM.variant(
+    "glm4",
+    tensors={
+        "model.layers.*.post_self_attn_layernorm": post_norm("embed"),
+        "model.layers.*.post_mlp_layernorm": post_norm("embed"),
+    },
+)
+
+FAMILIES = (GLM, GLM4)

@@ -1,0 +1,70 @@
+"""GPT-2 and GPT-BigCode (SantaCoder, StarCoder 1): LayerNorm before each block, learned positions, fused attention."""
+
+from hyperclone_cli.axes import conv1d, drop, embedding, linear, norm, optional
+from hyperclone_cli.families.table import Family, Fold, Limit
+
+SIZES = {"embed": "n_embd", "ffn": "n_inner", "heads": "n_head", "vocab": "vocab_size", "layers": "n_layer"}
+ALIASES = {
+    "n_embd": ("hidden_size",),
+    "n_head": ("num_attention_heads",),
+    "n_layer": ("num_hidden_layers",),
+    "n_positions": ("max_position_embeddings",),
+}
+
+GPT2 = Family(
+    model_type="gpt2",
+    sizes=SIZES,
+    multiples={"ffn": (4, "embed")},
+    aliases=ALIASES,
+    context="n_positions",
+    tensors={
+        "transformer.wte": embedding("vocab", "embed"),
+        "transformer.wpe": embedding("*", "embed"),
+        "transformer.h.*.ln_1": norm("embed"),
+        "transformer.h.*.attn.c_attn": conv1d("embed", "heads query | heads key | heads value"),
+        "transformer.h.*.attn.c_proj": conv1d("heads value", "embed"),
+        "transformer.h.*.attn.bias": drop("causal mask, rebuilt on load"),
+        "transformer.h.*.attn.masked_bias": drop("causal mask, rebuilt on load"),
+        "transformer.h.*.ln_2": norm("embed"),
+        "transformer.h.*.mlp.c_fc": conv1d("embed", "ffn"),
+        "transformer.h.*.mlp.c_proj": conv1d("ffn", "embed"),
+        "transformer.ln_f": norm("embed"),
+        "lm_head": optional(linear("vocab", "embed")),
+    },
+    defaults={"n_positions": 1024, "scale_attn_weights": True, "tie_word_embeddings": True},
+    norm="layer",
+    rotary="",
+    prefix="transformer",
+    embedding="transformer.wte",
+    folds=(Fold("transformer.ln_f"),),
+    limits=(
+        Limit(
+            "head_dim", "where without scale_attn_weights no head size scales the scores", {"scale_attn_weights": False}
+        ),
+    ),
+)
+
+GPT_BIGCODE = GPT2.variant(
+    "gpt_bigcode",
+    layout="multi-head",
+    aliases=ALIASES | {"n_head": ("num_attention_heads", "num_key_value_heads")},
+    tensors={
+        # a head's three parts lie together
+        "transformer.h.*.attn.c_attn": linear("heads query+key+value", "embed"),
+        "transformer.h.*.attn.c_proj": linear("embed", "heads value"),
+        "transformer.h.*.mlp.c_fc": linear("ffn", "embed"),
+        "transformer.h.*.mlp.c_proj": linear("embed", "ffn"),
+    },
+    defaults={"multi_query": True},
+    when={"multi_query": False},
+)
+MULTI_QUERY = GPT_BIGCODE.variant(
+    "gpt_bigcode",
+    layout="",
+    aliases=ALIASES,
+    fixed={"kv_heads": 1},
+    tensors={"transformer.h.*.attn.c_attn": linear("heads query | kv_heads key | kv_heads value", "embed")},
+    when={},
+)
+
+FAMILIES = (GPT2, GPT_BIGCODE, MULTI_QUERY)

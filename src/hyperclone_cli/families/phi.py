@@ -1,0 +1,57 @@
+"""Phi: Phi-1 to 2 with LayerNorm and parallel blocks; Phi-3 and 4, which are Llama with fused matrices."""
+
+from hyperclone_cli.axes import embedding, linear, norm, optional, post_norm
+from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.table import Family, Fold, Limit
+
+NORMED_HEADS = Limit(
+    "head_dim", "where LayerNorm of queries and keys leaves no room for padding", {"qk_layernorm": True}
+)
+
+PHI = Family(
+    model_type="phi",
+    sizes=SIZES,
+    tensors={
+        "model.embed_tokens": embedding("vocab", "embed"),
+        "model.layers.*.input_layernorm": norm("embed"),
+        "model.layers.*.self_attn.q_proj": linear("heads query", "embed"),
+        "model.layers.*.self_attn.k_proj": linear("kv_heads key", "embed"),
+        "model.layers.*.self_attn.v_proj": linear("kv_heads value", "embed"),
+        "model.layers.*.self_attn.dense": linear("embed", "heads value"),
+        "model.layers.*.self_attn.q_layernorm": optional(post_norm("query")),
+        "model.layers.*.self_attn.k_layernorm": optional(post_norm("key")),
+        "model.layers.*.mlp.fc1": linear("ffn", "embed"),
+        "model.layers.*.mlp.fc2": linear("embed", "ffn"),
+        "model.final_layernorm": norm("embed"),
+        "lm_head": optional(linear("vocab", "embed")),
+    },
+    defaults={
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "partial_rotary_factor": 0.5,
+        "qk_layernorm": False,
+        "tie_word_embeddings": False,
+    },
+    norm="layer",
+    rotary_fraction="partial_rotary_factor",
+    folds=(Fold("model.final_layernorm"),),
+    limits=(NORMED_HEADS,),
+)
+
+PHI3 = Family(
+    model_type="phi3",
+    sizes=SIZES,
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        "model.layers.*.input_layernorm": norm("embed"),
+        "model.layers.*.self_attn.qkv_proj": linear("heads query | kv_heads key | kv_heads value", "embed"),
+        "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
+        "model.layers.*.post_attention_layernorm": norm("embed"),
+        "model.layers.*.mlp.gate_up_proj": linear("ffn | ffn", "embed"),
+        "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
+        "model.norm": norm("embed"),
+    },
+    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
+)
+
+FAMILIES = (PHI, PHI3)
