@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import models
+import models_fused
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.mixing import STRATEGIES, Mixing
@@ -33,17 +34,18 @@ SOURCES = {
     "olmo2": "olmo2",
     "pythia": "pythia",
     "opt": "opt-125m",
+    "gpt2": "gpt2-untied-n_inner",
 }
 """Hidden size 128 and four heads, of 32 units or (Qwen 3, Gemma 3) of 16; the feed-forward width is 80."""
 
 REFUSED: dict[str, dict[str, str]] = {
-    "--kv-heads-mult 1 --embed-mult 2": {"pythia": OWN_KEYS, "opt": OWN_KEYS},
-    "--head-dim-mult 2": {"pythia": MULTIPLE, "opt": MULTIPLE},
+    "--kv-heads-mult 1 --embed-mult 2": {"pythia": OWN_KEYS, "opt": OWN_KEYS, "gpt2": OWN_KEYS},
+    "--head-dim-mult 2": {"pythia": MULTIPLE, "opt": MULTIPLE, "gpt2": MULTIPLE},
     "--head-dim-mult 2 --embed-mult 2": {},
     "--head-dim-mult 3 --embed-mult 3": {},
     "--embed-mult 1.5": {},
     "--embed-mult 2.5 --ffn-mult 2.5": {},
-    "--hidden-size 200": {"pythia": MULTIPLE, "opt": MULTIPLE},
+    "--hidden-size 200": {"pythia": MULTIPLE, "opt": MULTIPLE, "gpt2": MULTIPLE},
     "--ffn-mult 2.7": {},
     "--intermediate-size 81": {},
     "--num-heads 6": {
@@ -53,6 +55,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "olmo2": EVEN_HEADS,
         "pythia": WHOLE_HEADS,
         "opt": WHOLE_HEADS,
+        "gpt2": WHOLE_HEADS,
     },
     "--num-heads 6 --hidden-size 192": {"olmo2": EVEN_HEADS},
 }
@@ -70,7 +73,10 @@ def options(line: str) -> dict[str, Any]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     @functools.cache
     def build(variant: str) -> Path:
-        return models.build(variant, tmp_path_factory.mktemp("source") / variant, hidden_size=128)
+        path = tmp_path_factory.mktemp("source") / variant
+        if variant in models_fused.VARIANTS:
+            return models.build(models_fused.VARIANTS[variant], path, n_embd=128)
+        return models.build(variant, path, hidden_size=128)
 
     return build
 
