@@ -230,7 +230,10 @@ def show_families(families: Iterable[Family], as_json: bool) -> None:
     if as_json:
         _print_json({"schema_version": SCHEMA_VERSION, "families": described})
         return
-    rows = [(name, facts["head_dim"], facts["tied_head"]) for name, facts in described.items()]
+    rows = [
+        (name, *(("refused", facts["refused"]) if facts["refused"] else (facts["head_dim"], facts["tied_head"])))
+        for name, facts in described.items()
+    ]
     _print_table("", ("model_type", "head size", "a tied head"), rows)
 
 
@@ -238,6 +241,7 @@ def _describe(family: Family) -> dict[str, Any]:
     return {
         "grows": [key for axis, key in family.sizes.items() if axis not in ("vocab", "layers", "head_dim")],
         "head_dim": "free" if "head_dim" in family.sizes else "hidden_size / heads",
+        "refused": family.refused,
         "tied_head": f"stays tied: {family.folds[0].module}" if family.folds else "gets a matrix of its own",
     }
 

@@ -44,11 +44,13 @@ FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for 
 def find_family(config: Mapping[str, Any]) -> Family:
     """The table for the model that a config.json describes: the first of its model_type that fits.
 
-    Raises CheckpointError for an unknown model_type, naming the nearest that is known.
+    Raises CheckpointError for a layout that is refused, and for an unknown model_type, naming the nearest known.
     """
     model_type = config["model_type"]
     for family in FAMILIES.values():
         if family.model_type == model_type and family.fits(config, family.when):
+            if family.refused:
+                raise CheckpointError(f"config.json: {family.name} is not supported: {family.refused}.")
             return family
     nearest = get_close_matches(model_type, [family.model_type for family in FAMILIES.values()], n=1, cutoff=0.5)
     raise CheckpointError(

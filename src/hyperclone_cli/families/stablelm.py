@@ -2,9 +2,7 @@
 
 from hyperclone_cli.axes import norm, optional
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
-from hyperclone_cli.families.table import Family, Limit
-
-_NORMED = {"qk_layernorm": True}
+from hyperclone_cli.families.table import Family
 
 STABLELM = Family(
     model_type="stablelm",
@@ -25,10 +23,12 @@ STABLELM = Family(
     },
     norm="layer",
     rotary_fraction="partial_rotary_factor",
-    limits=(
-        Limit("heads", "where with qk_layernorm every head has a norm with a name of its own", _NORMED),
-        Limit("head_dim", "where LayerNorm of queries and keys leaves no room for padding", _NORMED),
-    ),
+)
+NORMED = STABLELM.variant(
+    "stablelm",
+    layout="query and key norms",
+    when={"qk_layernorm": True},
+    refused="the norm of every head is a tensor with a name of its own",
 )
 
-FAMILIES = (STABLELM,)
+FAMILIES = (NORMED, STABLELM)

@@ -42,6 +42,7 @@ class Family:
 
     layout    what tells this table from others of the same model_type; `when` are the values of config.json
               under which it is the one.
+    refused   why checkpoints of this layout cannot be expanded; empty where they can.
     sizes     axis → the config key that states it. Without "kv_heads" every query head has its
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
     fixed     axis → units, where the architecture leaves no choice.
@@ -69,6 +70,7 @@ class Family:
     tensors: Mapping[str, Form]
     defaults: Mapping[str, Any]
     layout: str = ""
+    refused: str = ""
     when: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
     multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
