@@ -48,7 +48,10 @@ LLAMA3_ROPE = {
 }
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+Variant = tuple[str, dict[str, Any]]
+"""A model_type, and its config."""
+
+VARIANTS: dict[str, Variant] = {
     "opt-125m": ("opt", OPT | {"do_layer_norm_before": True}),
     "opt-350m": ("opt", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 24}),
     "opt-projected-prenorm-untied": ("opt", OPT | {"word_embed_proj_dim": 24} | UNTIED),
@@ -88,22 +91,29 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Fill every parameter: matrices so that activations keep their size, norm weights around 1, biases around 0."""
+    """Fill every parameter and saved buffer: matrices so that activations keep their size, norm weights around 1,
+    biases around 0."""
     generator = torch.Generator().manual_seed(seed)
+    saved = model.state_dict()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in [*model.named_parameters(), *buffers]:
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() > 1:
-                parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[1] ** -0.5))
+                parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5))
             else:
                 parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
 
 
 def build(
-    variant: str, path: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB", **changes: Any
+    variant: str | Variant,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "50GB",
+    **changes: Any,
 ) -> Path:
     """Write a random model of `variant`, with `changes` to its config, to `path`, as `save_pretrained` lays it out."""
-    model_type, kwargs = VARIANTS[variant]
+    model_type, kwargs = VARIANTS[variant] if isinstance(variant, str) else variant
     kwargs = kwargs | changes
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **kwargs))

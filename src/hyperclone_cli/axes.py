@@ -9,7 +9,10 @@ is a packed sequence of axes, outermost first, written as one string:
     "heads query"      query heads: short for "kv_heads group query", a group per key/value head
     "heads query+key"  in each head a query, then a key: "+" packs widths side by side
     "vocab"            the vocabulary, which never grows
+    "experts"          the experts of a layer, which never grow in number; nor do the "shared" ones
+    "moe_ffn"          the width of one expert, where it is not "ffn"; "shared_ffn" that of the shared one
     "*"                whatever size it has
+    "1"                a size that is always the same
 
 A head's query, key and value are as wide as each other on disk, but grow in ways of their own.
 
@@ -26,7 +29,9 @@ from enum import Enum
 ANY = "*"
 """A dimension of any size, which is kept whole."""
 
-AXES = frozenset({"embed", "ffn", "kv_heads", "group", "query", "key", "value", "vocab", "proj"})
+FFN_AXES = frozenset({"ffn", "moe_ffn", "shared_ffn"})
+
+AXES = FFN_AXES | {"embed", "kv_heads", "group", "query", "key", "value", "vocab", "proj", "experts", "shared"}
 
 _SHORTHAND = {"heads": ("kv_heads", "group")}
 
@@ -73,6 +78,7 @@ class Form:
     `forward_power` is p where the forward pass multiplies this module's output by embed**p.
     `dropped` is why a tensor is not written at all; empty for all others.
     `optional` marks modules that not every checkpoint of the family has.
+    `layer_kind` is the kind of layer that a module belongs to; empty for modules of every layer.
     """
 
     kind: str
@@ -84,6 +90,7 @@ class Form:
     forward_power: float = 0.0
     dropped: str = ""
     optional: bool = False
+    layer_kind: str = ""
 
 
 def linear(out: str, into: str) -> Form:
@@ -119,6 +126,17 @@ def post_norm(width: str, plus_one: bool = False) -> Form:
     return replace(norm(width, plus_one), writes=True)
 
 
+def head_norm(heads: str, width: str) -> Form:
+    """A norm over the width of each head, with weights of its own for each: weight (heads, width)."""
+    weight = (dimension(Role.OUT, heads), dimension(Role.OUT, width))
+    return Form("norm", {"weight": weight}, writes=True)
+
+
+def parameter(*packed: str) -> Form:
+    """A tensor that is no module's weight or bias, a scalar too. Named whole in the table, not by module."""
+    return Form("parameter", {"": tuple(dimension(Role.OUT, words) for words in packed)})
+
+
 def drop(reason: str) -> Form:
     """A tensor that stock transformers ignores on load. Named whole in the table, not by module."""
     return Form("drop", {"": ()}, dropped=reason, optional=True)
@@ -127,3 +145,8 @@ def drop(reason: str) -> Form:
 def optional(form: Form) -> Form:
     """The same form, for a module that the config or the exporter may leave out."""
     return replace(form, optional=True)
+
+
+def in_layers(kind: str, forms: Mapping[str, Form]) -> dict[str, Form]:
+    """The same modules, for the layers of one kind: every layer is of one, and has all modules of that."""
+    return {module: replace(form, layer_kind=kind) for module, form in forms.items()}

@@ -225,7 +225,7 @@ def show_families(families: Iterable[Family], as_json: bool) -> None:
 def _describe(family: Family) -> dict[str, Any]:
     return {
         "grows": [key for axis, key in family.sizes.items() if axis not in ("vocab", "layers", "head_dim")],
-        "head_dim": "free" if "head_dim" in family.sizes else "hidden_size / heads",
+        "head_dim": "free" if family.heads_are_free else "hidden_size / heads",
         "tied_head": f"stays tied: {family.folds[0].module}" if family.folds else "gets a matrix of its own",
     }
 

@@ -103,14 +103,16 @@ def padded(size: int, target: int) -> Growth:
     return Growth(size, (*scaled.runs, Run(0, padding, 0, 0, scaled.runs[0].scale)))
 
 
-def repeated(size: int, copies: int, scale: float = 1.0) -> Growth:
-    """`size` units, each repeated in place: [x₀, x₀, …, x₁, x₁, …]."""
-    return Growth(size, tuple(Run(unit, 1, copy, copies, scale) for unit in range(size) for copy in range(copies)))
+def repeated(size: int, copies: int, scale: float = 1.0, width: int = 1) -> Growth:
+    """`size` units, every `width` of them repeated in place: [x₀, x₀, …, x₁, x₁, …] for 1."""
+    starts = range(0, size, width)
+    return Growth(size, tuple(Run(start, width, copy, copies, scale) for start in starts for copy in range(copies)))
 
 
-def spaced(size: int, stride: int) -> Growth:
-    """`size` units, each followed by stride - 1 units of padding."""
-    return Growth(size, tuple(run for unit in range(size) for run in (Run(unit, 1, 0, 1), Run(0, stride - 1, 0, 0))))
+def spaced(size: int, stride: int, width: int = 1) -> Growth:
+    """`size` units, every `width` of them followed by stride - 1 times as much padding."""
+    padding = Run(0, (stride - 1) * width, 0, 0)
+    return Growth(size, tuple(run for start in range(0, size, width) for run in (Run(start, width, 0, 1), padding)))
 
 
 def nest(outer: Growth, inner: Growth) -> Growth:

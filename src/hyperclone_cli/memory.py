@@ -70,7 +70,7 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
 
         def fill(block: Block, surveyed: Survey) -> None:
             for place, rows in grow_block(block, read, surveyed):
-                grown[block.tensor.name][place : place + len(rows)] = rows
+                torch.atleast_1d(grown[block.tensor.name])[place : place + len(rows)] = rows
 
         for tensor in plan.tensors:
             list(pool.map(fill, blocks(tensor), repeat(survey(tensor, read, pool))))

@@ -168,7 +168,7 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
     present = {full for full, _, form in matched.values() if not form.dropped}
     layers = min(layers, len(present) + 1)  # a number beyond that is wrong already
     patterns = {re.sub(r"\.\d+\.", ".*.", name) for name in present}
-    patterns |= {f"{module}.weight" for module, form in family.tensors.items() if not form.optional}
+    patterns |= {_first_parameter(module, form) for module, form in family.tensors.items() if not form.optional}
     expected = {
         pattern.replace(".*.", f".{layer}.")
         for pattern in patterns
@@ -180,6 +180,11 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
                 f"config.json says {family.model_type} with {stated} layers; {what}: {_some(sorted(names))}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
+
+
+def _first_parameter(module: str, form: Form) -> str:
+    """The tensor that a module has in any case."""
+    return ".".join(filter(None, (module, next(iter(form.parameters)))))
 
 
 def _some(names: list[str]) -> str:

@@ -15,6 +15,9 @@ from hyperclone_cli.request import Request
 _ROPES = ("default", "linear", "llama3")
 """Rotary frequencies that a larger head keeps: each depends on its own number and the base alone."""
 
+_ROTARY_WIDTHS = {"halves": 1, "pairs": 2}
+"""Units that must stay together in a larger head for each way in which rotary positions pair them."""
+
 
 def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: Mapping[str, Any]) -> dict[str, Growth]:
     """The growth of each axis under `request`, for a source of these `sizes` (axis → units).
@@ -57,7 +60,9 @@ def grow_head(size: int, copies: int, family: Family) -> dict[str, Growth]:
         return {axis: tiled(size, 1) for axis in ("query", "key", "value")}
     scale = 1.0 if family.query_scalar else copies**0.5
     if family.rotary:
-        return {"query": repeated(size, copies, scale), "key": spaced(size, copies), "value": tiled(size, copies)}
+        width = _ROTARY_WIDTHS[family.rotary]
+        query, key = repeated(size, copies, scale, width), spaced(size, copies, width)
+        return {"query": query, "key": key, "value": tiled(size, copies)}
     return {"query": tiled(size, copies, scale / copies), "key": tiled(size, copies), "value": tiled(size, copies)}
 
 
@@ -75,11 +80,11 @@ def choose_heads(request: Request, sizes: Mapping[str, int], family: Family, emb
     query = _heads_target("--num-heads", old.query, request.num_heads, request.heads_mult)
     key_value = _heads_target("--num-kv-heads", old.key_value, request.num_kv_heads, request.kv_heads_mult)
     head_dim = sizes["head_dim"] * request.head_dim_mult
-    fixed = None if "head_dim" in family.sizes else embed // head_dim
+    fixed = None if family.heads_are_free else embed // head_dim
     if fixed is not None and (embed % head_dim or fixed < old.query):
         nearest = max(old.query, round(embed / head_dim)) * head_dim
         raise RequestError(
-            f"hidden size {embed}: {family.model_type} computes the head size as hidden_size / heads, so hidden_size"
+            f"hidden size {embed}: in {family.model_type} hidden_size is heads × head size, so hidden_size"
             f" must be a multiple of the head size, here {head_dim}, with room for at least {old.query} heads.",
             f"The nearest that works: --hidden-size {nearest}.",
         )
@@ -125,7 +130,7 @@ def _norms_all_heads(family: Family) -> bool:
     """Whether a norm spans all heads: it tells unequal numbers of copies from equal ones."""
 
     def spans_heads(form: Form) -> bool:
-        return form.kind == "norm" and "kv_heads" in form.parameters["weight"][0].axes
+        return form.kind == "norm" and "kv_heads" in form.parameters["weight"][-1].axes
 
     return any(map(spans_heads, family.tensors.values()))
 
@@ -138,7 +143,7 @@ def _heads_refusal(
     rules = ["every key/value head serves the same number of query heads, at least as many as in the source"]
     if not shares_keys:
         rules = ["every query head has a key and value head of its own"]
-    if "head_dim" not in family.sizes:
+    if not family.heads_are_free:
         rules.append("hidden_size is heads × head size")
     if family.embed_divides_by_heads:
         rules.append("transformers wants hidden_size to be a multiple of the number of heads")

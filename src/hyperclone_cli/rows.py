@@ -44,7 +44,9 @@ def rows_in_memory(weights: Mapping[str, torch.Tensor]) -> Read:
     """Cut rows from tensors by name, on whichever device and in whichever layout these are."""
 
     def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        return weights[stored.name][start:stop].cpu().contiguous()  # other devices may round otherwise
+        return (
+            torch.atleast_1d(weights[stored.name])[start:stop].cpu().contiguous()
+        )  # other devices may round otherwise
 
     return read
 

@@ -48,7 +48,9 @@ class GrownTensor:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        return tuple(growth.target for growth in self.growths)
+        return tuple(growth.target for growth in self.growths)[
+            : len(self.source.shape)
+        ]  # a scalar grows as a row of one
 
     @property
     def elements(self) -> int:
@@ -118,12 +120,13 @@ def grow_tensor(
     RequestError for a norm over a width that does not grow evenly.
     """
     dimensions = form.parameters[parameter]
-    if len(dimensions) != len(stored.shape):
+    shape = stored.shape or (1,)
+    if len(dimensions) != len(shape):
         raise CheckpointError(
             f"tensor {stored.name!r}: expected {len(dimensions)} dimensions, found shape {list(stored.shape)}."
         )
     grown = []
-    for number, (dimension, size) in enumerate(zip(dimensions, stored.shape, strict=True)):
+    for number, (dimension, size) in enumerate(zip(dimensions, shape, strict=True)):
         try:
             grown.append(grow_dimension(dimension.axes, size, growths))
         except ValueError as error:
@@ -135,7 +138,7 @@ def grow_tensor(
     is_float = stored.dtype in FLOAT_DTYPES.values()
     if not is_float:
         raise CheckpointError(f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.")
-    gain = _gain(form, parameter, growths["embed"], grown[0])
+    gain = _gain(form, parameter, growths["embed"], grown[-1] if form.kind == "norm" else grown[0])
     if form.raw and parameter == "weight":
         if grown[1].padding and family.norm == "layer":
             raise RequestError(
@@ -144,14 +147,14 @@ def grow_tensor(
             )
         gain /= grown[1].runs[0].scale
     if form.kind == "norm":
-        _check_norm(full, family, form, dimensions[0].axes, grown[0])
+        _check_norm(full, family, form, dimensions[-1].axes, grown[-1])
     if form.normed or (form.kind == "norm" and not form.writes):
         grown[0] = grown[0].unscaled()
     return GrownTensor(
         name=full,
         source=stored,
         dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
-        part=_part(form, dimensions[0].axes + dimensions[-1].axes),
+        part=_part(form),
         roles=tuple(dimension.role for dimension in dimensions),
         growths=tuple(
             growth.unscaled() if dimension.role is Role.IN else growth
@@ -164,14 +167,14 @@ def grow_tensor(
     )
 
 
-def _gain(form: Form, parameter: str, embed: Growth, rows: Growth) -> float:
+def _gain(form: Form, parameter: str, embed: Growth, units: Growth) -> float:
     """The factor of a whole tensor.
 
     Padding lowers the mean square that a norm divides by to `density` times itself, so its weight takes √density;
     what feeds it is larger by 1/√density, so that the norm's eps weighs as much as before. In the
     residual stream every writer has that factor in its scale; in queries and keys it is given here.
     """
-    density = float(rows.density)
+    density = float(units.density)
     if form.kind == "norm":
         return math.sqrt(density) if parameter == "weight" else 1.0
     if form.normed:
@@ -202,12 +205,13 @@ def _filling(dimension: Dimension, form: Form, parameter: str, family: Family) -
     return Filling.MEAN if writes_stream and family.norm == "layer" else Filling.ZERO
 
 
-def _part(form: Form, axes: tuple[str, ...]) -> str:
-    """The part of the network, read off the axes."""
+def _part(form: Form) -> str:
+    """The part of the network, read off the axes of the whole module."""
+    axes = {axis for parameter in form.parameters.values() for dimension in parameter for axis in dimension.axes}
     if form.kind == "norm":
         return "norms"
     if "vocab" in axes:
         return "embedding" if form.kind == "embedding" else "head"
     if "kv_heads" in axes:
         return "attention"
-    return "feed-forward" if "ffn" in axes else "embedding"
+    return "embedding" if form.kind == "embedding" or "proj" in axes else "feed-forward"

@@ -8,14 +8,14 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.families import gemma, gpt_neox, llama, olmo, opt
+from hyperclone_cli.families import bitnet, cohere, exaone, gemma, gpt_neox, llama, nanochat, olmo, opt, ungated
 from hyperclone_cli.families.table import Family, Fold, Limit
 
 __all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family for lineage in (llama, gemma, olmo, opt, gpt_neox) for family in lineage.FAMILIES
-}
+_LINEAGES = (llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox)
+
+FAMILIES: dict[str, Family] = {family.model_type: family for lineage in _LINEAGES for family in lineage.FAMILIES}
 
 
 def find_family(model_type: str) -> Family:

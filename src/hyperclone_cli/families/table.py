@@ -42,17 +42,19 @@ class Family:
 
     sizes     axis → the config key that states it. Without "kv_heads" every query head has its
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
-    tensors   module name (`*` is a layer's number) → form.
+    tensors   module name (the first `*` is a layer's number, the second that of an expert) → form.
     defaults  what transformers assumes for a key that config.json omits.
     prefix    the base model's attribute; checkpoints of the bare base model lack it.
     embedding, head   the modules that `tie_word_embeddings` makes one matrix.
     norm      "rms" or "layer": what the norms divide by, the root mean square or the standard deviation.
-    rotary    how rotary positions pair a head's units: "halves" (i with i + half), or "" without them.
+    rotary    how rotary positions pair a head's units: "halves" (i with i + half), "pairs" (2i with 2i + 1),
+              or "" without them.
     rotary_fraction   the config key for the part of a head that has them, where it is not a rope parameter.
-    query_scalar   the config key whose root attention divides by; empty if that is head_dim.
+    query_scalar   the config key that scales attention; empty if that is done by the root of head_dim.
     folds     where the factor of a tied head can go; the first that applies is used.
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
+    heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
     """
 
     model_type: str
@@ -69,12 +71,22 @@ class Family:
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
     limits: tuple[Limit, ...] = ()
     embed_divides_by_heads: bool = False
+    heads_fill_embed: bool = False
+
+    @property
+    def heads_are_free(self) -> bool:
+        """Whether number and size of the heads may grow apart from the residual stream."""
+        return "head_dim" in self.sizes and not self.heads_fill_embed
 
     def variant(self, model_type: str, **changes: Any) -> Family:
         """The same table under another model_type; `tensors` and `defaults` are merged into it."""
         for key in ("tensors", "defaults"):
             changes[key] = {**getattr(self, key), **changes.get(key, {})}
         return replace(self, model_type=model_type, **changes)
+
+    def without(self, *modules: str) -> Family:
+        """The same table without some of its modules."""
+        return replace(self, tensors={name: form for name, form in self.tensors.items() if name not in modules})
 
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], str, Form], ...]:

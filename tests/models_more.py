@@ -1,0 +1,65 @@
+"""Small random models of the architectures beyond the first tables, one or more variants of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models import Variant, GEMMA2, GQA, LLAMA3_ROPE, MHA, MQA, TIED, UNTIED, WINDOWED
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+}
+LLAMA4_SCALING = {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 16}
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 2.0,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.3,
+}
+
+DENSE: dict[str, Variant] = {
+    "ministral": ("ministral", GQA | WINDOWED | {"head_dim": 16}),
+    "ministral3": (
+        "ministral3",
+        GQA | {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4} | LLAMA4_SCALING},
+    ),
+    "ministral3-yarn-tied": ("ministral3", GQA | TIED | {"head_dim": 12, "rope_parameters": YARN | LLAMA4_SCALING}),
+    "arcee": ("arcee", GQA | {"attention_bias": True, "mlp_bias": True}),
+    "arcee-tied": ("arcee", MHA | TIED),
+    "seed_oss": ("seed_oss", GQA | {"head_dim": 16, "attention_out_bias": True, "mlp_bias": True}),
+    "cwm": ("cwm", GQA | WINDOWED | {"head_dim": 16, "rope_parameters": LLAMA3_ROPE}),
+    "smollm3": ("smollm3", GQA | {"no_rope_layers": [1, 0]}),
+    "ernie4_5": ("ernie4_5", GQA | {"head_dim": 16, "use_bias": True}),
+    "ernie4_5-untied": ("ernie4_5", MQA | UNTIED | {"head_dim": 12}),
+    "exaone4": ("exaone4", GQA | WINDOWED),
+    "exaone4-tied": ("exaone4", MHA | TIED | {"layer_types": ["full_attention"] * 2}),
+    "hunyuan": ("hunyuan_v1_dense", GQA | {"head_dim": 16, "attention_bias": True}),
+    "hunyuan-tied": ("hunyuan_v1_dense", MHA | TIED | {"head_dim": 12}),
+    "apertus": ("apertus", GQA | {"rope_parameters": LLAMA3_ROPE}),
+    "apertus-tied": ("apertus", MHA | TIED | {"attention_bias": True}),
+    "helium": ("helium", GQA | {"head_dim": 12, "attention_bias": True, "mlp_bias": True}),
+    "helium-tied": ("helium", MHA | TIED | {"head_dim": 12}),
+    "nemotron": ("nemotron", GQA | {"hidden_size": 64, "mlp_bias": True, "attention_bias": True}),
+    "nemotron-tied": ("nemotron", MHA | TIED | {"hidden_size": 64}),
+    "jais2": ("jais2", GQA),
+    "jais2-tied": ("jais2", MHA | TIED | {"attention_bias": False, "mlp_bias": False}),
+    "granite": ("granite", GQA | MULTIPLIERS | UNTIED),
+    "granite-tied": ("granite", GQA | MULTIPLIERS | TIED | {"attention_bias": True, "mlp_bias": True}),
+    "cohere": ("cohere", GQA | {"logit_scale": 0.25}),
+    "cohere-qk-norm": ("cohere", GQA | UNTIED | {"logit_scale": 0.25, "use_qk_norm": True}),
+    "cohere2": ("cohere2", GQA | WINDOWED | {"logit_scale": 0.25, "attention_bias": True}),
+    "vaultgemma": ("vaultgemma", GQA | GEMMA2 | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}),
+    "nanochat": ("nanochat", GQA | UNTIED),
+    "nanochat-tied": ("nanochat", MHA | TIED | {"attention_bias": True}),
+    "bitnet": ("bitnet", GQA | UNTIED),
+    "bitnet-tied": ("bitnet", MHA | TIED),
+}
+
+VARIANTS = DENSE
