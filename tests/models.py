@@ -91,8 +91,10 @@ VARIANTS: dict[str, Variant] = {
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Fill every parameter and saved buffer: matrices so that activations keep their size, norm weights around 1,
-    biases around 0."""
+    """Fill every parameter and saved buffer.
+
+    Matrices so that activations keep their size, norm weights around 1, biases around 0.
+    """
     generator = torch.Generator().manual_seed(seed)
     saved = model.state_dict()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in saved]

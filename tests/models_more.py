@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from models import Variant, GEMMA2, GQA, LLAMA3_ROPE, MHA, MQA, TIED, UNTIED, WINDOWED
+from models import GEMMA2, GQA, LLAMA3_ROPE, MHA, MQA, TIED, UNTIED, WINDOWED, Variant
 
 YARN = {
     "rope_type": "yarn",
@@ -62,4 +60,47 @@ DENSE: dict[str, Variant] = {
     "bitnet-tied": ("bitnet", MHA | TIED),
 }
 
-VARIANTS = DENSE
+LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
+NUMBERED = {"num_experts": 4, "num_experts_per_tok": 2}
+ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+QWEN = NUMBERED | {"moe_intermediate_size": 40}
+SHARED = {"shared_expert_intermediate_size": 56}
+ERNIE = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 40}
+LATENT = {
+    "q_lora_rank": 20,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 10,
+    "first_k_dense_replace": 1,
+}
+GROUPED = {"n_group": 2, "topk_group": 1}
+
+MIXTURES: dict[str, Variant] = {
+    "mixtral": ("mixtral", GQA | LOCAL),
+    "mixtral-tied": ("mixtral", GQA | TIED | {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 8}),
+    "phimoe": ("phimoe", GQA | LOCAL | {"attention_bias": True, "lm_head_bias": True}),
+    "phimoe-tied": ("phimoe", GQA | LOCAL | TIED),
+    "qwen2_moe": ("qwen2_moe", GQA | QWEN | SHARED | {"mlp_only_layers": [0]}),
+    "qwen2_moe-tied": ("qwen2_moe", MHA | QWEN | SHARED | TIED | {"norm_topk_prob": True}),
+    "qwen3_moe": ("qwen3_moe", GQA | QWEN | {"head_dim": 16, "mlp_only_layers": [1], "attention_bias": True}),
+    "qwen3_moe-tied": ("qwen3_moe", GQA | QWEN | TIED | {"head_dim": 16, "num_experts": 12}),
+    "olmoe": ("olmoe", GQA | NUMBERED | {"clip_qkv": 2.0}),
+    "olmoe-tied": ("olmoe", MHA | NUMBERED | TIED | {"attention_bias": True}),
+    "glm4_moe": ("glm4_moe", GQA | ROUTED | GROUPED | {"head_dim": 16, "attention_bias": True, "use_qk_norm": True}),
+    "glm4_moe-tied": ("glm4_moe", GQA | ROUTED | TIED | {"head_dim": 16, "n_shared_experts": 2}),
+    "ernie4_5_moe": ("ernie4_5_moe", GQA | ERNIE | {"moe_num_shared_experts": 2, "use_bias": True}),
+    "ernie4_5_moe-untied": (
+        "ernie4_5_moe",
+        MQA | ERNIE | UNTIED | {"moe_num_shared_experts": 0, "moe_layer_start_index": 0},
+    ),
+    "deepseek_v2": ("deepseek_v2", MHA | ROUTED | LATENT | GROUPED | {"topk_method": "group_limited_greedy"}),
+    "deepseek_v2-lite-tied": (
+        "deepseek_v2",
+        MHA | ROUTED | LATENT | TIED | {"q_lora_rank": None, "attention_bias": True},
+    ),
+    "deepseek_v3": ("deepseek_v3", MHA | ROUTED | LATENT | GROUPED | {"n_routed_experts": 8, "n_shared_experts": 1}),
+    "deepseek_v3-tied": ("deepseek_v3", MHA | ROUTED | LATENT | GROUPED | TIED | {"attention_bias": True}),
+}
+
+VARIANTS = DENSE | MIXTURES

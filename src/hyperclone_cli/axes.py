@@ -11,6 +11,8 @@ is a packed sequence of axes, outermost first, written as one string:
     "vocab"            the vocabulary, which never grows
     "experts"          the experts of a layer, which never grow in number; nor do the "shared" ones
     "moe_ffn"          the width of one expert, where it is not "ffn"; "shared_ffn" that of the shared one
+    "kv_latent"        the narrow width that keys and values are read from; "q_latent" that of queries
+    "nope", "rope"     the parts of such a query or key without and with rotary positions
     "*"                whatever size it has
     "1"                a size that is always the same
 
@@ -22,16 +24,15 @@ and which read one (`in`: the copies share the weight).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
 ANY = "*"
 """A dimension of any size, which is kept whole."""
 
-FFN_AXES = frozenset({"ffn", "moe_ffn", "shared_ffn"})
-
-AXES = FFN_AXES | {"embed", "kv_heads", "group", "query", "key", "value", "vocab", "proj", "experts", "shared"}
+ATTENTION_AXES = frozenset({"kv_heads", "group", "query", "key", "value", "q_latent", "kv_latent", "nope", "rope"})
+AXES = ATTENTION_AXES | {"embed", "ffn", "moe_ffn", "shared_ffn", "experts", "shared", "vocab", "proj"}
 
 _SHORTHAND = {"heads": ("kv_heads", "group")}
 
@@ -51,6 +52,11 @@ class Dimension:
     axes: tuple[str, ...]
 
 
+def words_of(axes: Iterable[str]) -> set[str]:
+    """The axes among packed ones, "+" taken apart."""
+    return {word for axis in axes for word in axis.split("+")}
+
+
 def dimension(role: Role, packed: str) -> Dimension:
     """Read a packed axis such as `"heads query"`.
 
@@ -59,8 +65,7 @@ def dimension(role: Role, packed: str) -> Dimension:
     axes: list[str] = []
     for word in packed.split():
         axes.extend(_SHORTHAND.get(word, (word,)))
-    words = [word for axis in axes for word in axis.split("+")]
-    unknown = [word for word in words if word not in AXES and not word.isdecimal()]
+    unknown = sorted(word for word in words_of(axes) - AXES if not word.isdecimal())
     if unknown and axes != [ANY]:
         raise ValueError(f"{packed!r}: {unknown[0]!r} is no axis")
     return Dimension(role, tuple(axes))

@@ -50,6 +50,15 @@ Src = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
 EmbedMult = Annotated[float, typer.Option(min=1, help="Times hidden_size.", rich_help_panel=GROWTH)]
 FfnMult = Annotated[float, typer.Option(min=1, help="Times the feed-forward width.", rich_help_panel=GROWTH)]
+MoeFfnMult = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        help="Times the width of each expert, where that is one of its own; as --ffn-mult unless given.",
+        show_default=False,
+        rich_help_panel=GROWTH,
+    ),
+]
 HeadsMult = Annotated[
     float | None,
     typer.Option(
@@ -184,6 +193,7 @@ def expand(
     out: Out,
     embed_mult: EmbedMult = 1,
     ffn_mult: FfnMult = 1,
+    moe_ffn_mult: MoeFfnMult = None,
     heads_mult: HeadsMult = None,
     kv_heads_mult: KvHeadsMult = None,
     head_dim_mult: HeadDimMult = 1,
@@ -234,6 +244,7 @@ def plan(
     src: Src,
     embed_mult: EmbedMult = 1,
     ffn_mult: FfnMult = 1,
+    moe_ffn_mult: MoeFfnMult = None,
     heads_mult: HeadsMult = None,
     kv_heads_mult: KvHeadsMult = None,
     head_dim_mult: HeadDimMult = 1,

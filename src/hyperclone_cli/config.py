@@ -11,6 +11,9 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth
 
+_MAY_BE_NOTHING = {"shared", "q_latent"}
+"""Axes that an architecture has in some checkpoints alone."""
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError if it is missing or not one."""
@@ -52,7 +55,13 @@ def check_readable(config: Mapping[str, Any]) -> None:
 
 def value(config: Mapping[str, Any], family: Family, key: str) -> Any:
     """What transformers sees for `key`: the file's value, else the architecture's default."""
-    return config.get(key, family.defaults.get(key))
+    return config.get(spelling(config, family, key), family.defaults.get(key))
+
+
+def spelling(config: Mapping[str, Any], family: Family, key: str) -> str:
+    """The name by which config.json states `key`: its own, unless the file uses the other that transformers knows."""
+    other = family.synonyms.get(key, key)
+    return other if other in config else key
 
 
 def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
@@ -62,7 +71,7 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     """
     stated = {axis: value(config, family, key) for axis, key in family.sizes.items()}
     for axis, size in stated.items():
-        if size is None and axis in ("kv_heads", "head_dim", "proj"):
+        if (size is None and axis in ("kv_heads", "head_dim", "proj")) or (not size and axis in _MAY_BE_NOTHING):
             continue
         if type(size) is not int or size < 1:
             raise CheckpointError(
@@ -74,6 +83,7 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
             f"config.json: max_position_embeddings should be a whole number from 2 up, found {context!r}."
         )
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
+    sizes |= dict.fromkeys(_MAY_BE_NOTHING & stated.keys() - sizes.keys(), 0)
     heads = sizes.pop("heads")
     kv_heads = sizes.setdefault("kv_heads", heads)
     for numerator, denominator, key in (
@@ -95,15 +105,18 @@ def grow_config(
     """config.json of the clone: the same keys in the same order, with the grown numbers.
 
     A number that the source leaves to a default is written out once anything grows, and so is the
-    tie. `dtype` is written if the user chose one.
+    tie. `dtype` is written if the user chose one. There are no extra layers: they are not written either.
     """
     grown = dict(config)
     targets = {axis: growth.target for axis, growth in growths.items()}
     targets["heads"] = targets["kv_heads"] * targets["group"]
     targets["head_dim"] = targets["value"]
-    changes = {key: targets[axis] for axis, key in family.sizes.items() if axis in targets}
+    stating = [*family.sizes.items(), *((axis, key) for key, axis in family.aliases.items())]
+    changes = {spelling(config, family, key): targets[axis] for axis, key in stating if targets.get(axis)}
     if any(growth.grows for growth in growths.values()):
         grown.update(changes)
+    if grown.get(family.extra_layers):
+        grown[family.extra_layers] = 0
     if tied != bool(value(config, family, "tie_word_embeddings")) or "tie_word_embeddings" not in config:
         grown["tie_word_embeddings"] = tied
     if dtype is not None:

@@ -149,20 +149,25 @@ def abreast(parts: Iterable[Growth]) -> Growth:
     return Growth(source, tuple(runs) if any(part.grows for part in parts) else (whole,))
 
 
-def grow_dimension(axes: tuple[str, ...], size: int, growths: Mapping[str, Growth]) -> Growth:
-    """The growth of a tensor dimension of `size` units that packs `axes`, outermost first.
-
-    Raises ValueError, saying what was expected, if the axes' sizes do not multiply to `size`.
-    """
+def grow_axes(axes: Iterable[str], growths: Mapping[str, Growth]) -> Growth:
+    """The growth of packed axes, outermost first."""
 
     def growth(axis: str) -> Growth:
         words = axis.split("+")
         parts = [tiled(int(word), 1) if word.isdecimal() else growths[word] for word in words]
         return abreast(parts) if words[1:] else parts[0]
 
+    return reduce(nest, map(growth, axes))
+
+
+def grow_dimension(axes: tuple[str, ...], size: int, growths: Mapping[str, Growth]) -> Growth:
+    """The growth of a tensor dimension of `size` units that packs `axes`, outermost first.
+
+    Raises ValueError, saying what was expected, if the axes' sizes do not multiply to `size`.
+    """
     if axes == (ANY,):
         return tiled(size, 1)
-    grown = reduce(nest, map(growth, axes))
+    grown = grow_axes(axes, growths)
     if grown.source != size:
         raise ValueError(str(grown.source))
     return grown

@@ -70,7 +70,8 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
 
         def fill(block: Block, surveyed: Survey) -> None:
             for place, rows in grow_block(block, read, surveyed):
-                torch.atleast_1d(grown[block.tensor.name])[place : place + len(rows)] = rows
+                target = grown[block.tensor.name]
+                target.view(target.shape or (1,))[place : place + len(rows)] = rows
 
         for tensor in plan.tensors:
             list(pool.map(fill, blocks(tensor), repeat(survey(tensor, read, pool))))

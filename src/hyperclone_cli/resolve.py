@@ -39,12 +39,28 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     grown = {axis: tiled(size, 1) for axis, size in sizes.items()}
     grown["embed"] = padded(sizes["embed"], embed)
     grown["ffn"] = spread(sizes["ffn"], ffn)
+    grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
     grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
     grown |= grow_head(sizes["head_dim"], request.head_dim_mult, family)
     if sizes.get("proj") == sizes["embed"]:
         grown["proj"] = grown["embed"]  # no projection: the embedding's width is the residual stream
     return grown
+
+
+def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn_ratio: float) -> dict[str, Growth]:
+    """The growths of the experts' own widths, which follow the feed-forward width unless asked otherwise.
+
+    Raises RequestError where experts have no width of their own.
+    """
+    if request.moe_ffn_mult is not None and "moe_ffn" not in sizes:
+        raise RequestError(
+            f"--moe-ffn-mult {request.moe_ffn_mult}: {family.model_type} has no experts with a width of their own.",
+            "Use --ffn-mult.",
+        )
+    ratio = ffn_ratio if request.moe_ffn_mult is None else request.moe_ffn_mult
+    own = [axis for axis in ("moe_ffn", "shared_ffn") if axis in sizes]
+    return {axis: spread(sizes[axis], round(sizes[axis] * ratio)) for axis in own}
 
 
 def grow_head(size: int, copies: int, family: Family) -> dict[str, Growth]:

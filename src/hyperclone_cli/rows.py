@@ -44,9 +44,8 @@ def rows_in_memory(weights: Mapping[str, torch.Tensor]) -> Read:
     """Cut rows from tensors by name, on whichever device and in whichever layout these are."""
 
     def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        return (
-            torch.atleast_1d(weights[stored.name])[start:stop].cpu().contiguous()
-        )  # other devices may round otherwise
+        rows = weights[stored.name].reshape(stored.shape or (1,))  # a scalar is a row of one
+        return rows[start:stop].cpu().contiguous()  # other devices may round otherwise
 
     return read
 

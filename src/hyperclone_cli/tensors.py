@@ -9,7 +9,7 @@ from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 
-from hyperclone_cli.axes import Dimension, Form, Role
+from hyperclone_cli.axes import ATTENTION_AXES, Dimension, Form, Role, words_of
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth, Run, grow_dimension
@@ -207,11 +207,12 @@ def _filling(dimension: Dimension, form: Form, parameter: str, family: Family) -
 
 def _part(form: Form) -> str:
     """The part of the network, read off the axes of the whole module."""
-    axes = {axis for parameter in form.parameters.values() for dimension in parameter for axis in dimension.axes}
+    dimensions = [dimension for parameter in form.parameters.values() for dimension in parameter]
+    axes = words_of(axis for dimension in dimensions for axis in dimension.axes)
     if form.kind == "norm":
         return "norms"
     if "vocab" in axes:
         return "embedding" if form.kind == "embedding" else "head"
-    if "kv_heads" in axes:
+    if axes & ATTENTION_AXES:
         return "attention"
     return "embedding" if form.kind == "embedding" or "proj" in axes else "feed-forward"

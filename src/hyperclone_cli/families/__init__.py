@@ -8,12 +8,29 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.families import bitnet, cohere, exaone, gemma, gpt_neox, llama, nanochat, olmo, opt, ungated
+from hyperclone_cli.families import (
+    bitnet,
+    cohere,
+    deepseek,
+    exaone,
+    gemma,
+    gpt_neox,
+    llama,
+    mixtral,
+    nanochat,
+    olmo,
+    opt,
+    qwen_moe,
+    ungated,
+)
 from hyperclone_cli.families.table import Family, Fold, Limit
 
 __all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
 
-_LINEAGES = (llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox)
+_LINEAGES = (
+    *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox),
+    *(mixtral, qwen_moe, deepseek),  # mixtures of experts
+)
 
 FAMILIES: dict[str, Family] = {family.model_type: family for lineage in _LINEAGES for family in lineage.FAMILIES}
 

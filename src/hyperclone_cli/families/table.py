@@ -42,6 +42,8 @@ class Family:
 
     sizes     axis → the config key that states it. Without "kv_heads" every query head has its
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
+    synonyms  config key → the other name by which transformers also knows it.
+    aliases   further config keys → the axis that they state; they are written, not read.
     tensors   module name (the first `*` is a layer's number, the second that of an expert) → form.
     defaults  what transformers assumes for a key that config.json omits.
     prefix    the base model's attribute; checkpoints of the bare base model lack it.
@@ -52,6 +54,8 @@ class Family:
     rotary_fraction   the config key for the part of a head that has them, where it is not a rope parameter.
     query_scalar   the config key that scales attention; empty if that is done by the root of head_dim.
     folds     where the factor of a tied head can go; the first that applies is used.
+    cache     the packed axes of what one token adds to the cache in each layer.
+    extra_layers   the config key for layers beyond the stated ones, which transformers does not load.
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
     heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
@@ -68,6 +72,10 @@ class Family:
     rotary: str = "halves"
     rotary_fraction: str = ""
     query_scalar: str = ""
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
+    extra_layers: str = ""
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
     limits: tuple[Limit, ...] = ()
     embed_divides_by_heads: bool = False

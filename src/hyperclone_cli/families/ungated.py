@@ -1,4 +1,7 @@
-"""Feed-forward without a gate: Arcee and Jais 2, Nemotron's LayerNorm that multiplies by (1 + weight), Apertus' xIELU."""
+"""Feed-forward without a gate: Arcee, Jais 2, Nemotron, Apertus.
+
+Jais 2 and Nemotron have LayerNorm, Nemotron's multiplies by (1 + weight); Apertus learns its activation.
+"""
 
 from hyperclone_cli.axes import linear, norm, parameter
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMED_ATTENTION, SIZES
