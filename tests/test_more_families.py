@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import models
 import models_more
 from hyperclone_cli import clone_model, plan
-from hyperclone_cli.axes import Form, embedding, linear, norm, optional
+from hyperclone_cli.axes import Form, embedding, in_layers, linear, norm, optional
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES
@@ -97,6 +97,8 @@ def wrong(**tensors: Form) -> dict[str, Any]:
     return {"tensors": {f"model.layers.*.{name.replace('__', '.')}": form for name, form in tensors.items()}}
 
 
+SHARED_GATE = "model.layers.*.mlp.shared_experts.gate_proj"
+
 MISTAKES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "rotary pairs taken for halves": ("ernie4_5", "head_dim 2", {"rotary": "halves"}),
     "rotary halves taken for pairs": ("smollm3", "head_dim 2", {"rotary": "pairs"}),
@@ -114,7 +116,7 @@ MISTAKES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "shared experts inside a unit": (
         "ernie4_5_moe",
         "2×2",
-        wrong(mlp__shared_experts__gate_proj=optional(linear("moe_ffn shared", "embed"))),
+        {"tensors": in_layers("experts", {SHARED_GATE: optional(linear("moe_ffn shared", "embed"))})},
     ),
 }
 """Tables that are nearly right: (variant, a request that tells them from the right one, what is wrong)."""
