@@ -103,4 +103,11 @@ MIXTURES: dict[str, Variant] = {
     "deepseek_v3-tied": ("deepseek_v3", MHA | ROUTED | LATENT | GROUPED | TIED | {"attention_bias": True}),
 }
 
-VARIANTS = DENSE | MIXTURES
+MINICPM = {"dim_model_base": 16, "scale_emb": 3.0}
+
+LATENTS: dict[str, Variant] = {
+    "minicpm3": ("minicpm3", MHA | LATENT | MINICPM),
+    "minicpm3-untied": ("minicpm3", MHA | LATENT | MINICPM | UNTIED | {"q_lora_rank": None, "attention_bias": True}),
+}
+
+VARIANTS = DENSE | MIXTURES | LATENTS

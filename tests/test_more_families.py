@@ -61,6 +61,8 @@ REFUSED: dict[str, dict[str, str]] = {
         "deepseek_v2-lite-tied": LATENT,
         "deepseek_v3": LATENT,
         "deepseek_v3-tied": LATENT,
+        "minicpm3": LATENT,
+        "minicpm3-untied": LATENT,
     },
     "ffn 2.5": {"bitnet": FFN_NORM, "bitnet-tied": FFN_NORM},
 }
@@ -132,6 +134,14 @@ def test_a_wrong_table_is_found_out(
     expand(src, out, Request(**REQUESTS[name]))
     assert models.relative_error(models.logits(models.load(out)), models.logits(models.load(src))) > 1e-3
     assert any(failure.startswith("logits:") for failure in verify(out).failures)
+
+
+@pytest.mark.parametrize("tie", ["keep", "untie"])
+def test_logits_that_are_divided_by_the_width_need_no_factor(tie: str, source: Sources, tmp_path: Path) -> None:
+    made = expand(source("minicpm3"), tmp_path / "clone", Request(embed_mult=3, tie_embeddings=tie))
+    assert made.head.factor == 1.0
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
 
 
 def edit(src: Path, out: Path, change: Callable[[dict[str, torch.Tensor]], object], **config: Any) -> Path:

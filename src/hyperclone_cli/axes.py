@@ -98,10 +98,10 @@ class Form:
     layer_kind: str = ""
 
 
-def linear(out: str, into: str) -> Form:
+def linear(out: str, into: str, forward_power: float = 0.0) -> Form:
     """`nn.Linear`: weight (out, in), and a bias (out) where the checkpoint has one."""
     rows, columns = dimension(Role.OUT, out), dimension(Role.IN, into)
-    return Form("linear", {"weight": (rows, columns), "bias": (rows,)})
+    return Form("linear", {"weight": (rows, columns), "bias": (rows,)}, forward_power=forward_power)
 
 
 def embedding(rows: str, width: str, forward_power: float = 0.0) -> Form:

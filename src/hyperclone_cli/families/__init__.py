@@ -16,6 +16,7 @@ from hyperclone_cli.families import (
     gemma,
     gpt_neox,
     llama,
+    minicpm3,
     mixtral,
     nanochat,
     olmo,
@@ -29,7 +30,7 @@ __all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox),
-    *(mixtral, qwen_moe, deepseek),  # mixtures of experts
+    *(mixtral, qwen_moe, deepseek, minicpm3),  # mixtures of experts, and latent attention
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for lineage in _LINEAGES for family in lineage.FAMILIES}
