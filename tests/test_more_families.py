@@ -176,12 +176,15 @@ def test_a_checkpoint_with_holes_is_refused(
         plan(src, embed_mult=2)
 
 
-def test_layers_that_predict_further_tokens_are_left_out(source: Sources, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant, place", [("deepseek_v3", "layers.2"), ("ernie4_5_moe", "mtp_block.0")])
+def test_layers_that_predict_further_tokens_are_left_out(
+    variant: str, place: str, source: Sources, tmp_path: Path
+) -> None:
     def add(tensors: dict[str, torch.Tensor]) -> None:
         for name in ("eh_proj.weight", "mlp.experts.0.up_proj.weight", "shared_head.norm.weight"):
-            tensors[f"model.layers.2.{name}"] = torch.ones(4)
+            tensors[f"model.{place}.{name}"] = torch.ones(4)
 
-    src = edit(source("deepseek_v3"), tmp_path / "src", add, num_nextn_predict_layers=1)
+    src = edit(source(variant), tmp_path / "src", add, num_nextn_predict_layers=1)
     made = expand(src, tmp_path / "clone", Request(embed_mult=2))
     assert len(made.dropped) == 3
     assert made.config["num_nextn_predict_layers"] == 0

@@ -141,10 +141,12 @@ def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], fa
 def _match(source: Source, family: Family, layers: int) -> dict[str, tuple[str, str, Form]]:
     matched = {}
     strangers = []
-    last = layers + int(source.config.get(family.extra_layers) or 0)
+    extra = source.config.get(family.extra_layers)
+    last = layers + (extra if type(extra) is int else 0)
     for name in source.tensors:
         number = re.search(r"\.layers\.(\d+)\.", f".{name}")
-        if number and layers <= int(number[1]) < last:
+        beyond = number and layers <= int(number[1]) < last
+        if beyond or (family.extra_names and family.extra_names in name):
             matched[name] = (name, "", drop("multi-token prediction, which transformers does not load"))
             continue
         fits = family.matches(name)

@@ -131,6 +131,8 @@ ERNIE4_5_MOE = Family(
         "tie_word_embeddings": True,
     },
     rotary="pairs",
+    extra_layers="num_nextn_predict_layers",
+    extra_names="mtp",
 )
 
 FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE, ERNIE4_5_MOE)

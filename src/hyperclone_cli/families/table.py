@@ -55,7 +55,8 @@ class Family:
     query_scalar   the config key that scales attention; empty if that is done by the root of head_dim.
     folds     where the factor of a tied head can go; the first that applies is used.
     cache     the packed axes of what one token adds to the cache in each layer.
-    extra_layers   the config key for layers beyond the stated ones, which transformers does not load.
+    extra_layers   the config key for layers beyond the stated ones, which predict further tokens and which
+              transformers does not load; `extra_names` is what their names hold where they are not numbered on.
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
     heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
@@ -76,6 +77,7 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)
     cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
     extra_layers: str = ""
+    extra_names: str = ""
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
     limits: tuple[Limit, ...] = ()
     embed_divides_by_heads: bool = False
