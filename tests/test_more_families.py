@@ -176,6 +176,18 @@ def test_a_checkpoint_with_holes_is_refused(
         plan(src, embed_mult=2)
 
 
+@pytest.mark.parametrize("spelling", ["num_experts", "num_local_experts"])
+def test_a_key_is_read_and_kept_as_the_file_spells_it(spelling: str, source: Sources, tmp_path: Path) -> None:
+    """Qwen 3's mixtures on the Hub say num_experts, transformers now writes num_local_experts."""
+    src = edit(source("qwen3_moe"), tmp_path / "src", lambda tensors: tensors)
+    text = (src / "config.json").read_text()
+    (src / "config.json").write_text(text.replace('"num_local_experts"', f'"{spelling}"'))
+    made = expand(src, tmp_path / "clone", Request(embed_mult=2))
+    assert [key for key in made.config if key in ("num_experts", "num_local_experts")] == [spelling]
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
+
+
 @pytest.mark.parametrize("variant, place", [("deepseek_v3", "layers.2"), ("ernie4_5_moe", "mtp_block.0")])
 def test_layers_that_predict_further_tokens_are_left_out(
     variant: str, place: str, source: Sources, tmp_path: Path

@@ -2,9 +2,8 @@
 
 from hyperclone_cli.axes import norm
 from hyperclone_cli.families.llama import LLAMA
-from hyperclone_cli.families.table import Family
 
-BITNET: Family = LLAMA.variant(
+BITNET = LLAMA.variant(
     "bitnet",
     tensors={
         "model.layers.*.self_attn.attn_sub_norm": norm("heads value"),
