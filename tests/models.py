@@ -91,13 +91,18 @@ VARIANTS: dict[str, Variant] = {
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Fill every parameter: matrices so that activations keep their size, norm weights around 1, biases around 0."""
+    """Fill every parameter and saved buffer.
+
+    Matrices so that activations keep their size, norm weights around 1, biases around 0.
+    """
     generator = torch.Generator().manual_seed(seed)
+    saved = model.state_dict()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in [*model.named_parameters(), *buffers]:
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() > 1:
-                parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[1] ** -0.5))
+                parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5))
             else:
                 parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
 

@@ -89,6 +89,7 @@ def test_defaults_are_those_of_transformers(family: Family) -> None:
     follows = {
         "num_key_value_heads": config.num_attention_heads,
         "head_dim": config.hidden_size // config.num_attention_heads,
+        "v_head_dim": config.hidden_size // config.num_attention_heads,
         "word_embed_proj_dim": config.hidden_size,
     }
     for key, assumed in family.defaults.items():

@@ -200,6 +200,7 @@ REQUESTS: dict[str, tuple[list[object], int, str]] = {
     "half a head size": (["--head-dim-mult", 1.5], 2, "--head-dim-mult"),
     "not a number": (["--heads-mult", "two"], 2, "--heads-mult"),
     "heads that cannot be shared": (["--heads-mult", 3, "--kv-heads-mult", 4], 2, "every key/value head serves"),
+    "experts that are none": (["--moe-ffn-mult", 2], 2, "no experts with a width of their own"),
     "heads that do not divide the width": (["--heads-mult", 5], 2, "--hidden-size 48 --num-heads 16"),
     "unknown dtype": (["--dtype", "int8"], 2, "--dtype"),
     "unknown tie": (["--tie-embeddings", "maybe"], 2, "--tie-embeddings"),

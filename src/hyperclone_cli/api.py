@@ -19,6 +19,7 @@ class GrowthOptions(TypedDict, total=False):
 
     embed_mult       times hidden_size, rounded to a whole unit as all multipliers are; 1
     ffn_mult         times the feed-forward width; 1
+    moe_ffn_mult     times the width of each expert, where that is one of its own; None: as ffn_mult
     heads_mult       times the query heads; None: as embed_mult, or the nearest number that the architecture can have
     kv_heads_mult    times the key/value heads; None: as heads_mult likewise, but a single one stays single
     head_dim_mult    times the size of a head, a whole number; 1
@@ -36,6 +37,7 @@ class GrowthOptions(TypedDict, total=False):
 
     embed_mult: float
     ffn_mult: float
+    moe_ffn_mult: float | None
     heads_mult: float | None
     kv_heads_mult: float | None
     head_dim_mult: int

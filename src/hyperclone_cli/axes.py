@@ -11,7 +11,12 @@ is a packed sequence of axes, outermost first, written as one string:
     "kv_heads group.query+key"  in each key/value head its group of queries, then its key: "." packs most tightly
     "ffn | ffn"        one whole packed axis after another: "|" packs widest
     "vocab"            the vocabulary, which never grows
+    "experts"          the experts of a layer, which never grow in number; nor do the "shared" ones
+    "moe_ffn"          the width of one expert, where it is not "ffn"; "shared_ffn" that of the shared one
+    "kv_latent"        the narrow width that keys and values are read from; "q_latent" that of queries
+    "nope", "rope"     the parts of such a query or key without and with rotary positions
     "*"                whatever size it has
+    "1"                a size that is always the same
 
 A head's query, key and value are as wide as each other on disk, but grow in ways of their own.
 
@@ -22,14 +27,15 @@ and which read one (`in`: the copies share the weight).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
 ANY = "*"
 """A dimension of any size, which is kept whole."""
 
-AXES = frozenset({"embed", "ffn", "kv_heads", "group", "query", "key", "value", "vocab", "proj"})
+ATTENTION_AXES = frozenset({"kv_heads", "group", "query", "key", "value", "q_latent", "kv_latent", "nope", "rope"})
+AXES = ATTENTION_AXES | {"embed", "ffn", "moe_ffn", "shared_ffn", "experts", "shared", "vocab", "proj"}
 
 _SHORTHAND = {"heads": ("kv_heads", "group")}
 
@@ -57,6 +63,11 @@ class Dimension:
         return " | ".join(" × ".join(part) for part in self.parts)
 
 
+def words_of(axes: Iterable[str]) -> set[str]:
+    """The axes among packed ones, "+" and "." taken apart."""
+    return {word for axis in axes for word in re.split(r"[+.]", axis)}
+
+
 def dimension(role: Role, packed: str) -> Dimension:
     """Read a packed axis such as `"heads query"`.
 
@@ -65,11 +76,11 @@ def dimension(role: Role, packed: str) -> Dimension:
     parts = tuple(
         tuple(axis for word in part.split() for axis in _SHORTHAND.get(word, (word,))) for part in packed.split("|")
     )
-    words = [word for part in parts for axis in part for word in re.split(r"[+.]", axis)]
-    unknown = [word for word in words if word not in AXES and not word.isdecimal()]
+    read = Dimension(role, parts)
+    unknown = sorted(word for word in words_of(read.axes) - AXES if not word.isdecimal())
     if unknown and parts != ((ANY,),):
         raise ValueError(f"{packed!r}: {unknown[0]!r} is no axis")
-    return Dimension(role, parts)
+    return read
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ class Form:
     `forward_power` is p where the forward pass multiplies this module's output by embed**p.
     `dropped` is why a tensor is not written at all; empty for all others.
     `optional` marks modules that not every checkpoint of the family has.
+    `layer_kind` is the kind of layer that a module belongs to; empty for modules of every layer.
     """
 
     kind: str
@@ -97,12 +109,13 @@ class Form:
     forward_power: float = 0.0
     dropped: str = ""
     optional: bool = False
+    layer_kind: str = ""
 
 
-def linear(out: str, into: str) -> Form:
+def linear(out: str, into: str, forward_power: float = 0.0) -> Form:
     """`nn.Linear`: weight (out, in), and a bias (out) where the checkpoint has one."""
     rows, columns = dimension(Role.OUT, out), dimension(Role.IN, into)
-    return Form("linear", {"weight": (rows, columns), "bias": (rows,)})
+    return Form("linear", {"weight": (rows, columns), "bias": (rows,)}, forward_power=forward_power)
 
 
 def conv1d(into: str, out: str) -> Form:
@@ -137,6 +150,17 @@ def post_norm(width: str, plus_one: bool = False) -> Form:
     return replace(norm(width, plus_one), writes=True)
 
 
+def head_norm(heads: str, width: str) -> Form:
+    """A norm over the width of each head, with weights of its own for each: weight (heads, width)."""
+    weight = (dimension(Role.OUT, heads), dimension(Role.OUT, width))
+    return Form("norm", {"weight": weight}, writes=True)
+
+
+def parameter(*packed: str) -> Form:
+    """A tensor that is no module's weight or bias, a scalar too. Named whole in the table, not by module."""
+    return Form("parameter", {"": tuple(dimension(Role.OUT, words) for words in packed)})
+
+
 def drop(reason: str) -> Form:
     """A tensor that stock transformers ignores on load. Named whole in the table, not by module."""
     return Form("drop", {"": ()}, dropped=reason, optional=True)
@@ -145,3 +169,8 @@ def drop(reason: str) -> Form:
 def optional(form: Form) -> Form:
     """The same form, for a module that the config or the exporter may leave out."""
     return replace(form, optional=True)
+
+
+def in_layers(kind: str, forms: Mapping[str, Form]) -> dict[str, Form]:
+    """The same modules, for the layers of one kind: every layer is of one, and has all modules of that."""
+    return {module: replace(form, layer_kind=kind) for module, form in forms.items()}

@@ -13,6 +13,9 @@ from hyperclone_cli.growth import Growth
 
 _DEFAULT_CONTEXT = 2048
 
+_MAY_BE_NOTHING = {"shared", "q_latent"}
+"""Axes that an architecture has in some checkpoints alone."""
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError if it is missing or not one."""
@@ -60,7 +63,8 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     _check_aliases(config, family)
     stated = {axis: family.value(config, key) for axis, key in family.sizes.items()}
     for axis, size in stated.items():
-        if size is None and axis in ("kv_heads", "head_dim", "proj", *family.multiples):
+        follows = axis in ("kv_heads", "head_dim", "proj", *family.multiples)
+        if (size is None and follows) or (not size and axis in _MAY_BE_NOTHING):
             continue
         if type(size) is not int or size < 1:
             raise CheckpointError(
@@ -69,6 +73,7 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     context_length(config, family)
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
     sizes |= family.fixed
+    sizes |= dict.fromkeys(_MAY_BE_NOTHING & stated.keys() - sizes.keys(), 0)
     for axis, (times, of) in family.multiples.items():
         sizes.setdefault(axis, times * sizes[of])
     heads = sizes.pop("heads")
@@ -112,7 +117,7 @@ def grow_config(
     """config.json of the clone: the same keys in the same order, with the grown numbers.
 
     A number that the source leaves to a default is written out once anything grows, and so is the
-    tie. `dtype` is written if the user chose one.
+    tie. `dtype` is written if the user chose one. There are no extra layers: they are not written either.
     """
     grown = dict(config)
     targets = {axis: growth.target for axis, growth in growths.items()}
@@ -120,8 +125,10 @@ def grow_config(
     targets["head_dim"] = targets["value"]
     if any(growth.grows for growth in growths.values()):
         for axis, key in family.sizes.items():
-            if axis in targets:
+            if targets.get(axis):
                 grown |= {name: targets[axis] for name in family.names(key) if name in config} or {key: targets[axis]}
+    if grown.get(family.extra_layers):
+        grown[family.extra_layers] = 0
     if tied != bool(family.value(config, "tie_word_embeddings")) or "tie_word_embeddings" not in config:
         grown["tie_word_embeddings"] = tied
     if dtype is not None:

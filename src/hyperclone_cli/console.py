@@ -237,10 +237,13 @@ def show_families(families: Iterable[Family], as_json: bool) -> None:
     _print_table("", ("model_type", "head size", "a tied head"), rows)
 
 
+_GROWN = ("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads")
+
+
 def _describe(family: Family) -> dict[str, Any]:
     return {
-        "grows": [key for axis, key in family.sizes.items() if axis not in ("vocab", "layers", "head_dim")],
-        "head_dim": "free" if "head_dim" in family.sizes else "hidden_size / heads",
+        "grows": [key for axis, key in family.sizes.items() if axis in _GROWN],
+        "head_dim": "free" if family.heads_are_free else "hidden_size / heads",
         "refused": family.refused,
         "tied_head": f"stays tied: {family.folds[0].module}" if family.folds else "gets a matrix of its own",
     }

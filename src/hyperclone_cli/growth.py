@@ -154,11 +154,8 @@ def side_by_side(parts: list[Growth]) -> Growth:
     return abreast(parts) if parts[1:] else parts[0]
 
 
-def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mapping[str, Growth]) -> Growth:
-    """The growth of a tensor dimension of `size` units: parts side by side, each packs axes, outermost first.
-
-    Raises ValueError, saying what was expected, if the axes' sizes do not multiply to `size`.
-    """
+def grow_axes(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> Growth:
+    """The growth of parts side by side, each of which packs axes, outermost first."""
 
     def single(word: str) -> Growth:
         return tiled(int(word), 1) if word.isdecimal() else growths[word]
@@ -166,9 +163,17 @@ def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mappi
     def growth(axis: str) -> Growth:
         return side_by_side([reduce(nest, map(single, part.split("."))) for part in axis.split("+")])
 
+    return side_by_side([reduce(nest, map(growth, axes)) for axes in parts])
+
+
+def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mapping[str, Growth]) -> Growth:
+    """The growth of a tensor dimension of `size` units that packs `parts`, as `grow_axes` reads them.
+
+    Raises ValueError, saying what was expected, if the axes' sizes do not multiply to `size`.
+    """
     if parts == ((ANY,),):
         return tiled(size, 1)
-    grown = side_by_side([reduce(nest, map(growth, axes)) for axes in parts])
+    grown = grow_axes(parts, growths)
     if grown.source != size:
         raise ValueError(str(grown.source))
     return grown

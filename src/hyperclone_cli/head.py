@@ -31,8 +31,8 @@ def settle_head(
     """Settle the head: (tensors, head, stored tensors that are not written and why).
 
     A tied matrix E is copied like any embedding (its rows times a gain g), so the head that
-    reads n copies of it gives n·g times the logits. The last module before it is scaled by
-    1 / (n·g), or the tie is given up.
+    reads n copies of it gives n·g times the logits, or less where the forward pass divides these by a
+    power of the width. The last module before it is scaled to make up for that, or the tie is given up.
     """
     by_name = {tensor.name: tensor for tensor in tensors}
     embedding = by_name[f"{family.embedding}.weight"]
@@ -54,7 +54,9 @@ def settle_head(
         )
 
     copy = embedding.growths[1].runs[0]
-    factor = 1.0 / (copy.copies * copy.scale * embedding.gain)
+    embed, form = growths["embed"], family.tensors[family.head]
+    divided = (embed.source / embed.target) ** form.forward_power
+    factor = divided / (copy.copies * copy.scale * embedding.gain)
     if request.tie_embeddings != "untie" and factor == 1.0:
         return tensors, Head(True, "tied, as in the source"), redundant
     fold = next((fold for fold in family.folds if family.fits(source.config, fold.when)), None)
@@ -71,7 +73,6 @@ def settle_head(
             for tensor in tensors
         ]
         return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", factor), redundant
-    form = family.tensors[family.head]
     head = grow_tensor(embedding.source, f"{family.head}.weight", "weight", form, family, growths, request)
     why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
     return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant

@@ -70,6 +70,7 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
 
         def fill(block: Block, surveyed: Survey) -> None:
             whole = grown[block.tensor.name]
+            whole = whole.view(whole.shape or (1,))  # a scalar is a row of one
             for place, rows in grow_block(block, read, surveyed):
                 (whole.T if block.tensor.source.transposed else whole)[place : place + len(rows)] = rows
 

@@ -68,6 +68,16 @@ PushToHub = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
 EmbedMult = Annotated[float, typer.Option(min=1, help="Times hidden_size.", rich_help_panel=GROWTH)]
 FfnMult = Annotated[float, typer.Option(min=1, help="Times the feed-forward width.", rich_help_panel=GROWTH)]
+MoeFfnMult = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        help="Times the width of each expert, where that is one of its own; as --ffn-mult unless given.",
+        show_default=False,
+        rich_help_panel=GROWTH,
+    ),
+]
+
 HeadsMult = Annotated[
     float | None,
     typer.Option(

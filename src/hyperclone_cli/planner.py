@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from hyperclone_cli.axes import Form, Role, dimension
+from hyperclone_cli.axes import Form, Role, dimension, drop
 from hyperclone_cli.config import grow_config, read_sizes
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family, find_family
-from hyperclone_cli.growth import Growth
+from hyperclone_cli.growth import Growth, grow_axes
 from hyperclone_cli.head import Head, settle_head
 from hyperclone_cli.request import Request
 from hyperclone_cli.resolve import resolve
@@ -78,12 +78,9 @@ class Plan:
     def kv_cache_bytes(self) -> tuple[int, int]:
         """Bytes of keys and values that one token adds, before and after, in the clone's dtype."""
         item = next(ITEM_BYTES[tensor.dtype] for tensor in self.tensors if tensor.part == "attention")
-        heads = [self.growths[axis] for axis in dimension(Role.OUT, self.family.cached).axes]
-        key, value = self.growths["key"], self.growths["value"]
+        cached = [grow_axes(dimension(Role.OUT, packed).parts, self.growths) for packed in self.family.cache]
         rest = self.growths["layers"].source * item
-        before = math.prod(growth.source for growth in heads) * (key.source + value.source)
-        after = math.prod(growth.target for growth in heads) * (key.target + value.target)
-        return before * rest, after * rest
+        return sum(growth.source for growth in cached) * rest, sum(growth.target for growth in cached) * rest
 
 
 def make_plan(source: Source, request: Request) -> Plan:
@@ -99,8 +96,8 @@ def make_plan(source: Source, request: Request) -> Plan:
     if request.target_params is not None:
         return _plan_of_size(source, request, sizes, family)
     growths = resolve(request, sizes, family, source.config)
-    matched = _match(source, family)
-    _check_complete(matched, family, sizes["layers"])
+    matched = _match(source, family, sizes["layers"])
+    _check_complete(matched, family, sizes)
 
     dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
     tensors = [
@@ -141,10 +138,17 @@ def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], fa
     return replace(plan, notes=(note, *plan.notes))
 
 
-def _match(source: Source, family: Family) -> dict[str, tuple[str, str, Form]]:
+def _match(source: Source, family: Family, layers: int) -> dict[str, tuple[str, str, Form]]:
     matched = {}
     strangers = []
+    extra = source.config.get(family.extra_layers)
+    last = layers + (extra if type(extra) is int else 0)
     for name in source.tensors:
+        number = re.search(r"\.layers\.(\d+)\.", f".{name}")
+        beyond = number and layers <= int(number[1]) < last
+        if beyond or (family.extra_names and family.extra_names in name):
+            matched[name] = (name, "", drop("multi-token prediction, which transformers does not load"))
+            continue
         fits = family.matches(name)
         if len(fits) > 1:
             raise CheckpointError(f"tensor {name!r} fits {len(fits)} rules of {family.model_type}: a table is wrong.")
@@ -164,24 +168,43 @@ def _match(source: Source, family: Family) -> dict[str, tuple[str, str, Form]]:
     return matched
 
 
-def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family, layers: int) -> None:
-    """Every module that is not optional, in every layer; a parameter that one layer has, all have."""
-    stated = layers
-    present = {full for full, _, form in matched.values() if not form.dropped}
-    layers = min(layers, len(present) + 1)  # a number beyond that is wrong already
-    patterns = {re.sub(r"\.\d+\.", ".*.", name) for name in present}
-    patterns |= {f"{module}.weight" for module, form in family.tensors.items() if not form.optional}
-    expected = {
-        pattern.replace(".*.", f".{layer}.")
-        for pattern in patterns
-        for layer in range(layers if ".*." in pattern else 1)
+def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family, sizes: Mapping[str, int]) -> None:
+    """Every module that is not optional, in every layer of its kind; a parameter that one of them has, all have."""
+    present = {full: form.layer_kind for full, _, form in matched.values() if not form.dropped}
+    patterns = {
+        _first_parameter(module, form): form.layer_kind for module, form in family.tensors.items() if not form.optional
     }
-    for names, what in ((expected - present, "missing tensors"), (present - expected, "too many tensors")):
+    patterns |= {re.sub(r"\.\d+\.", ".*.", name): kind for name, kind in present.items()}
+    numbers = {name: [int(number) for number in re.findall(r"\.(\d+)\.", name)] for name in present}
+    # a number beyond those of the tensors is wrong already
+    layers, experts = (
+        min(sizes.get(axis, 0), len({found[place] for found in numbers.values() if found[place:]}) + 1)
+        for place, axis in enumerate(("layers", "experts"))
+    )
+    kinds = {numbers[name][0]: kind for name, kind in present.items() if kind}
+    usual = next((form.layer_kind for form in family.tensors.values() if form.layer_kind), "")
+    expected = {
+        pattern.replace(".*.", f".{layer}.", 1).replace(".*.", f".{expert}.")
+        for pattern, kind in patterns.items()
+        for layer in range(layers if ".*." in pattern else 1)
+        if kind in ("", kinds.get(layer, usual))
+        for expert in range(experts if pattern.count(".*.") > 1 else 1)
+    }
+    for names, what in (
+        (expected - present.keys(), "missing tensors"),
+        (present.keys() - expected, "too many tensors"),
+    ):
         if names:
+            stated = f"{sizes['layers']} layers" + (f" of {sizes['experts']} experts" if "experts" in sizes else "")
             raise CheckpointError(
-                f"config.json says {family.model_type} with {stated} layers; {what}: {_some(sorted(names))}.",
+                f"config.json says {family.model_type} with {stated}; {what}: {_some(sorted(names))}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
+
+
+def _first_parameter(module: str, form: Form) -> str:
+    """The tensor that a module has in any case."""
+    return ".".join(filter(None, (module, next(iter(form.parameters)))))
 
 
 def _some(names: list[str]) -> str:

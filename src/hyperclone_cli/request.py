@@ -21,7 +21,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 class Request:
     """What the user asked for. What is None takes its default; see `resolve`.
 
-    embed_mult, ffn_mult, heads_mult, kv_heads_mult   times the source's width, rounded to a whole unit
+    embed_mult, ffn_mult, moe_ffn_mult, heads_mult, kv_heads_mult   times the source's width, rounded to a whole unit
     head_dim_mult   times the size of a head, a whole number
     hidden_size, intermediate_size, num_heads, num_kv_heads   the clone's width, instead of a multiplier
     target_params   parameters of the clone, instead of all of these but the number of heads; a number or "1.3B"
@@ -36,6 +36,7 @@ class Request:
 
     embed_mult: float = 1
     ffn_mult: float = 1
+    moe_ffn_mult: float | None = None
     heads_mult: float | None = None
     kv_heads_mult: float | None = None
     head_dim_mult: int = 1
@@ -51,7 +52,7 @@ class Request:
     mixing: Mixing = field(default_factory=Mixing)
 
     def __post_init__(self) -> None:
-        for name in ("embed_mult", "ffn_mult", "heads_mult", "kv_heads_mult"):
+        for name in ("embed_mult", "ffn_mult", "moe_ffn_mult", "heads_mult", "kv_heads_mult"):
             self._check_multiplier(name)
         if type(self.head_dim_mult) is not int or not 1 <= self.head_dim_mult <= MAX_MULTIPLIER:
             raise RequestError(f"--head-dim-mult {self.head_dim_mult}: expected a whole number from 1 up.")
@@ -71,11 +72,12 @@ class Request:
                 raise RequestError(f"{_option(size)} and {_option(mult)} are two answers to one question.", "Give one.")
         if self.target_params is not None:
             object.__setattr__(self, "target_params", _parameters(self.target_params))
-            chosen = [self.embed_mult != 1, self.ffn_mult != 1, self.hidden_size, self.intermediate_size]
+            sizes = self.hidden_size, self.intermediate_size, self.moe_ffn_mult
+            chosen = [self.embed_mult != 1, self.ffn_mult != 1, *sizes]
             if any(chosen):
                 raise RequestError(
                     "--target-params chooses the hidden and the feed-forward size itself.",
-                    "Leave out --embed-mult, --ffn-mult, --hidden-size and --intermediate-size.",
+                    "Leave out --embed-mult, --ffn-mult, --moe-ffn-mult, --hidden-size and --intermediate-size.",
                 )
         if self.dtype not in (None, *DTYPES):
             raise RequestError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}.")

@@ -14,6 +14,9 @@ from hyperclone_cli.request import Request
 _ROPES = ("default", "linear", "llama3")
 """Rotary frequencies that a larger head keeps: each depends on its own number and the base alone."""
 
+_ROTARY_WIDTHS = {"halves": 1, "pairs": 2}
+"""Units that must stay together in a larger head for each way in which rotary positions pair them."""
+
 
 _INSTEAD = {
     "pads": "A whole --embed-mult works.",
@@ -46,6 +49,7 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
         _check_multiple(embed, ffn, family)
     grown["embed"] = padded(sizes["embed"], embed)
     grown["ffn"] = spread(sizes["ffn"], ffn)
+    grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
     grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
     grown |= grow_head(sizes["head_dim"], request.head_dim_mult, family)
@@ -54,6 +58,21 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     if sizes.get("proj") == sizes["embed"]:
         grown["proj"] = grown["embed"]  # no projection: the embedding's width is the residual stream
     return grown
+
+
+def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn_ratio: float) -> dict[str, Growth]:
+    """The growths of the experts' own widths, which follow the feed-forward width unless asked otherwise.
+
+    Raises RequestError where experts have no width of their own.
+    """
+    if request.moe_ffn_mult is not None and "moe_ffn" not in sizes:
+        raise RequestError(
+            f"--moe-ffn-mult {request.moe_ffn_mult}: {family.model_type} has no experts with a width of their own.",
+            "Use --ffn-mult.",
+        )
+    ratio = ffn_ratio if request.moe_ffn_mult is None else request.moe_ffn_mult
+    own = [axis for axis in ("moe_ffn", "shared_ffn") if axis in sizes]
+    return {axis: spread(sizes[axis], round(sizes[axis] * ratio)) for axis in own}
 
 
 def grow_head(size: int, copies: int, family: Family) -> dict[str, Growth]:
@@ -89,11 +108,11 @@ def choose_heads(request: Request, sizes: Mapping[str, int], family: Family, emb
     query = _heads_target("--num-heads", old.query, request.num_heads, request.heads_mult)
     key_value = _heads_target("--num-kv-heads", old.key_value, request.num_kv_heads, request.kv_heads_mult)
     head_dim = sizes["head_dim"] * request.head_dim_mult
-    fixed = None if "head_dim" in family.sizes else embed // head_dim
+    fixed = None if family.heads_are_free else embed // head_dim
     if fixed is not None and (embed % head_dim or fixed < old.query):
         nearest = max(old.query, round(embed / head_dim)) * head_dim
         raise RequestError(
-            f"hidden size {embed}: {family.model_type} computes the head size as hidden_size / heads, so hidden_size"
+            f"hidden size {embed}: in {family.model_type} hidden_size is heads × head size, so hidden_size"
             f" must be a multiple of the head size, here {head_dim}, with room for at least {old.query} heads.",
             f"The nearest that works: --hidden-size {nearest}.",
         )
@@ -142,7 +161,7 @@ def _norms_all_heads(family: Family) -> bool:
     """Whether a norm spans all heads: it tells unequal numbers of copies from equal ones."""
 
     def spans_heads(form: Form) -> bool:
-        return form.kind == "norm" and "kv_heads" in form.parameters["weight"][0].axes
+        return form.kind == "norm" and "kv_heads" in form.parameters["weight"][-1].axes
 
     return any(map(spans_heads, family.tensors.values()))
 
@@ -159,7 +178,7 @@ def _heads_refusal(
             rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
     elif not shares_keys:
         rules = ["every query head has a key and value head of its own"]
-    if "head_dim" not in family.sizes:
+    if not family.heads_are_free:
         rules.append("hidden_size is heads × head size")
     if family.embed_divides_by_heads:
         rules.append("transformers wants hidden_size to be a multiple of the number of heads")

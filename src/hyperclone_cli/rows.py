@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from math import prod
 from pathlib import Path
 
 import torch
@@ -51,7 +52,7 @@ def write_rows(descriptor: int, stored: StoredTensor, start: int, rows: torch.Te
 def _pieces(data: memoryview, strips: int, stored: StoredTensor, start: int) -> Iterator[tuple[memoryview, int]]:
     """(bytes, offset in the file) of data that lies in `strips` pieces in the file, from row `start` on."""
     pitch = stored.nbytes // strips  # from piece to piece in the file
-    row_bytes = pitch // stored.shape[-1] if stored.transposed else pitch // max(1, stored.shape[0])
+    row_bytes = pitch // stored.shape[-1] if stored.transposed else pitch // max(1, prod(stored.shape[:1]))
     length = len(data) // strips
     for strip in range(strips):
         yield data[strip * length : (strip + 1) * length], stored.offset + strip * pitch + start * row_bytes
@@ -61,7 +62,7 @@ def rows_in_memory(weights: Mapping[str, torch.Tensor]) -> Read:
     """Cut rows from tensors by name, on whichever device and in whichever layout these are."""
 
     def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        weight = weights[stored.name]
+        weight = weights[stored.name].reshape(stored.shape or (1,))  # a scalar is a row of one
         rows = (weight.T if stored.transposed else weight)[start:stop]
         return rows.cpu().contiguous()  # other devices may round otherwise
 

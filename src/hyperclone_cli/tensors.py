@@ -9,7 +9,7 @@ from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 
-from hyperclone_cli.axes import Dimension, Form, Role
+from hyperclone_cli.axes import ATTENTION_AXES, Dimension, Form, Role, words_of
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth, Run, grow_dimension
@@ -52,7 +52,9 @@ class GrownTensor:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape on disk."""
-        targets = tuple(growth.target for growth in self.growths)
+        targets = tuple(growth.target for growth in self.growths)[
+            : len(self.source.shape)
+        ]  # a scalar grows as a row of one
         return targets[::-1] if self.source.transposed else targets
 
     def like(self, stored: StoredTensor) -> StoredTensor:
@@ -127,13 +129,14 @@ def grow_tensor(
     RequestError for a norm over a width that does not grow evenly.
     """
     dimensions = form.parameters[parameter]
-    if len(dimensions) != len(stored.shape):
+    shape = stored.shape or (1,)
+    if len(dimensions) != len(shape):
         raise CheckpointError(
             f"tensor {stored.name!r}: expected {len(dimensions)} dimensions, found shape {list(stored.shape)}."
         )
     transposed = form.transposed and len(dimensions) == 2
     grown = []
-    for dimension, size in zip(dimensions, stored.shape[::-1] if transposed else stored.shape, strict=True):
+    for dimension, size in zip(dimensions, shape[::-1] if transposed else shape, strict=True):
         try:
             grown.append(grow_dimension(dimension.parts, size, growths))
         except ValueError as error:
@@ -146,7 +149,7 @@ def grow_tensor(
     is_float = stored.dtype in FLOAT_DTYPES.values()
     if not is_float:
         raise CheckpointError(f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.")
-    gain = _gain(form, parameter, growths["embed"], grown[0])
+    gain = _gain(form, parameter, growths["embed"], grown[-1] if form.kind == "norm" else grown[0])
     if form.raw and parameter == "weight":
         if grown[1].padding and family.norm == "layer":
             raise RequestError(
@@ -155,14 +158,14 @@ def grow_tensor(
             )
         gain /= grown[1].runs[0].scale
     if form.kind == "norm":
-        _check_norm(full, family, form, dimensions[0].axes, grown[0])
+        _check_norm(full, family, form, dimensions[-1].axes, grown[-1])
     if form.normed or (form.kind == "norm" and not form.writes):
         grown[0] = grown[0].unscaled()
     return GrownTensor(
         name=full,
         source=replace(stored, transposed=transposed),
         dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
-        part=_part(form, dimensions[0].axes + dimensions[-1].axes),
+        part=_part(form),
         roles=tuple(dimension.role for dimension in dimensions),
         growths=tuple(
             growth.unscaled() if dimension.role is Role.IN else growth
@@ -175,14 +178,14 @@ def grow_tensor(
     )
 
 
-def _gain(form: Form, parameter: str, embed: Growth, rows: Growth) -> float:
+def _gain(form: Form, parameter: str, embed: Growth, units: Growth) -> float:
     """The factor of a whole tensor.
 
     Padding lowers the mean square that a norm divides by to `density` times itself, so its weight takes √density;
     what feeds it is larger by 1/√density, so that the norm's eps weighs as much as before. In the
     residual stream every writer has that factor in its scale; in queries and keys it is given here.
     """
-    density = float(rows.density)
+    density = float(units.density)
     if form.kind == "norm":
         return math.sqrt(density) if parameter == "weight" else 1.0
     if form.normed:
@@ -213,12 +216,14 @@ def _filling(dimension: Dimension, form: Form, parameter: str, family: Family) -
     return Filling.MEAN if writes_stream and family.norm == "layer" else Filling.ZERO
 
 
-def _part(form: Form, axes: tuple[str, ...]) -> str:
-    """The part of the network, read off the axes."""
+def _part(form: Form) -> str:
+    """The part of the network, read off the axes of the whole module."""
+    dimensions = [dimension for parameter in form.parameters.values() for dimension in parameter]
+    axes = words_of(axis for dimension in dimensions for axis in dimension.axes)
     if form.kind == "norm":
         return "norms"
     if "vocab" in axes:
         return "embedding" if form.kind == "embedding" else "head"
-    if "kv_heads" in axes:
+    if axes & ATTENTION_AXES:
         return "attention"
-    return "feed-forward" if "ffn" in axes else "embedding"
+    return "embedding" if form.kind == "embedding" or "proj" in axes else "feed-forward"

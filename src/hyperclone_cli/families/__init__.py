@@ -13,6 +13,10 @@ from typing import Any
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import (
     biogpt,
+    bitnet,
+    cohere,
+    deepseek,
+    exaone,
     falcon,
     gemma,
     glm,
@@ -21,22 +25,28 @@ from hyperclone_cli.families import (
     gpt_neox,
     gptj,
     llama,
+    minicpm3,
+    mixtral,
+    nanochat,
     olmo,
     openai_gpt,
     opt,
     persimmon,
     phi,
+    qwen_moe,
     stablelm,
     starcoder2,
+    ungated,
 )
 from hyperclone_cli.families.table import Family, Fold, Limit
 
 __all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
 
 _LINEAGES = (
-    llama, gemma, olmo, opt, gpt_neox,
-    gpt2, openai_gpt, gpt_neo, gptj, falcon, phi, persimmon, glm, starcoder2, stablelm, biogpt,
-)  # fmt: skip
+    *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
+    *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
+    *(mixtral, qwen_moe, deepseek, minicpm3),  # mixtures of experts, and latent attention
+)
 
 FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
 

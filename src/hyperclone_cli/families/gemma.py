@@ -40,4 +40,12 @@ GEMMA3 = GEMMA2.variant(
     },
 )
 
-FAMILIES = (GEMMA, GEMMA2, GEMMA3)
+VAULTGEMMA = GEMMA.without("model.layers.*.post_attention_layernorm").variant(
+    "vaultgemma",
+    tensors={"model.layers.*.pre_feedforward_layernorm": norm("embed", plus_one=True)},
+    defaults={"num_key_value_heads": 4},
+    embed_divides_by_heads=True,
+    query_scalar="query_pre_attn_scalar",
+)
+
+FAMILIES = (GEMMA, GEMMA2, GEMMA3, VAULTGEMMA)

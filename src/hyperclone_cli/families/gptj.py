@@ -42,7 +42,7 @@ CODEGEN = replace(
     # Heads lie in four blocks, one for each accelerator that it was trained on: queries, values, keys of a
     # quarter of the heads. A block is what elsewhere is a key/value head: it keeps its place, and its group grows.
     fixed={"kv_heads": 4},
-    cached="heads",
+    cache=("heads key", "heads value"),
     tensors={
         **{module: form for module, form in GPTJ.tensors.items() if module not in _GPTJ_ONLY},
         "transformer.h.*.attn.qkv_proj": linear("kv_heads group.query+group.value+group.key", "embed"),

@@ -1,4 +1,7 @@
-"""Llama and its close relations: RMSNorm before each block, gated feed-forward, rotary positions."""
+"""Llama and its close relations: RMSNorm before each block, gated feed-forward, rotary positions.
+
+Layers without positions, sliding windows and constant multipliers change nothing in the tables.
+"""
 
 from hyperclone_cli.axes import drop, embedding, linear, norm, normed, optional, post_norm
 from hyperclone_cli.families.table import Family
@@ -56,4 +59,40 @@ MISTRAL = LLAMA.variant("mistral", defaults={"num_key_value_heads": 8}, embed_di
 QWEN2 = MISTRAL.variant("qwen2", defaults={"num_key_value_heads": 32})
 QWEN3 = QWEN2.variant("qwen3", defaults={"head_dim": 128}, tensors=NORMED_ATTENTION)
 
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)
+MINISTRAL3 = MISTRAL.variant("ministral3", defaults={"head_dim": 128})
+SMOLLM3 = MISTRAL.variant("smollm3", defaults={"num_key_value_heads": 4, "tie_word_embeddings": True})
+GRANITE = LLAMA.variant("granite", embed_divides_by_heads=False, query_scalar="attention_multiplier")
+ERNIE4_5 = MISTRAL.variant(
+    "ernie4_5",
+    defaults={"num_key_value_heads": 2, "head_dim": 128, "tie_word_embeddings": True},
+    rotary="pairs",
+)
+HELIUM = MISTRAL.variant(
+    "helium", defaults={"num_key_value_heads": 20, "head_dim": 128}, rotary="pairs", heads_fill_embed=True
+)
+HUNYUAN = MISTRAL.variant(
+    "hunyuan_v1_dense",
+    tensors={
+        "model.layers.*.self_attn.q_proj": normed(linear("heads query", "embed")),
+        "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
+        "model.layers.*.self_attn.query_layernorm": post_norm("query"),
+        "model.layers.*.self_attn.key_layernorm": post_norm("key"),
+    },
+    defaults={"num_key_value_heads": None},
+)
+
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    MISTRAL.variant("ministral"),
+    MINISTRAL3,
+    QWEN2,
+    QWEN3,
+    SMOLLM3,
+    GRANITE,
+    LLAMA.variant("cwm", defaults={"num_key_value_heads": 8, "head_dim": 128}),
+    MISTRAL.variant("seed_oss", defaults={"head_dim": 128}),
+    ERNIE4_5,
+    HELIUM,
+    HUNYUAN,
+)

@@ -49,9 +49,8 @@ class Family:
     multiples axis → (n, other axis), of which it is n times the width where its key says nothing, or where
               it has no key: then always.
     aliases   config key → other keys that state the same number.
-    cached    the packed axis of which every unit has a key and a value in the cache.
     context   the config key for the most tokens that the model takes.
-    tensors   module name (`*` is a layer's number) → form.
+    tensors   module name (the first `*` is a layer's number, the second that of an expert) → form.
     defaults  what transformers assumes for a key that config.json omits.
     prefix    the base model's attribute; checkpoints of the bare base model lack it.
     embedding, head   the modules that `tie_word_embeddings` makes one matrix.
@@ -59,10 +58,14 @@ class Family:
     rotary    how rotary positions pair a head's units: "halves" (i with i + half), "pairs" (2i with 2i + 1), or
               "" without them. A "rotary" in `sizes` is the number of units in a head that have them.
     rotary_fraction   the config key for the part of a head that has them, where it is not a rope parameter.
-    query_scalar   the config key, or the number, whose root attention divides by; empty if that is head_dim.
+    query_scalar   the config key, or the number, that scales attention; empty if the root of head_dim does.
+    cache     the packed axes of what one token adds to the cache in each layer.
     folds     where the factor of a tied head can go; the first that applies is used.
+    extra_layers   the config key for layers beyond the stated ones, which predict further tokens and which
+              transformers does not load; `extra_names` is what their names hold where they are not numbered on.
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
+    heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
     """
 
     model_type: str
@@ -75,7 +78,7 @@ class Family:
     fixed: Mapping[str, int] = field(default_factory=dict)
     multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    cached: str = "kv_heads"
+    cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
     context: str = "max_position_embeddings"
     prefix: str = "model"
     embedding: str = "model.embed_tokens"
@@ -84,9 +87,17 @@ class Family:
     rotary: str = "halves"
     rotary_fraction: str = ""
     query_scalar: str = ""
+    extra_layers: str = ""
+    extra_names: str = ""
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
     limits: tuple[Limit, ...] = ()
     embed_divides_by_heads: bool = False
+    heads_fill_embed: bool = False
+
+    @property
+    def heads_are_free(self) -> bool:
+        """Whether number and size of the heads may grow apart from the residual stream."""
+        return "head_dim" in self.sizes and not self.heads_fill_embed
 
     def variant(self, model_type: str, **changes: Any) -> Family:
         """The same table under another model_type; `tensors` and `defaults` are merged into it."""
@@ -113,6 +124,10 @@ class Family:
         """Whether a config has the values `when`; `...` stands for any that is set."""
         found = {key: self.value(config, key) for key in when}
         return all(found[key] is not None if wanted is ... else found[key] == wanted for key, wanted in when.items())
+
+    def without(self, *modules: str) -> Family:
+        """The same table without some of its modules."""
+        return replace(self, tensors={name: form for name, form in self.tensors.items() if name not in modules})
 
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], str, Form], ...]:

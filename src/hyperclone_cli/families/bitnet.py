@@ -1,0 +1,17 @@
+"""BitNet b1.58 before quantisation: norms also before the last matrix of each block."""
+
+from hyperclone_cli.axes import norm
+from hyperclone_cli.families.llama import LLAMA
+
+BITNET = LLAMA.variant(
+    "bitnet",
+    tensors={
+        "model.layers.*.self_attn.attn_sub_norm": norm("heads value"),
+        "model.layers.*.mlp.ffn_sub_norm": norm("ffn"),
+    },
+    defaults={"num_key_value_heads": 5},
+    embed_divides_by_heads=False,
+    heads_fill_embed=True,
+)
+
+FAMILIES = (BITNET,)

@@ -1,0 +1,31 @@
+"""Cohere's Command R: attention and feed-forward side by side after one LayerNorm, rotary positions in pairs."""
+
+from hyperclone_cli.axes import head_norm, norm, optional
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.table import Family, Limit
+
+COHERE2 = Family(
+    model_type="cohere2",
+    sizes=SIZES,
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **ATTENTION,
+        **GATED_MLP,
+        "model.layers.*.input_layernorm": norm("embed"),
+        "model.norm": norm("embed"),
+    },
+    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": True},
+    norm="layer",
+    rotary="pairs",
+)
+
+COHERE = COHERE2.variant(
+    "cohere",
+    tensors={
+        "model.layers.*.self_attn.q_norm": optional(head_norm("heads", "query")),
+        "model.layers.*.self_attn.k_norm": optional(head_norm("kv_heads", "key")),
+    },
+    limits=(Limit("head_dim", "its LayerNorm of each key leaves no room for padding", {"use_qk_norm": True}),),
+)
+
+FAMILIES = (COHERE, COHERE2)

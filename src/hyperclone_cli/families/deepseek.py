@@ -1,0 +1,138 @@
+"""DeepSeek V2 and V3, and the mixtures built like theirs: GLM 4.5 and ERNIE 4.5.
+
+Some experts are chosen, others shared by all tokens and stored as one; the first layers are dense.
+DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`, which is all that is cached.
+"""
+
+from hyperclone_cli.axes import in_layers, linear, norm, optional, parameter, post_norm
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.qwen_moe import EXPERTS, NORMS
+from hyperclone_cli.families.table import Family, Limit
+
+SHARED_EXPERTS = {
+    "model.layers.*.mlp.shared_experts.gate_proj": optional(linear("shared moe_ffn", "embed")),
+    "model.layers.*.mlp.shared_experts.up_proj": optional(linear("shared moe_ffn", "embed")),
+    "model.layers.*.mlp.shared_experts.down_proj": optional(linear("embed", "shared moe_ffn")),
+}
+CORRECTION = {"model.layers.*.mlp.gate.e_score_correction_bias": parameter("experts")}
+LATENT_ATTENTION = {
+    "model.layers.*.self_attn.q_proj": optional(linear("heads nope+rope", "embed")),
+    "model.layers.*.self_attn.q_a_proj": optional(linear("q_latent", "embed")),
+    "model.layers.*.self_attn.q_a_layernorm": optional(norm("q_latent")),
+    "model.layers.*.self_attn.q_b_proj": optional(linear("heads nope+rope", "q_latent")),
+    "model.layers.*.self_attn.kv_a_proj_with_mqa": linear("kv_latent+rope", "embed"),
+    "model.layers.*.self_attn.kv_a_layernorm": norm("kv_latent"),
+    "model.layers.*.self_attn.kv_b_proj": linear("heads nope+value", "kv_latent"),
+    "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
+}
+
+DEEPSEEK_V2 = Family(
+    model_type="deepseek_v2",
+    sizes={
+        "embed": "hidden_size",
+        "ffn": "intermediate_size",
+        "heads": "num_attention_heads",
+        "head_dim": "v_head_dim",
+        "nope": "qk_nope_head_dim",
+        "rope": "qk_rope_head_dim",
+        "q_latent": "q_lora_rank",
+        "kv_latent": "kv_lora_rank",
+        "moe_ffn": "moe_intermediate_size",
+        "experts": "n_routed_experts",
+        "shared": "n_shared_experts",
+        "vocab": "vocab_size",
+        "layers": "num_hidden_layers",
+    },
+    aliases={"num_attention_heads": ("num_key_value_heads",)},
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **LATENT_ATTENTION,
+        **in_layers("experts", EXPERTS | SHARED_EXPERTS),
+        **in_layers("dense", GATED_MLP),
+        **NORMS,
+    },
+    defaults={
+        "v_head_dim": 128,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "q_lora_rank": 1536,
+        "kv_lora_rank": 512,
+        "n_shared_experts": 2,
+        "n_routed_experts": 64,
+        "tie_word_embeddings": False,
+    },
+    cache=("kv_latent+rope",),
+    limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
+    embed_divides_by_heads=True,
+)
+
+DEEPSEEK_V3 = DEEPSEEK_V2.variant(
+    "deepseek_v3",
+    tensors=in_layers("experts", CORRECTION),
+    defaults={"n_shared_experts": 1, "n_routed_experts": 256, "moe_intermediate_size": 2048},
+    embed_divides_by_heads=False,
+    extra_layers="num_nextn_predict_layers",
+)
+
+GLM4_MOE = Family(
+    model_type="glm4_moe",
+    sizes={
+        **SIZES,
+        "moe_ffn": "moe_intermediate_size",
+        "experts": "n_routed_experts",
+        "shared": "n_shared_experts",
+    },
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **ATTENTION,
+        "model.layers.*.self_attn.q_norm": optional(post_norm("query")),
+        "model.layers.*.self_attn.k_norm": optional(post_norm("key")),
+        **in_layers("experts", EXPERTS | SHARED_EXPERTS | CORRECTION),
+        **in_layers("dense", GATED_MLP),
+        **NORMS,
+    },
+    defaults={
+        "num_key_value_heads": 8,
+        "head_dim": None,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 128,
+        "n_shared_experts": 1,
+        "partial_rotary_factor": 0.5,
+        "use_qk_norm": False,
+        "tie_word_embeddings": False,
+    },
+    rotary_fraction="partial_rotary_factor",
+    extra_layers="num_nextn_predict_layers",
+    limits=(Limit("head_dim", "the eps of its norms of queries and keys would weigh more", {"use_qk_norm": True}),),
+)
+
+ERNIE4_5_MOE = Family(
+    model_type="ernie4_5_moe",
+    sizes={
+        **SIZES,
+        "moe_ffn": "moe_intermediate_size",
+        "experts": "moe_num_experts",
+        "shared": "moe_num_shared_experts",
+    },
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **ATTENTION,
+        **in_layers("experts", EXPERTS | SHARED_EXPERTS),
+        **in_layers("experts", {"model.layers.*.mlp.moe_statics.e_score_correction_bias": parameter("1", "experts")}),
+        **in_layers("dense", GATED_MLP),
+        **NORMS,
+    },
+    defaults={
+        "num_key_value_heads": 4,
+        "head_dim": None,
+        "moe_intermediate_size": 1536,
+        "moe_num_experts": 64,
+        "moe_num_shared_experts": 2,
+        "tie_word_embeddings": True,
+    },
+    rotary="pairs",
+    extra_layers="num_nextn_predict_layers",
+    extra_names="mtp",
+)
+
+FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE, ERNIE4_5_MOE)

@@ -1,0 +1,39 @@
+"""MiniCPM 3: DeepSeek's latent attention with one feed-forward a layer; logits are divided by hidden_size."""
+
+from hyperclone_cli.axes import embedding, linear, optional
+from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION
+from hyperclone_cli.families.llama import GATED_MLP
+from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.table import Family
+
+_OF_EXPERTS = ("moe_ffn", "experts", "shared")
+
+MINICPM3 = Family(
+    model_type="minicpm3",
+    sizes={
+        **{axis: key for axis, key in DEEPSEEK_V2.sizes.items() if axis not in _OF_EXPERTS},
+        "logits_base": "dim_model_base",  # what hidden_size is divided by in turn; null would follow hidden_size
+    },
+    aliases=DEEPSEEK_V2.aliases,
+    tensors={
+        "model.embed_tokens": embedding("vocab", "embed"),
+        "lm_head": optional(linear("vocab", "embed", forward_power=-1)),
+        **LATENT_ATTENTION,
+        **GATED_MLP,
+        **NORMS,
+    },
+    defaults={
+        "v_head_dim": None,
+        "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 32,
+        "q_lora_rank": 768,
+        "kv_lora_rank": 256,
+        "dim_model_base": 256,
+        "tie_word_embeddings": True,
+    },
+    cache=DEEPSEEK_V2.cache,
+    limits=DEEPSEEK_V2.limits,
+    embed_divides_by_heads=True,
+)
+
+FAMILIES = (MINICPM3,)

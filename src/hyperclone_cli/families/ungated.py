@@ -1,0 +1,58 @@
+"""Feed-forward without a gate: Arcee, Jais 2, Nemotron, Apertus.
+
+Jais 2 and Nemotron have LayerNorm, Nemotron's multiplies by (1 + weight); Apertus learns its activation.
+"""
+
+from hyperclone_cli.axes import linear, norm, parameter
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMED_ATTENTION, SIZES
+from hyperclone_cli.families.table import Family
+
+ARCEE = Family(
+    model_type="arcee",
+    sizes=SIZES,
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **ATTENTION,
+        "model.layers.*.mlp.up_proj": linear("ffn", "embed"),
+        "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
+        "model.layers.*.input_layernorm": norm("embed"),
+        "model.layers.*.post_attention_layernorm": norm("embed"),
+        "model.norm": norm("embed"),
+    },
+    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
+    embed_divides_by_heads=True,
+)
+
+NEMOTRON = ARCEE.variant(
+    "nemotron",
+    tensors={
+        "model.layers.*.input_layernorm": norm("embed", plus_one=True),
+        "model.layers.*.post_attention_layernorm": norm("embed", plus_one=True),
+        "model.norm": norm("embed", plus_one=True),
+    },
+    defaults={"partial_rotary_factor": 0.5},
+    norm="layer",
+    rotary_fraction="partial_rotary_factor",
+    embed_divides_by_heads=False,
+)
+
+APERTUS = Family(
+    model_type="apertus",
+    sizes=SIZES,
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **NORMED_ATTENTION,
+        "model.layers.*.mlp.up_proj": linear("ffn", "embed"),
+        "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
+        "model.layers.*.mlp.act_fn.alpha_n": parameter("1"),
+        "model.layers.*.mlp.act_fn.alpha_p": parameter("1"),
+        "model.layers.*.mlp.act_fn.beta": parameter("1"),
+        "model.layers.*.mlp.act_fn.eps": parameter("1"),
+        "model.layers.*.attention_layernorm": norm("embed"),
+        "model.layers.*.feedforward_layernorm": norm("embed"),
+        "model.norm": norm("embed"),
+    },
+    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
+)
+
+FAMILIES = (ARCEE, ARCEE.variant("jais2", norm="layer"), NEMOTRON, APERTUS)
