@@ -20,7 +20,7 @@ LAYERS = [
     ["families"],
     ["mixing"],
     ["growth", "request"],
-    ["config", "noise"],
+    ["config", "heads", "noise", "rotary"],
     ["resolve"],
     ["shape"],
     ["shards"],

@@ -105,6 +105,17 @@ def test_the_plan_foretells_whether_gradients_are_equal(
     assert gradients_are_equal(plan.tensors) is (gradients.largest_difference < EQUAL)
 
 
+@pytest.mark.parametrize("variant, equal", [("llama-mha", False), ("opt-125m", True)])
+def test_a_larger_head_with_rotary_positions_parts_its_queries_but_not_its_values(
+    variant: str, equal: bool, source: Sources, tmp_path: Path
+) -> None:
+    plan = expand(source(variant), tmp_path / "clone", Request(embed_mult=2, head_dim_mult=2))
+    gradients = inspect(tmp_path / "clone", gradients=True).gradients
+    assert gradients is not None
+    assert gradients_are_equal(plan.tensors) is (gradients.largest_difference < EQUAL) is equal
+    assert ("All copies but those of queries" in advice(plan)) is not equal
+
+
 @pytest.mark.parametrize(
     "variant, mixing, named",
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,18 @@ import torch
 import models
 import models_fused
 from hyperclone_cli.clone import expand
-from hyperclone_cli.errors import RequestError
+from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.mixing import STRATEGIES, Mixing
+from hyperclone_cli.planner import make_plan
 from hyperclone_cli.request import Request
+from hyperclone_cli.source import open_source
 from hyperclone_cli.verifier import verify
 
 Sources = Callable[[str], Path]
 
 WHOLE_HEADS = "hidden_size is heads × head size"
 OWN_KEYS = "every query head has a key and value head of its own"
-MULTIPLE = "must be a multiple of the head size"
+MULTIPLE = "here a multiple of"
 EVEN_HEADS = "a norm spans all heads"
 DIVIDES = "transformers wants hidden_size to be a multiple"
 
@@ -178,6 +182,87 @@ def test_a_number_of_parameters_leads_to_the_closest_shape(
     assert plan.notes[0].startswith(f"--target-params {wanted:,}: hidden_size {plan.growths['embed'].target}")
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("variant, target", [("opt-350m", "600k"), ("olmo", "600k"), ("openai-gpt", "300k")])
+def test_a_number_of_parameters_leads_to_a_shape_that_the_architecture_can_have(
+    variant: str, target: str, tmp_path: Path
+) -> None:
+    """These cannot be padded, or state no feed-forward width of their own."""
+    src = models.build(models_fused.VARIANTS.get(variant, variant), tmp_path / "src")
+    plan = make_plan(open_source(src), Request(target_params=target, multiple_of=8))
+    growth = plan.growths["embed"]
+    assert growth.target > growth.source
+    assert not growth.padding
+
+
+@pytest.mark.parametrize(
+    "request_, reason, hint",
+    [
+        (Request(target_params="10k"), "the smallest shape has", "At least"),
+        (Request(target_params="10k", head_dim_mult=2), "the smallest shape has", "At least"),
+        (Request(target_params="900T"), "more than any shape", "At most"),
+        (Request(target_params="1M", num_heads=7, num_kv_heads=2), "no shape of this architecture", ""),
+    ],
+)
+def test_a_number_of_parameters_that_no_shape_has_is_refused(
+    request_: Request, reason: str, hint: str, source: Sources
+) -> None:
+    with pytest.raises(RequestError, match=reason) as refusal:
+        make_plan(open_source(source("llama-gqa-tied")), request_)
+    assert refusal.value.hint.startswith(hint)
+
+
+def test_a_width_that_no_number_of_heads_fits_names_one_that_works(source: Sources, tmp_path: Path) -> None:
+    src = source("llama-gqa-tied")
+    with pytest.raises(RequestError, match=r"--hidden-size 131: .* multiple of the number of heads") as refusal:
+        expand(src, tmp_path / "clone", Request(hidden_size=131))
+    width = int(refusal.value.hint.split()[-1].rstrip("."))
+    expand(src, tmp_path / "clone", Request(hidden_size=width))
+    assert relative_error(src, tmp_path / "clone") <= 1e-5
+
+
+ROPES: dict[str, dict[str, Any]] = {
+    "older key": {"rope_theta": 5e3, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "older key and type": {"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "newer key": {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e3, "factor": 4.0}},
+    "both, which disagree": {
+        "rope_parameters": {"rope_type": "yarn", "rope_theta": 5e3, "factor": 2.0},
+        "rope_scaling": {"rope_type": "linear", "rope_theta": 5e3, "factor": 4.0},
+    },
+}
+
+
+@pytest.mark.parametrize("line", ["--embed-mult 2", "--head-dim-mult 2"])
+@pytest.mark.parametrize("rope", ROPES)
+def test_rotary_positions_are_read_as_transformers_reads_them(rope: str, line: str, tmp_path: Path) -> None:
+    src = models.build("llama-gqa-tied", tmp_path / "src")
+    config = json.loads((src / "config.json").read_text())
+    config.pop("rope_parameters")
+    (src / "config.json").write_text(json.dumps(config | ROPES[rope]))
+    plan = expand(src, tmp_path / "clone", Request(**options(line)))
+    assert plan.config.items() >= ROPES[rope].items()
+    assert relative_error(src, tmp_path / "clone") <= 1e-5
+
+
+@pytest.mark.parametrize("part", ["half", [0.5], -1, True])
+def test_a_part_of_a_head_that_is_no_number_is_refused(part: object, source: Sources, tmp_path: Path) -> None:
+    shutil.copytree(source("pythia"), tmp_path / "src")
+    config = json.loads((tmp_path / "src" / "config.json").read_text())
+    config["rope_parameters"]["partial_rotary_factor"] = part
+    (tmp_path / "src" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="partial_rotary_factor"):
+        make_plan(open_source(tmp_path / "src"), Request(embed_mult=2, head_dim_mult=2))
+
+
+def test_a_scaled_weight_that_overflows_its_own_dtype_is_refused(tmp_path: Path) -> None:
+    """The stream's writers are scaled by √1.5 here, and the largest number of float16 is 65,504."""
+    model = models.load(models.build("llama-gqa-tied", tmp_path / "src")).half()
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[0, 0] = 6e4
+    model.save_pretrained(tmp_path / "large")
+    with pytest.raises(RequestError, match=r"down_proj.weight: holds numbers too large"):
+        expand(tmp_path / "large", tmp_path / "clone", Request(embed_mult=1.5))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Let stock transformers read a config. Raises CheckpointError with its reason if it refuses. Slow to import."""
     from transformers import AutoConfig
 
-    fields = {key: item for key, item in config.items() if key != "model_type"}
+    # a copy, for transformers changes what is nested in the fields
+    fields = deepcopy({key: item for key, item in config.items() if key != "model_type"})
     try:
         AutoConfig.for_model(config["model_type"], **fields)
     except Exception as error:  # each architecture raises what it likes

@@ -55,14 +55,15 @@ class Block:
 
 def blocks(tensor: GrownTensor) -> Iterator[Block]:
     """Cut a grown tensor into blocks of about BLOCK_BYTES, each of one run of source rows."""
-    places: dict[tuple[int, int, tuple[Fraction, ...], float, bool], list[int]] = defaultdict(list)
+    places: dict[tuple[int, int, int, float, bool], list[int]] = defaultdict(list)
     position = 0
     for run in tensor.growths[0].runs:
-        places[run.start, run.length, tensor.shares(run), run.scale, run.is_padding].append(position)
+        places[run.start, run.length, tensor.reading(run), run.scale, run.is_padding].append(position)
         position += run.length
     row_bytes = max(1, tensor.nbytes // max(1, position))
     step = max(1, BLOCK_BYTES // row_bytes)
-    for (start, length, shares, scale, is_padding), positions in places.items():
+    for (start, length, reading, scale, is_padding), positions in places.items():
+        shares = tensor.shares(reading)
         for first in range(0, length, step):
             last = min(first + step, length)
             found = tuple(p + first for p in positions)
@@ -135,7 +136,7 @@ def grow_block(block: Block, read: Read, survey: Survey) -> Iterator[tuple[int, 
     for place in block.places:
         if data is None or noisy:
             data = grow_rows(rows, block, noise_for(block, place, rows, survey.power) if noisy else None)
-            if tensor.dtype != tensor.source.dtype and data.isinf().any() and not rows.isinf().any():
+            if not tensor.exact and data.isinf().any() and not rows.isinf().any():
                 raise RequestError(
                     f"tensor {tensor.name}: holds numbers too large for {data.dtype}.",
                     "Use --dtype bfloat16 or float32.",

@@ -84,6 +84,11 @@ class Request:
         if self.tie_embeddings not in TIES:
             raise RequestError(f"--tie-embeddings {self.tie_embeddings}: expected one of {', '.join(TIES)}.")
 
+    def typed(self, size: str, mult: str) -> str:
+        """The option that gave a width, as on a command line; empty where it is the source's."""
+        name = mult if getattr(self, size) is None else size
+        return "" if getattr(self, name) in (None, 1) else f"{_option(name)} {getattr(self, name)}"
+
     def _check_multiplier(self, name: str) -> None:
         mult = getattr(self, name)
         if mult is None and name not in ("embed_mult", "ffn_mult"):

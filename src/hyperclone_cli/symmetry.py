@@ -9,7 +9,7 @@ gradients of all copies are equal, and they stay so under any optimizer that tre
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
@@ -23,7 +23,13 @@ NOISE = "--noise-snr-db 10"
 
 def gradients_are_equal(tensors: Iterable[GrownTensor]) -> bool:
     """Whether all copies get the same gradients, dropout and rounding aside. True where nothing is copied."""
-    return all(_reads_all_copies_alike(tensor) for tensor in tensors)
+    tensors = list(tensors)
+    return all(map(_reads_all_copies_alike, tensors)) and not any(map(_spaces_keys, tensors))
+
+
+def _spaces_keys(tensor: GrownTensor) -> bool:
+    """Whether a larger head's keys have room between them: copies of a query meet a key there, or nothing."""
+    return tensor.part == "attention" and tensor.growths[0].padding > 0
 
 
 def _reads_all_copies_alike(tensor: GrownTensor) -> bool:
@@ -32,24 +38,26 @@ def _reads_all_copies_alike(tensor: GrownTensor) -> bool:
     if tensor.noisy or tensor.reads_padding:
         return False
     rows, columns = tensor.growths
-    copies: dict[int, dict[int, tuple[Fraction, ...]]] = defaultdict(dict)  # output unit → copy → what it reads
+    readings: dict[int, Counter[int]] = defaultdict(Counter)  # output unit → how many of its copies read how
     for run in rows.runs:
         if not run.is_padding:
-            copies[run.start][run.copy] = tensor.shares(run)
-    for reading in {tuple(shares.values()) for shares in copies.values()}:
+            readings[run.start][tensor.reading(run)] += 1
+    for counts in {tuple(counter.items()) for counter in readings.values()}:
         read: dict[int, set[Fraction]] = defaultdict(set)  # input unit → how much each of its copies is read
-        for run, *shares in zip(columns.runs, *reading, strict=True):
-            read[run.start].add(sum(shares, Fraction(0)))
-        if any(len(amounts) > 1 for amounts in read.values()):
+        for run, *shares in zip(columns.runs, *(tensor.shares(reading) for reading, _ in counts), strict=True):
+            amounts = (count * share for (_, count), share in zip(counts, shares, strict=True))
+            read[run.start].add(sum(amounts, Fraction(0)))
+        if any(len(sums) > 1 for sums in read.values()):
             return False
     return True
 
 
 def advice(plan: Plan) -> str:
     """What to tell the maker of a clone whose copies training will not part; empty for all others."""
-    if not any(growth.grows for growth in plan.growths.values()) or not gradients_are_equal(plan.tensors):
+    if not any(growth.grows for growth in plan.growths.values()) or not all(map(_reads_all_copies_alike, plan.tensors)):
         return ""
     uneven = replace(plan.request.mixing, strategy="uneven")
-    parts_them = not gradients_are_equal(replace(tensor, mixing=uneven) for tensor in plan.tensors)
+    parts_them = not all(_reads_all_copies_alike(replace(tensor, mixing=uneven)) for tensor in plan.tensors)
     options = f"{NOISE} or --strategy uneven" if parts_them else NOISE
-    return f"The copies get equal gradients: without dropout, training keeps them equal. What parts them: {options}."
+    which = "All copies but those of queries" if any(map(_spaces_keys, plan.tensors)) else "The copies"
+    return f"{which} get equal gradients: without dropout, training keeps them equal. What parts them: {options}."

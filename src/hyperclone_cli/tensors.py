@@ -51,10 +51,8 @@ class GrownTensor:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The shape on disk."""
-        targets = tuple(growth.target for growth in self.growths)[
-            : len(self.source.shape)
-        ]  # a scalar grows as a row of one
+        """The shape on disk: a scalar's is none, although it grows as a row of one."""
+        targets = tuple(growth.target for growth in self.growths)[: len(self.source.shape)]
         return targets[::-1] if self.source.transposed else targets
 
     def like(self, stored: StoredTensor) -> StoredTensor:
@@ -75,7 +73,8 @@ class GrownTensor:
 
         Subnormal numbers aside, and padding, which holds nothing of the source's.
         """
-        factors = {float(share) for run in self.growths[0].runs for share in self.shares(run) if share}
+        readings = {self.reading(run) for run in self.growths[0].runs}
+        factors = {float(share) for reading in readings for share in self.shares(reading) if share}
         factors |= {run.scale for growth in self.growths for run in growth.runs} | {self.gain}
         powers = all(math.frexp(factor)[0] == 0.5 for factor in factors)
         wide = self.dtype == self.source.dtype or (
@@ -104,12 +103,18 @@ class GrownTensor:
         """Whether a row has columns for padding, which hold noise of their own."""
         return self.roles[-1] is Role.IN and self.growths[-1].padding > 0
 
-    def shares(self, rows: Run) -> tuple[Fraction, ...]:
-        """What part of its weight a run of rows takes in each run of columns; a column's copies sum to 1."""
+    def reading(self, rows: Run) -> int:
+        """The number of the way in which a run of rows reads its columns: runs of one number read alike."""
+        if self.roles[1:] != (Role.IN,) or self.mixing.strategy == "symmetric":
+            return 0
+        return rows.copy % math.lcm(*{run.copies for run in self.growths[1].runs if not run.is_padding})
+
+    def shares(self, reading: int) -> tuple[Fraction, ...]:
+        """What part of its weight each run of columns takes in rows of one `reading`; a column's copies sum to 1."""
         if self.roles[1:] != (Role.IN,):
             return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
         return tuple(
-            Fraction(0) if run.is_padding else self.mixing.share(rows.copy, run.copy, run.copies)
+            Fraction(0) if run.is_padding else self.mixing.share(reading, run.copy, run.copies)
             for run in self.growths[1].runs
         )
 
@@ -146,8 +151,7 @@ def grow_tensor(
                 f" {error}, found shape {list(stored.shape)}.",
                 "config.json and the weights do not belong together.",
             ) from None
-    is_float = stored.dtype in FLOAT_DTYPES.values()
-    if not is_float:
+    if stored.dtype not in FLOAT_DTYPES.values():
         raise CheckpointError(f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.")
     gain = _gain(form, parameter, growths["embed"], grown[-1] if form.kind == "norm" else grown[0])
     if form.raw and parameter == "weight":
