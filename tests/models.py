@@ -13,6 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
+from hyperclone_cli.trial import randomise
+
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
@@ -88,23 +90,6 @@ VARIANTS: dict[str, Variant] = {
     "qwen2": ("qwen2", GQA | TIED | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
     "qwen3": ("qwen3", GQA | TIED | {"head_dim": 16}),
 }
-
-
-def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Fill every parameter and saved buffer.
-
-    Matrices so that activations keep their size, norm weights around 1, biases around 0.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    saved = model.state_dict()
-    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
-    with torch.no_grad():
-        for name, parameter in [*model.named_parameters(), *buffers]:
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() > 1:
-                parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5))
-            else:
-                parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
 
 
 def build(

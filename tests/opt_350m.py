@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import models
+from hyperclone_cli.trial import randomise
 from hyperclone_cli.verifier.text import PAGE
 
 CONFIG: dict[str, Any] = {
@@ -67,7 +67,7 @@ def build(path: Path, weights: str = "pytorch_model.bin") -> Path:
     torch.manual_seed(0)
     fields = {key: value for key, value in CONFIG.items() if key != "model_type"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **fields))
-    models.randomise(model)
+    randomise(model)
     tensors = {name: tensor.half().clone() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     if weights.endswith(".bin"):
         torch.save(tensors, path / weights)

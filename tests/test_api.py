@@ -20,6 +20,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.memory import open_model
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.request import Request
+from hyperclone_cli.trial import randomise
 
 Sources = Callable[[str], Path]
 DOUBLE = GrowthOptions(embed_mult=2, ffn_mult=2)
@@ -104,7 +105,7 @@ def test_a_model_that_was_never_on_disk_can_be_grown(variant: str) -> None:
 
     model_type, config = models.VARIANTS[variant]
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config)).eval()
-    models.randomise(model)
+    randomise(model)
     assert models.relative_error(models.logits(clone_model(model, **DOUBLE)), models.logits(model)) <= 1e-5
 
 

@@ -38,7 +38,7 @@ LAYERS = [
     ["publish", "push"],
     ["clone", "verifier"],
     ["api", "inspector"],
-    ["memory", "plot"],
+    ["memory", "plot", "trial"],
     ["console"],
     ["options"],
     ["cli"],

@@ -317,9 +317,36 @@ def push(
 
 
 @app.command()
-def families(as_json: Json = False) -> None:
-    """List the architectures that can be expanded."""
-    from hyperclone_cli import console
-    from hyperclone_cli.families import FAMILIES
+def families(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", show_default=False)
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Expand a tiny random model of each with the installed transformers, and show the error.",
+            rich_help_panel=CHECKING,
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the architectures that can be expanded, and with --check what the installed transformers makes of them.
 
-    console.show_families(FAMILIES.values(), as_json)
+    Example: hyperclone families --check llama qwen3_moe
+    """
+    from hyperclone_cli import console
+    from hyperclone_cli.families import families_named
+
+    chosen = families_named(names or [])
+    if not check:
+        console.show_families(chosen, as_json)
+        return
+    from hyperclone_cli.trial import try_families
+
+    with console.steps() as log:
+        trials = try_families(chosen, log)
+    console.show_trials(trials, as_json)
+    failed = [name for name, trial in trials.items() if not trial.passed]
+    if failed:
+        raise MismatchError(f"{len(failed)} of {len(trials)} architectures do not hold: {', '.join(failed)}.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -20,6 +20,9 @@ from hyperclone_cli.planner import Plan
 from hyperclone_cli.push import Pushed
 from hyperclone_cli.symmetry import advice
 from hyperclone_cli.verifier.report import Report, finite
+
+if TYPE_CHECKING:
+    from hyperclone_cli.trial import Trial
 
 SCHEMA_VERSION = 1
 
@@ -237,6 +240,27 @@ def show_families(families: Iterable[Family], as_json: bool) -> None:
     _print_table("", ("model_type", "head size", "a tied head"), rows)
 
 
+def show_trials(trials: Mapping[str, Trial], as_json: bool) -> None:
+    """Print how far tiny clones of each architecture are from their sources."""
+    from importlib.metadata import version
+
+    if as_json:
+        found = {name: trial.as_json() for name, trial in trials.items()}
+        _print_json({"schema_version": SCHEMA_VERSION, "transformers": version("transformers"), "families": found})
+        return
+    factors = sorted({factor for trial in trials.values() for factor in trial.errors})
+    rows = [
+        (
+            name,
+            *(f"{trial.errors[factor]:.1e}" if factor in trial.errors else "–" for factor in factors),
+            "exact" if trial.passed else trial.failure or "NOT EXACT",
+        )
+        for name, trial in trials.items()
+    ]
+    title = f"relative logit error with transformers {version('transformers')}"
+    _print_table(title, ("architecture", *(f"{factor}×" for factor in factors), ""), rows)
+
+
 _GROWN = ("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads")
 
 
@@ -280,7 +304,9 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
         pad_edge=False,
     )
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in _NUMBERS else "left")
+        table.add_column(
+            column, overflow="fold", justify="right" if column in _NUMBERS or column.endswith("×") else "left"
+        )
     for row in rows:
         table.add_row(*row)
     _out.print(table)

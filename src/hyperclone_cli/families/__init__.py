@@ -6,11 +6,11 @@ config.json, and where checkpoints of one model_type come in several layouts, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import (
     biogpt,
     bitnet,
@@ -40,7 +40,7 @@ from hyperclone_cli.families import (
 )
 from hyperclone_cli.families.table import Family, Fold, Limit
 
-__all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
+__all__ = ["FAMILIES", "Family", "Fold", "Limit", "families_named", "find_family"]
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
@@ -68,3 +68,16 @@ def find_family(config: Mapping[str, Any]) -> Family:
         (f"The nearest that is supported is {nearest[0]!r}. " if nearest else "")
         + "`hyperclone families` lists them all.",
     )
+
+
+def families_named(names: Sequence[str]) -> list[Family]:
+    """The tables of these names or model_types; all of them for no name. Raises RequestError for an unknown one."""
+    for name in names:
+        known = [known for family in FAMILIES.values() for known in (family.name, family.model_type)]
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+            raise RequestError(
+                f"{name}: no such architecture.", f"Did you mean {nearest[0]!r}?" if nearest else "Leave the name out."
+            )
+    wanted = set(names)
+    return [family for family in FAMILIES.values() if not wanted or wanted & {family.name, family.model_type}]

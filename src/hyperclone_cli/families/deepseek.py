@@ -28,6 +28,7 @@ LATENT_ATTENTION = {
 
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
+    tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
     sizes={
         "embed": "hidden_size",
         "ffn": "intermediate_size",
@@ -76,6 +77,7 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
 
 GLM4_MOE = Family(
     model_type="glm4_moe",
+    tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
     sizes={
         **SIZES,
         "moe_ffn": "moe_intermediate_size",
@@ -108,6 +110,7 @@ GLM4_MOE = Family(
 
 ERNIE4_5_MOE = Family(
     model_type="ernie4_5_moe",
+    tiny={"moe_k": 2},
     sizes={
         **SIZES,
         "moe_ffn": "moe_intermediate_size",

@@ -8,6 +8,7 @@ from hyperclone_cli.families.table import Family, Fold
 
 GPTJ = Family(
     model_type="gptj",
+    tiny={"rotary_dim": 8},
     sizes={**SIZES, "rotary": "rotary_dim"},
     multiples={"ffn": (4, "embed")},
     aliases=ALIASES,

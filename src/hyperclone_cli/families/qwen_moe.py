@@ -24,6 +24,7 @@ SHARED_EXPERT = {
 
 QWEN3_MOE = Family(
     model_type="qwen3_moe",
+    tiny={"num_experts_per_tok": 2, "mlp_only_layers": [0]},
     sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
     aliases={"num_experts": ("num_local_experts",)},
     tensors={
@@ -44,6 +45,7 @@ QWEN3_MOE = Family(
 
 QWEN2_MOE = Family(
     model_type="qwen2_moe",
+    tiny={"num_experts_per_tok": 2, "mlp_only_layers": [0]},
     sizes={**QWEN3_MOE.sizes, "shared_ffn": "shared_expert_intermediate_size"},
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -64,6 +66,7 @@ QWEN2_MOE = Family(
 
 OLMOE = Family(
     model_type="olmoe",
+    tiny={"num_experts_per_tok": 2},
     sizes={**SIZES, "experts": "num_experts"},
     tensors={
         **EMBEDDING_AND_HEAD,
