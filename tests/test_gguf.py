@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import gguf
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
@@ -120,6 +122,40 @@ def test_a_gguf_gives_the_clone_that_its_conversion_gives(dtype: str | None, lla
     assert report.logits is not None
     assert report.logits.text == "a page of English"
     assert report.logits.relative_error <= 1e-5
+
+
+def test_what_lies_beside_a_gguf_is_no_part_of_it(llama: Path, tmp_path: Path) -> None:
+    for name in ("alone", "beside"):
+        (tmp_path / name).mkdir()
+        shutil.copy(llama, tmp_path / name / llama.name)
+    other = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "harbour": 1}, unk_token="<unk>"))
+    other.save(str(tmp_path / "beside" / "tokenizer.json"))
+    for name, content in {
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"},
+        "generation_config.json": {"do_sample": True, "eos_token_id": 9},
+        "config.json": {"model_type": "qwen2", "hidden_size": 32},
+        "adapter_config.json": {"peft_type": "LORA", "base_model_name_or_path": "nowhere"},
+    }.items():
+        (tmp_path / "beside" / name).write_text(json.dumps(content))
+    (tmp_path / "beside" / "chat_template.jinja").write_text("not this one")
+    clones = []
+    for name in ("alone", "beside"):
+        source, out = tmp_path / name / llama.name, tmp_path / name / "clone"
+        expand(source, out, embed_mult=2)
+        report = verify(out)
+        assert report.passed, report.failures
+        clones.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert clones[0] == clones[1]
+
+
+def test_a_gguf_that_is_a_link_is_recorded_by_its_own_name(llama: Path, tmp_path: Path) -> None:
+    """As in the Hub's cache, whose files are links to others without a suffix."""
+    (tmp_path / "blobs").mkdir()
+    shutil.copy(llama, tmp_path / "blobs" / "5f1e")
+    (tmp_path / "tiny.gguf").symlink_to(Path("blobs", "5f1e"))
+    expand(tmp_path / "tiny.gguf", tmp_path / "clone", embed_mult=2)
+    assert json.loads((tmp_path / "clone" / "hyperclone.json").read_text())["source"] == "../tiny.gguf"
+    assert verify(tmp_path / "clone", weights_only=True).passed
 
 
 def test_a_head_of_its_own_is_read(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from hyperclone_cli.config import read_config, read_json
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
+from hyperclone_cli.gguf import is_gguf
 from hyperclone_cli.hub_errors import hub_errors
 from hyperclone_cli.source import (
     BIN_INDEX_NAME,
@@ -86,7 +87,7 @@ class Snapshot:
                 named = read_json(self.path / index).get("weight_map")
                 shards = set(named.values()) if isinstance(named, dict) else set()
                 return sorted(shard for shard in shards if shard in self.files)
-        found = [name for name in self.files if name.endswith((".gguf", ".safetensors", ".bin"))]
+        found = [name for name in self.files if is_gguf(Path(name)) or name.endswith((".safetensors", ".bin"))]
         raise CheckpointError(
             f"{self.origin.repo_id}: neither {SINGLE_NAME} nor {BIN_NAME}, whole or as shards with their index.",
             f"It holds {', '.join(found[:3])}." if found else "It holds no weights.",

@@ -42,10 +42,15 @@ def provenance(plan: Plan, out: Path) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"hyperclone {__version__}",
-        "source": asdict(origin) if origin else os.path.relpath(plan.source.path.resolve(), out.resolve()),
+        "source": asdict(origin) if origin else os.path.relpath(_lasting(plan.source.path), out.resolve()),
         "request": asdict(plan.request),
         "plan_digest": plan.digest,
     }
+
+
+def _lasting(path: Path) -> Path:
+    """Where a source will be found again: the Hub's cache links a file to one that has lost its suffix."""
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 def read_provenance(clone: Path) -> Provenance | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperclone_cli.config import read_config, read_json
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor, read_header
 
 if TYPE_CHECKING:
@@ -116,8 +117,6 @@ class GgufSource(TensorSource):
 
     @cached_property
     def _files(self) -> dict[str, bytes]:
-        from hyperclone_cli.gguf import read_tokenizer
-
         return read_tokenizer(self.path)
 
     def companions(self) -> list[Path]:
@@ -147,13 +146,13 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
     """
     if not path.exists():
         raise RequestError(f"{path}: no such directory.", "Name the directory of a checkpoint.")
-    if path.is_file() and path.suffix.lower() == ".gguf":
+    if path.is_file() and is_gguf(path):
         return _open_gguf(path, dtype)
     if not path.is_dir():
         raise RequestError(
             f"{path}: not a directory.", "Name the directory that holds config.json and the weights, or a GGUF file."
         )
-    files = sorted(path.glob("*.gguf"))
+    files = sorted(filter(is_gguf, path.iterdir()))
     if files and not (path / "config.json").exists():
         raise RequestError(f"{path}: a directory with GGUF files.", f"Name one of them: --src {files[0]}")
     config = read_config(path)
@@ -189,8 +188,6 @@ def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
 
 
 def _open_gguf(path: Path, dtype: str | None) -> GgufSource:
-    from hyperclone_cli.gguf import DEFAULT_DTYPE, read_model
-
     dtype = dtype or DEFAULT_DTYPE
     config, weights = read_model(path, dtype)
     note = f"{path.name} is dequantised to {dtype}, whole and in memory; --dtype chooses another."
