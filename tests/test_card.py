@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,12 @@ def test_a_verification_is_recorded_and_shown_in_the_card(clone: Path) -> None:
     assert f"{report.logits.relative_error:.1e}" in card_of(clone)
     assert [text.partition(BEGIN)[0] for text in (before, card_of(clone))] == [before.partition(BEGIN)[0]] * 2
     assert [text.partition(END)[2] for text in (before, card_of(clone))] == [before.partition(END)[2]] * 2
+
+
+def test_the_record_names_the_files_that_it_is_about_by_their_digests(clone: Path) -> None:
+    verify(clone)
+    expected = {name: sha256((clone / name).read_bytes()).hexdigest() for name in ("config.json", "model.safetensors")}
+    assert record_of(clone)["files"] == expected
 
 
 def test_the_last_verification_counts_and_a_failure_is_written_too(clone: Path) -> None:
