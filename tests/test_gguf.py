@@ -8,16 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 import tokenizers
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 import models
 from hyperclone_cli import expand, plan, verify
+from hyperclone_cli.card import model_card
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.inspector import inspect
 
@@ -156,6 +159,19 @@ def test_a_gguf_that_is_a_link_is_recorded_by_its_own_name(llama: Path, tmp_path
     expand(tmp_path / "tiny.gguf", tmp_path / "clone", embed_mult=2)
     assert json.loads((tmp_path / "clone" / "hyperclone.json").read_text())["source"] == "../tiny.gguf"
     assert verify(tmp_path / "clone", weights_only=True).passed
+
+
+def test_a_clone_is_called_after_the_file_without_its_suffix(llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "models--a--tiny-GGUF" / "snapshots" / ("0" * 40) / "Tiny-Llama.Q8_0.GGUF"
+    file.parent.mkdir(parents=True)
+    shutil.copy(llama, file)
+    card: Any = ModelCard(model_card(plan(file)))
+    assert "# a/tiny-GGUF, grown to" in card.text
+    assert card.data.to_dict()["base_model"] == "a/tiny-GGUF"
+    assert f"--src {file.name} --out" in card.text  # a GGUF file cannot be named by its repository
+    card = ModelCard(model_card(plan(file.rename(tmp_path / file.name))))
+    assert "# Tiny-Llama.Q8_0, grown to" in card.text
+    assert "base_model" not in card.data.to_dict()
 
 
 def test_a_head_of_its_own_is_read(tmp_path: Path) -> None:

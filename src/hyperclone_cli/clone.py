@@ -134,8 +134,7 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
     plan.source.copy_companions(partial)
     _write_json(partial / "config.json", dict(plan.config))
-    origin = plan.source.origin
-    write_card(partial, plan, origin.repo_id if origin else None)
+    write_card(partial, plan)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
     _write_json(partial / PROVENANCE_NAME, provenance(plan, out) | {"files": written})

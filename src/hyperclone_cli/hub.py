@@ -120,6 +120,12 @@ def _could_be_model(name: str) -> bool:
     return True
 
 
+def origin_of(source: Source) -> Origin | None:
+    """Where on the Hub a source came from: fetched by us, or named by its place in the Hub's cache."""
+    place = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})(/|$)", Path(os.path.abspath(source.path)).as_posix())
+    return source.origin or (Origin(place[1].replace("--", "/"), place[2]) if place else None)
+
+
 def cache_of(access: Access) -> Path:
     """The directory into which models are fetched."""
     from huggingface_hub import constants
