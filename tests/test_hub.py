@@ -223,9 +223,22 @@ def test_what_exists_here_is_not_looked_for_on_the_hub(hub: LocalHub, run: Run, 
     assert "which has no revisions" in refusal.stderr
 
 
-@pytest.mark.parametrize("src", ["./llama", "/no/where", "a/b/c", "../llama"])
+@pytest.mark.parametrize("src", ["./llama", "/no/where", "a/b/c", "../llama", "./model.gguf"])
 def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(src: str, hub: LocalHub, run: Run) -> None:
-    assert "no such directory" in run("plan", "--src", src, code=2).stderr
+    said = run("plan", "--src", src, code=2).stderr
+    assert f"{src}: no such directory" in said
+    assert "a model on the Hub is named org/name" in said
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("command", [["plan"], ["expand", "--out", "clone"], ["verify"], ["inspect"]])
+def test_an_empty_source_is_refused_and_not_taken_for_this_directory(
+    command: list[str], hub: LocalHub, run: Run, sharded: Path, tmp_path: Path
+) -> None:
+    expand(sharded, tmp_path / "here")
+    for path in (tmp_path / "here").iterdir():
+        path.rename(tmp_path / path.name)
+    assert "--src: expected a name, found nothing" in run(*command, "--src", "", code=2).stderr
     assert hub.requests == []
 
 
@@ -331,6 +344,8 @@ def test_content_that_is_not_what_was_announced_is_noticed_and_fetched_anew(
     run("expand", "--src", "a/llama", *GROWTH, "--out", "clone", "--no-verify")
 
 
+NOBODY = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+
 UNREACHABLE: dict[str, tuple[list[str], dict[str, str], str]] = {
     "no such model": (["--src", "a/lama"], {}, "a/lama: not found on the Hub, or private"),
     "a private model": (["--src", "a/private"], {}, "pass --token"),
@@ -338,7 +353,8 @@ UNREACHABLE: dict[str, tuple[list[str], dict[str, str], str]] = {
     "a token that is not accepted": (["--src", "a/llama", "--token", "hf_wrong"], {}, "does not accept the token"),
     "no such revision": (["--src", "a/llama", "--revision", "v9"], {}, "no such revision"),
     "offline": (["--src", "a/llama"], {"HF_HUB_OFFLINE": "1"}, "all there is offline"),
-    "nobody there": (["--src", "a/llama"], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "a/llama: "),
+    "nobody there": (["--src", "a/llama"], NOBODY, "a/llama: no such directory here, and the Hub cannot be reached: "),
+    "a mistyped directory": (["--src", "smoll"], NOBODY, "smoll: no such directory here, and the Hub cannot be"),
 }
 
 
@@ -356,8 +372,18 @@ def test_what_cannot_be_fetched(
     hub.add("a/gated", sharded, gated=True)
     result = run("expand", *arguments, "--out", "clone", code=5, **environment)
     assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 2
     assert "hf_wrong" not in result.stderr
     assert not (tmp_path / "clone").exists()
+
+
+def test_a_connection_that_breaks_is_said_to_be_one(hub: LocalHub, run: Run) -> None:
+    """The model was found, so that it is no mistyped directory."""
+    hub.fail(f"GET {SHARD}", cut=1000)
+    said = run("expand", "--src", "a/llama", "--out", "clone", code=5).stderr
+    assert "a/llama: the Hub cannot be reached: " in said
+    assert "no such directory" not in said
+    assert "HF_ENDPOINT" in said
 
 
 @pytest.mark.parametrize("repo_id", ["a/private", "a/gated"])
@@ -371,6 +397,7 @@ def test_a_token_opens_what_is_private_or_gated(repo_id: str, hub: LocalHub, run
 def test_what_is_no_token_is_refused_and_not_shown(token: str, hub: LocalHub, run: Run) -> None:
     result = run("plan", "--src", "a/llama", "--token", token, code=2)
     assert "no token" in result.stderr
+    assert "hf auth login" in result.stderr
     assert "secret" not in result.stderr
     assert hub.requests == []
 
