@@ -164,6 +164,44 @@ def test_a_plan_of_an_old_bin_file_says_that_it_would_have_to_be_fetched(
     assert f"{(old / 'pytorch_model.bin').stat().st_size:,} bytes" in result.stderr
 
 
+NOT_IN_FULL = (
+    "lm_head.weight is stored apart from the embedding that it is tied to, and was not compared with it in full"
+)
+
+
+@pytest.mark.parametrize(
+    "file, vocab, tie, differ, noted",
+    [
+        ("model.safetensors", 768, True, "nowhere", True),
+        ("model.safetensors", 768, True, "at the end", True),
+        ("model.safetensors", 768, True, "at the start", False),  # so much is read, and settles it
+        ("model.safetensors", 96, True, "nowhere", False),  # read whole
+        ("model.safetensors", 768, False, "nowhere", False),
+        ("pytorch_model.bin", 96, True, "nowhere", True),
+        ("pytorch_model.bin", 96, False, "nowhere", False),
+    ],
+)
+def test_a_plan_says_that_a_stored_head_was_not_compared_in_full(
+    file: str, vocab: int, tie: bool, differ: str, noted: bool, hub: LocalHub, run: Run, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    src = models.build("llama-mha", tmp_path / "src", vocab_size=vocab, tie_word_embeddings=tie)
+    tensors = load_file(src / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"].clone()
+    if differ != "nowhere":
+        head[-1 if differ == "at the end" else 0] += 1
+    tensors["lm_head.weight"] = head
+    (src / "model.safetensors").unlink()
+    if file.endswith(".bin"):
+        torch.save(tensors, src / file)
+    else:
+        save_file(tensors, src / file, metadata={"format": "pt"})
+    hub.add("a/stored", src)
+    notes = json.loads(run("plan", "--src", "a/stored", *GROWTH, "--json").stdout)["notes"]
+    assert [note[: len(NOT_IN_FULL)] for note in notes] == [NOT_IN_FULL] * noted
+
+
 @pytest.mark.parametrize("differ", [False, True], ids=["the same", "another"])
 def test_a_plan_looks_whether_a_stored_head_is_the_tied_one(
     differ: bool, hub: LocalHub, run: Run, tmp_path: Path
@@ -260,11 +298,17 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_asked(hub: LocalHub
     assert hub.requests == []
 
 
+DAMAGED_INDEX = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors.index.json": b'{"weight_map": {"model.norm.weight": ["model-00001-of-00004.safetensors"]}}',
+}
+
 REPOSITORIES: dict[str, tuple[dict[str, bytes], str]] = {
     "no config": ({"model.safetensors": b""}, "a/odd: no config.json"),
     "no weights": ({"config.json": b'{"model_type": "llama"}'}, "It holds no weights"),
     "GGUF alone": ({"config.json": b'{"model_type": "llama"}', "m.gguf": b""}, "It holds m.gguf"),
     "an adapter": ({"adapter_config.json": b"{}"}, "PEFT adapter"),
+    "a damaged index": (DAMAGED_INDEX, "model.safetensors.index.json: no weight_map from tensor to file"),
 }
 
 

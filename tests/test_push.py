@@ -299,12 +299,22 @@ def test_what_was_not_verified_is_pushed_by_force_alone(
     assert REPO in hub.repos
 
 
+def set_files(files: object) -> Callable[[Path], object]:
+    def change(clone: Path) -> None:
+        path = clone / "hyperclone.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
+
+    return change
+
+
 UNFINISHED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no record": (remove("hyperclone.json"), "no hyperclone.json"),
     "a missing file": (remove("config.json"), "config.json: missing"),
     "a missing shard": (remove("model-00002-of-00006.safetensors"), "model-00002-of-00006.safetensors: missing"),
     "a truncated shard": (truncate, "truncated"),
     "a damaged record": (lambda clone: (clone / "verification.json").write_text("{"), "verification.json: not valid"),
+    "files that are a number": (set_files(3), "hyperclone.json: damaged"),
+    "files that are numbers": (set_files([1]), "hyperclone.json: damaged"),
     "nothing": (shutil.rmtree, "no hyperclone.json"),
 }
 

@@ -165,6 +165,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
         3,
         "leads out of the directory",
     ),
+    "a weight map to no names": (lambda src: edit_json(src / INDEX, weight_map={"a": ["b"]}), 3, "no weight_map"),
     "no weight map": (lambda src: edit_json(src / INDEX, weight_map=[]), 3, "no weight_map"),
     "quantised": (quantise, 3, "quantised (quant_method 'gptq')"),
     "PEFT adapter": (make_adapter, 3, "PEFT adapter"),

@@ -239,6 +239,8 @@ def test_another_vocabulary_fails(clone: Path, tmp_path: Path) -> None:
         {"request": {"surprise": 1}},
         {"request": None},
         {"source": 3},
+        {"files": 3},
+        {"files": [1]},
         {"plan_digest": None, "request": {"dtype": "int8"}},
     ],
 )

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from hyperclone_cli.config import read_config, read_json
+from hyperclone_cli.config import read_config
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.gguf import is_gguf
 from hyperclone_cli.hub_errors import hub_errors
@@ -31,6 +31,7 @@ from hyperclone_cli.source import (
     Origin,
     Source,
     open_source,
+    read_index,
 )
 
 Accept = Callable[[Mapping[str, Any]], object]
@@ -83,14 +84,15 @@ class Snapshot:
             _check_content(self.origin, self.path / name)
 
     def weights(self) -> list[str]:
-        """The files that hold the weights, as transformers chooses them. Needs the indexes."""
+        """The files that hold the weights, as transformers chooses them. Needs the indexes.
+
+        Raises CheckpointError if there are none, or the index is damaged.
+        """
         for index, single in INDEXES.items():
             if single in self.files:
                 return [single]
             if index in self.files:
-                named = read_json(self.path / index).get("weight_map")
-                shards = set(named.values()) if isinstance(named, dict) else set()
-                return sorted(shard for shard in shards if shard in self.files)
+                return sorted(set(read_index(self.path / index).values()) & set(self.files))
         found = [name for name in self.files if is_gguf(Path(name)) or name.endswith((".safetensors", ".bin"))]
         raise CheckpointError(
             f"{self.origin.repo_id}: neither {SINGLE_NAME} nor {BIN_NAME}, whole or as shards with their index.",

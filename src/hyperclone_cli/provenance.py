@@ -26,11 +26,12 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a clone recorded: where its source is, what was asked for, and the digest of its plan."""
+    """What a clone recorded: where its source is, what was asked for, the digest of its plan, the files written."""
 
     source: Path | Origin
     request: Request
     plan_digest: str
+    files: tuple[str, ...]
 
 
 def provenance(plan: Plan, out: Path) -> dict[str, Any]:
@@ -69,7 +70,11 @@ def read_provenance(clone: Path) -> Provenance | None:
         source = Origin(**named) if isinstance(named, dict) else Path(os.path.normpath(clone.resolve() / named))
         mixing = record["request"]["mixing"]
         mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
-        return Provenance(source, Request(**{**record["request"], "mixing": mixing}), record["plan_digest"])
+        request = Request(**{**record["request"], "mixing": mixing})
+        files = record["files"]
+        if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+            raise TypeError(f"files should be a list of names, found {files!r}")
+        return Provenance(source, request, record["plan_digest"], tuple(files))
     except (KeyError, TypeError, ValueError, RequestError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None
 

@@ -143,7 +143,7 @@ def check_clone(clone: Path) -> None:
             f"{clone}: no {PROVENANCE_NAME}, so this is no finished clone.",
             "Name the directory that `hyperclone expand` wrote; for anything else there is `hf upload`.",
         )
-    absent = [name for name in read_json(clone / PROVENANCE_NAME).get("files", ()) if not (clone / name).is_file()]
+    absent = [name for name in record.files if not (clone / name).is_file()]
     if absent:
         raise CheckpointError(f"{clone / absent[0]}: missing; the clone was written with it.", "Expand again.")
     open_source(clone)

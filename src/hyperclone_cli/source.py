@@ -198,15 +198,20 @@ def _open_gguf(path: Path, dtype: str | None) -> GgufSource:
     return GgufSource(path, config, stored_tensors(path, weights), weights, notes=(note,))
 
 
+def read_index(index: Path) -> dict[str, str]:
+    """Tensor → shard, as an index has it. Raises CheckpointError for a damaged one."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: no weight_map from tensor to file.", "Fetch the file again.")
+    return weight_map
+
+
 Tensor = TypeVar("Tensor")
 
 
 def _read_sharded(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Name → tensor of every shard that an index names. Raises CheckpointError where the two contradict each other."""
-    path = index.parent
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{index}: no weight_map from tensor to file.", "Fetch the file again.")
+    path, weight_map = index.parent, read_index(index)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if PurePosixPath(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
