@@ -224,6 +224,15 @@ def test_bad_request(arguments: list[object], code: int, words: str, src: Path, 
     assert contents(tmp_path) == before
 
 
+def test_a_companion_that_does_not_fit_is_measured_and_not_read(src: Path, tmp_path: Path) -> None:
+    with (src / "tokenizer.huge").open("wb") as file:
+        file.truncate(1 << 43)  # sparse: takes no room here, and no memory could hold it
+    result = hyperclone("expand", "--src", src, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 5
+    assert "the clone needs 8,79" in result.stderr
+    assert not (tmp_path / "out.partial").exists()
+
+
 @pytest.mark.parametrize("embed, heads", [(2, 1), (1, 2)])
 @pytest.mark.parametrize("variant", ["opt-125m", "pythia"])
 def test_heads_that_must_grow_with_the_width(

@@ -85,8 +85,7 @@ def check_space(plan: Plan, out: Path) -> None:
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
     free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
-    companions = sum(len(plan.source.companion(name)) for name in plan.source.companions())
-    needed = plan.nbytes + companions + _SPARE_BYTES
+    needed = plan.nbytes + plan.source.companion_bytes() + _SPARE_BYTES
     if needed > free:
         raise StorageError(
             f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",

@@ -88,6 +88,10 @@ class Source:
         """The contents of one of them."""
         return (self.path / name).read_bytes()
 
+    def companion_bytes(self) -> int:
+        """How much room all of them take."""
+        return sum((self.path / name).stat().st_size for name in self.companions())
+
     def copy_companions(self, target: Path) -> None:
         """Copy them into `target`, contents only: ownership and mode are the user's, not the source's."""
         for name in self.companions():
@@ -130,6 +134,10 @@ class GgufSource(TensorSource):
     def companion(self, name: Path) -> bytes:
         """The contents of one of them."""
         return self._files[str(name)]
+
+    def companion_bytes(self) -> int:
+        """How much room all of them take."""
+        return sum(map(len, self._files.values()))
 
 
 def stored_tensors(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
