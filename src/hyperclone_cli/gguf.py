@@ -18,14 +18,13 @@ from hyperclone_cli.loaded import quiet, weights_of
 if TYPE_CHECKING:
     import torch
 
-SUFFIX = ".gguf"
 DEFAULT_DTYPE = "bfloat16"
 """What a file is dequantised to unless the user says otherwise: what most models were trained in."""
 
 
 def is_gguf(path: Path) -> bool:
     """Whether a file is called as GGUF files are."""
-    return path.suffix.lower() == SUFFIX
+    return path.suffix.lower() == ".gguf"
 
 
 @contextmanager
