@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from safetensors.torch import load_file, save_file
 
 import models
 from hyperclone_cli import expand, plan, verify
-from hyperclone_cli.card import command, model_card, source_name
+from hyperclone_cli.card import command, model_card
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.request import Request
+from hyperclone_cli.source import Origin
 
 Sources = Callable[[str], Path]
 BEGIN, END = "<!-- hyperclone: verification -->", "<!-- /hyperclone: verification -->"
@@ -60,8 +63,6 @@ def spoil(clone: Path) -> None:
 
 def test_the_metadata_is_what_the_hub_reads(clone: Path) -> None:
     assert metadata_load(clone / "README.md") == {
-        "base_model": "opt-350m",
-        "base_model_relation": "finetune",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["hyperclone", "model-growth"],
@@ -160,35 +161,62 @@ def test_licence_and_language_are_the_sources_where_its_card_can_be_read(
     assert {key: found[key] for key in ("license", "language") if key in found} == expected
 
 
-@pytest.mark.parametrize(
-    "directory, stated, name",
-    [
-        ("opt-350m", None, "opt-350m"),
-        ("opt-350m", "facebook/opt-350m", "facebook/opt-350m"),
-        ("my-finetune", "facebook/opt-350m", "my-finetune"),  # what it was trained from, not what it is
-        ("opt-350m", "/home/me/models/opt-350m", "opt-350m"),
-        ("opt-350m", 3, "opt-350m"),
-    ],
-)
-def test_a_local_source_is_called_by_its_directory(
-    directory: str, stated: object, name: str, src: Path, tmp_path: Path
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+LOCAL: dict[str, tuple[str, object]] = {
+    "a name": ("opt-350m", None),
+    "what it was trained from, not what it is": ("opt-350m", "facebook/opt-350m"),
+    "another name in its config": ("my-finetune", "facebook/opt-350m"),
+    "a name that the Hub would refuse": ("my model (old)", None),
+    "a name as on the Hub": ("facebook/opt-350m", None),
+    "not quite the Hub's cache": ("models--facebook--opt-350m/snapshots/main", None),
+}
+
+
+@pytest.mark.parametrize("directory, stated", LOCAL.values(), ids=list(LOCAL))
+def test_a_local_source_is_called_by_its_directory_and_claims_no_place_on_the_hub(
+    directory: str, stated: object, src: Path, tmp_path: Path
 ) -> None:
     config = json.loads((src / "config.json").read_text())
     (src / "config.json").write_text(json.dumps(config | {"_name_or_path": stated}))
-    moved = src.rename(tmp_path / directory)
-    assert source_name(plan(moved).source) == name
-
-
-def test_a_name_that_the_hub_would_refuse_is_not_in_the_metadata(src: Path, tmp_path: Path) -> None:
-    moved = src.rename(tmp_path / "my model (old)")
-    card: Any = ModelCard(model_card(plan(moved)))
+    place = tmp_path / directory
+    place.parent.mkdir(parents=True, exist_ok=True)
+    card: Any = ModelCard(model_card(plan(src.rename(place))))
     assert not {"base_model", "base_model_relation"} & card.data.to_dict().keys()
+    assert f"# {place.name}, grown to" in card.text
+    assert shlex.join(["--src", place.name]) in card.text
 
 
-def test_a_source_from_the_hub_is_called_by_its_id(src: Path) -> None:
+def test_a_source_is_called_as_its_user_calls_it(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "latest").symlink_to(src)
+    assert "# latest, grown to" in model_card(plan(tmp_path / "latest"))
+    monkeypatch.chdir(src)
+    assert "# opt-350m, grown to" in model_card(plan("."))
+
+
+@pytest.mark.parametrize("repo_id", ["facebook/opt-350m", "gpt2"])
+def test_a_source_in_the_hubs_cache_is_called_by_its_id_and_commit(repo_id: str, src: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / f"models--{repo_id.replace('/', '--')}" / "snapshots" / COMMIT
+    snapshot.parent.mkdir(parents=True)
+    card: Any = ModelCard(model_card(plan(src.rename(snapshot), embed_mult=2)))
+    assert card.data.to_dict()["base_model"] == repo_id
+    assert card.data.to_dict()["base_model_relation"] == "finetune"
+    assert f"# {repo_id}, grown to" in card.text
+    assert f"--src {repo_id} --revision {COMMIT} --embed-mult 2" in card.text
+
+
+def test_a_source_from_the_hub_is_called_by_its_id_and_commit(src: Path) -> None:
+    planned = plan(src, embed_mult=2)
+    fetched = replace(planned, source=replace(planned.source, origin=Origin("facebook/opt-350m", COMMIT)))
+    card: Any = ModelCard(model_card(fetched))
+    assert card.data.to_dict()["base_model"] == "facebook/opt-350m"
+    assert f"--src facebook/opt-350m --revision {COMMIT} " in card.text
+
+
+def test_a_base_model_can_be_named(src: Path) -> None:
     card: Any = ModelCard(model_card(plan(src, embed_mult=2), "facebook/opt-350m"))
     assert card.data.to_dict()["base_model"] == "facebook/opt-350m"
-    assert "--src facebook/opt-350m " in card.text
+    assert "--src facebook/opt-350m --embed-mult" in card.text
 
 
 def test_a_verification_is_recorded_and_shown_in_the_card(clone: Path) -> None:
@@ -204,6 +232,12 @@ def test_a_verification_is_recorded_and_shown_in_the_card(clone: Path) -> None:
     assert f"{report.logits.relative_error:.1e}" in card_of(clone)
     assert [text.partition(BEGIN)[0] for text in (before, card_of(clone))] == [before.partition(BEGIN)[0]] * 2
     assert [text.partition(END)[2] for text in (before, card_of(clone))] == [before.partition(END)[2]] * 2
+
+
+def test_the_record_names_the_files_that_it_is_about_by_their_digests(clone: Path) -> None:
+    verify(clone)
+    expected = {name: sha256((clone / name).read_bytes()).hexdigest() for name in ("config.json", "model.safetensors")}
+    assert record_of(clone)["files"] == expected
 
 
 def test_the_last_verification_counts_and_a_failure_is_written_too(clone: Path) -> None:

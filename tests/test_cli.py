@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,14 @@ def test_families_lists_the_tables() -> None:
 @pytest.mark.parametrize("command", ["expand", "plan", "verify", "inspect", "push", "families"])
 def test_every_command_explains_itself(command: str) -> None:
     assert "Usage: hyperclone" in hyperclone(command, "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect", "push"])
+def test_the_readme_calls_arguments_as_the_help_does(command: str) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    usage = re.search(rf"Usage: hyperclone {command} \[OPTIONS\] (.*?)\s*$", hyperclone(command, "--help").stdout, re.M)
+    assert usage
+    assert f"`hyperclone {command} {re.sub('[{}]', '', usage[1])}`" in readme
 
 
 def test_a_device_that_is_not_there_is_refused(source: Sources, tmp_path: Path) -> None:

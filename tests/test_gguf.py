@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
+import tokenizers
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 import models
 from hyperclone_cli import expand, plan, verify
+from hyperclone_cli.card import model_card
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.inspector import inspect
 
@@ -120,6 +125,53 @@ def test_a_gguf_gives_the_clone_that_its_conversion_gives(dtype: str | None, lla
     assert report.logits is not None
     assert report.logits.text == "a page of English"
     assert report.logits.relative_error <= 1e-5
+
+
+def test_what_lies_beside_a_gguf_is_no_part_of_it(llama: Path, tmp_path: Path) -> None:
+    for name in ("alone", "beside"):
+        (tmp_path / name).mkdir()
+        shutil.copy(llama, tmp_path / name / llama.name)
+    other = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "harbour": 1}, unk_token="<unk>"))
+    other.save(str(tmp_path / "beside" / "tokenizer.json"))
+    for name, content in {
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"},
+        "generation_config.json": {"do_sample": True, "eos_token_id": 9},
+        "config.json": {"model_type": "qwen2", "hidden_size": 32},
+        "adapter_config.json": {"peft_type": "LORA", "base_model_name_or_path": "nowhere"},
+    }.items():
+        (tmp_path / "beside" / name).write_text(json.dumps(content))
+    (tmp_path / "beside" / "chat_template.jinja").write_text("not this one")
+    clones = []
+    for name in ("alone", "beside"):
+        source, out = tmp_path / name / llama.name, tmp_path / name / "clone"
+        expand(source, out, embed_mult=2)
+        report = verify(out)
+        assert report.passed, report.failures
+        clones.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert clones[0] == clones[1]
+
+
+def test_a_gguf_that_is_a_link_is_recorded_by_its_own_name(llama: Path, tmp_path: Path) -> None:
+    """As in the Hub's cache, whose files are links to others without a suffix."""
+    (tmp_path / "blobs").mkdir()
+    shutil.copy(llama, tmp_path / "blobs" / "5f1e")
+    (tmp_path / "tiny.gguf").symlink_to(Path("blobs", "5f1e"))
+    expand(tmp_path / "tiny.gguf", tmp_path / "clone", embed_mult=2)
+    assert json.loads((tmp_path / "clone" / "hyperclone.json").read_text())["source"] == "../tiny.gguf"
+    assert verify(tmp_path / "clone", weights_only=True).passed
+
+
+def test_a_clone_is_called_after_the_file_without_its_suffix(llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "models--a--tiny-GGUF" / "snapshots" / ("0" * 40) / "Tiny-Llama.Q8_0.GGUF"
+    file.parent.mkdir(parents=True)
+    shutil.copy(llama, file)
+    card: Any = ModelCard(model_card(plan(file)))
+    assert "# a/tiny-GGUF, grown to" in card.text
+    assert card.data.to_dict()["base_model"] == "a/tiny-GGUF"
+    assert f"--src {file.name} --out" in card.text  # a GGUF file cannot be named by its repository
+    card = ModelCard(model_card(plan(file.rename(tmp_path / file.name))))
+    assert "# Tiny-Llama.Q8_0, grown to" in card.text
+    assert "base_model" not in card.data.to_dict()
 
 
 def test_a_head_of_its_own_is_read(tmp_path: Path) -> None:

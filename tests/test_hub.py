@@ -164,6 +164,44 @@ def test_a_plan_of_an_old_bin_file_says_that_it_would_have_to_be_fetched(
     assert f"{(old / 'pytorch_model.bin').stat().st_size:,} bytes" in result.stderr
 
 
+NOT_IN_FULL = (
+    "lm_head.weight is stored apart from the embedding that it is tied to, and was not compared with it in full"
+)
+
+
+@pytest.mark.parametrize(
+    "file, vocab, tie, differ, noted",
+    [
+        ("model.safetensors", 768, True, "nowhere", True),
+        ("model.safetensors", 768, True, "at the end", True),
+        ("model.safetensors", 768, True, "at the start", False),  # so much is read, and settles it
+        ("model.safetensors", 96, True, "nowhere", False),  # read whole
+        ("model.safetensors", 768, False, "nowhere", False),
+        ("pytorch_model.bin", 96, True, "nowhere", True),
+        ("pytorch_model.bin", 96, False, "nowhere", False),
+    ],
+)
+def test_a_plan_says_that_a_stored_head_was_not_compared_in_full(
+    file: str, vocab: int, tie: bool, differ: str, noted: bool, hub: LocalHub, run: Run, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    src = models.build("llama-mha", tmp_path / "src", vocab_size=vocab, tie_word_embeddings=tie)
+    tensors = load_file(src / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"].clone()
+    if differ != "nowhere":
+        head[-1 if differ == "at the end" else 0] += 1
+    tensors["lm_head.weight"] = head
+    (src / "model.safetensors").unlink()
+    if file.endswith(".bin"):
+        torch.save(tensors, src / file)
+    else:
+        save_file(tensors, src / file, metadata={"format": "pt"})
+    hub.add("a/stored", src)
+    notes = json.loads(run("plan", "--src", "a/stored", *GROWTH, "--json").stdout)["notes"]
+    assert [note[: len(NOT_IN_FULL)] for note in notes] == [NOT_IN_FULL] * noted
+
+
 @pytest.mark.parametrize("differ", [False, True], ids=["the same", "another"])
 def test_a_plan_looks_whether_a_stored_head_is_the_tied_one(
     differ: bool, hub: LocalHub, run: Run, tmp_path: Path
@@ -223,9 +261,22 @@ def test_what_exists_here_is_not_looked_for_on_the_hub(hub: LocalHub, run: Run, 
     assert "which has no revisions" in refusal.stderr
 
 
-@pytest.mark.parametrize("src", ["./llama", "/no/where", "a/b/c", "../llama"])
+@pytest.mark.parametrize("src", ["./llama", "/no/where", "a/b/c", "../llama", "./model.gguf"])
 def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(src: str, hub: LocalHub, run: Run) -> None:
-    assert "no such directory" in run("plan", "--src", src, code=2).stderr
+    said = run("plan", "--src", src, code=2).stderr
+    assert f"{src}: no such directory" in said
+    assert "a model on the Hub is named org/name" in said
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("command", [["plan"], ["expand", "--out", "clone"], ["verify"], ["inspect"]])
+def test_an_empty_source_is_refused_and_not_taken_for_this_directory(
+    command: list[str], hub: LocalHub, run: Run, sharded: Path, tmp_path: Path
+) -> None:
+    expand(sharded, tmp_path / "here")
+    for path in (tmp_path / "here").iterdir():
+        path.rename(tmp_path / path.name)
+    assert "--src: expected a name, found nothing" in run(*command, "--src", "", code=2).stderr
     assert hub.requests == []
 
 
@@ -247,11 +298,17 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_asked(hub: LocalHub
     assert hub.requests == []
 
 
+DAMAGED_INDEX = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors.index.json": b'{"weight_map": {"model.norm.weight": ["model-00001-of-00004.safetensors"]}}',
+}
+
 REPOSITORIES: dict[str, tuple[dict[str, bytes], str]] = {
     "no config": ({"model.safetensors": b""}, "a/odd: no config.json"),
     "no weights": ({"config.json": b'{"model_type": "llama"}'}, "It holds no weights"),
     "GGUF alone": ({"config.json": b'{"model_type": "llama"}', "m.gguf": b""}, "It holds m.gguf"),
     "an adapter": ({"adapter_config.json": b"{}"}, "PEFT adapter"),
+    "a damaged index": (DAMAGED_INDEX, "model.safetensors.index.json: no weight_map from tensor to file"),
 }
 
 
@@ -331,6 +388,8 @@ def test_content_that_is_not_what_was_announced_is_noticed_and_fetched_anew(
     run("expand", "--src", "a/llama", *GROWTH, "--out", "clone", "--no-verify")
 
 
+NOBODY = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+
 UNREACHABLE: dict[str, tuple[list[str], dict[str, str], str]] = {
     "no such model": (["--src", "a/lama"], {}, "a/lama: not found on the Hub, or private"),
     "a private model": (["--src", "a/private"], {}, "pass --token"),
@@ -338,7 +397,8 @@ UNREACHABLE: dict[str, tuple[list[str], dict[str, str], str]] = {
     "a token that is not accepted": (["--src", "a/llama", "--token", "hf_wrong"], {}, "does not accept the token"),
     "no such revision": (["--src", "a/llama", "--revision", "v9"], {}, "no such revision"),
     "offline": (["--src", "a/llama"], {"HF_HUB_OFFLINE": "1"}, "all there is offline"),
-    "nobody there": (["--src", "a/llama"], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "a/llama: "),
+    "nobody there": (["--src", "a/llama"], NOBODY, "a/llama: no such directory here, and the Hub cannot be reached: "),
+    "a mistyped directory": (["--src", "smoll"], NOBODY, "smoll: no such directory here, and the Hub cannot be"),
 }
 
 
@@ -356,8 +416,18 @@ def test_what_cannot_be_fetched(
     hub.add("a/gated", sharded, gated=True)
     result = run("expand", *arguments, "--out", "clone", code=5, **environment)
     assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 2
     assert "hf_wrong" not in result.stderr
     assert not (tmp_path / "clone").exists()
+
+
+def test_a_connection_that_breaks_is_said_to_be_one(hub: LocalHub, run: Run) -> None:
+    """The model was found, so that it is no mistyped directory."""
+    hub.fail(f"GET {SHARD}", cut=1000)
+    said = run("expand", "--src", "a/llama", "--out", "clone", code=5).stderr
+    assert "a/llama: the Hub cannot be reached: " in said
+    assert "no such directory" not in said
+    assert "HF_ENDPOINT" in said
 
 
 @pytest.mark.parametrize("repo_id", ["a/private", "a/gated"])
@@ -371,6 +441,7 @@ def test_a_token_opens_what_is_private_or_gated(repo_id: str, hub: LocalHub, run
 def test_what_is_no_token_is_refused_and_not_shown(token: str, hub: LocalHub, run: Run) -> None:
     result = run("plan", "--src", "a/llama", "--token", token, code=2)
     assert "no token" in result.stderr
+    assert "hf auth login" in result.stderr
     assert "secret" not in result.stderr
     assert hub.requests == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,16 @@ import pytest
 
 import models
 from hyperclone_cli import expand
-from local_hub import TOKEN, LocalHub
+from local_hub import TOKEN, LocalHub, sha256
 
 REPO = "someone/larger"
 UPLOAD = "PUT /storage/"
+INDEX = "model.safetensors.index.json"
+
+
+def decides(name: str) -> bool:
+    """Whether a file of a clone decides what it computes."""
+    return name == "config.json" or name.startswith("model")
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +33,8 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("push")
     src = models.build("llama-gqa-tied", place / "src")
     plan = expand(src, place / "clone", embed_mult=2, ffn_mult=2, max_shard_size="150KB")
-    record = {"schema_version": 1, "plan_digest": plan.digest, "passed": True}
+    files = {path.name: sha256(path.read_bytes()) for path in (place / "clone").iterdir() if decides(path.name)}
+    record = {"schema_version": 1, "plan_digest": plan.digest, "passed": True, "files": files}
     (place / "clone" / "verification.json").write_text(json.dumps(record))
     return place / "clone"
 
@@ -167,8 +175,6 @@ def test_pushing_again_uploads_nothing(hub: LocalHub, push: Push) -> None:
 
 def test_an_upload_that_is_killed_halfway_goes_on_when_run_again(hub: LocalHub, clone: Path, tmp_path: Path) -> None:
     last = sorted(clone.glob("*.safetensors"))[-1]
-    from local_hub import sha256
-
     cut = hub.fail(f"{UPLOAD}{sha256(last.read_bytes())}", cut=last.stat().st_size // 2)
     process = subprocess.Popen(
         command(clone, REPO), env=hub.environment(tmp_path / "home", TOKEN), stderr=subprocess.DEVNULL
@@ -215,6 +221,24 @@ def test_a_fault_is_one_message_that_names_how_to_go_on(
     assert len(result.stderr.splitlines()) == 2
 
 
+GOING_ON: list[list[str]] = [
+    ["--private", "--commit-message", "Twice as wide; it's new"],
+    ["--revision", "twice"],
+    ["--create-pr"],
+    ["--force", "--token", TOKEN],
+]
+
+
+@pytest.mark.parametrize("options", GOING_ON, ids=" ".join)
+def test_the_command_that_goes_on_asks_for_the_same_but_for_the_token(
+    options: list[str], hub: LocalHub, push: Push
+) -> None:
+    hub.fail("POST /api/models/.*/commit/", status=500)
+    said = push("clone", REPO, *options, code=5).stderr
+    asked = [option for option in options if option not in ("--token", TOKEN)]
+    assert shlex.split(said.partition("To go on: ")[2]) == ["hyperclone", "push", "clone", REPO, *asked]
+
+
 def remove(name: str) -> Callable[[Path], object]:
     return lambda clone: (clone / name).unlink()
 
@@ -225,6 +249,22 @@ def record(**changes: Any) -> Callable[[Path], object]:
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
     return change
+
+
+def flip_a_bit(clone: Path) -> None:
+    shard = sorted(clone.glob("*.safetensors"))[1]
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+
+def edit(name: str) -> Callable[[Path], object]:
+    return lambda clone: (clone / name).write_text((clone / name).read_text() + "\n")
+
+
+def add_a_single_file(clone: Path) -> None:
+    """Which transformers loads rather than the shards."""
+    shutil.copy(sorted(clone.glob("*.safetensors"))[0], clone / "model.safetensors")
 
 
 def truncate(clone: Path) -> None:
@@ -238,6 +278,11 @@ UNVERIFIED: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "of another version": (record(schema_version=2), 2, "is not about this clone"),
     "failed": (record(passed=False), 4, "failed its verification"),
     "not said to have passed": (record(passed="no"), 4, "failed its verification"),
+    "without digests": (record(files=None), 2, "is not about this clone"),
+    "another weight": (flip_a_bit, 2, "changed since it was verified: model-00002-of-00006.safetensors"),
+    "another config": (edit("config.json"), 2, "changed since it was verified: config.json"),
+    "another index": (edit(INDEX), 2, f"changed since it was verified: {INDEX}"),
+    "more weights": (add_a_single_file, 2, "changed since it was verified: model.safetensors"),
 }
 
 
@@ -254,12 +299,22 @@ def test_what_was_not_verified_is_pushed_by_force_alone(
     assert REPO in hub.repos
 
 
+def set_files(files: object) -> Callable[[Path], object]:
+    def change(clone: Path) -> None:
+        path = clone / "hyperclone.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
+
+    return change
+
+
 UNFINISHED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no record": (remove("hyperclone.json"), "no hyperclone.json"),
     "a missing file": (remove("config.json"), "config.json: missing"),
     "a missing shard": (remove("model-00002-of-00006.safetensors"), "model-00002-of-00006.safetensors: missing"),
     "a truncated shard": (truncate, "truncated"),
     "a damaged record": (lambda clone: (clone / "verification.json").write_text("{"), "verification.json: not valid"),
+    "files that are a number": (set_files(3), "hyperclone.json: damaged"),
+    "files that are numbers": (set_files([1]), "hyperclone.json: damaged"),
     "nothing": (shutil.rmtree, "no hyperclone.json"),
 }
 

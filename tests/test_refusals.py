@@ -165,6 +165,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
         3,
         "leads out of the directory",
     ),
+    "a weight map to no names": (lambda src: edit_json(src / INDEX, weight_map={"a": ["b"]}), 3, "no weight_map"),
     "no weight map": (lambda src: edit_json(src / INDEX, weight_map=[]), 3, "no weight_map"),
     "quantised": (quantise, 3, "quantised (quant_method 'gptq')"),
     "PEFT adapter": (make_adapter, 3, "PEFT adapter"),
@@ -222,6 +223,15 @@ def test_bad_request(arguments: list[object], code: int, words: str, src: Path, 
     assert words in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
     assert contents(tmp_path) == before
+
+
+def test_a_companion_that_does_not_fit_is_measured_and_not_read(src: Path, tmp_path: Path) -> None:
+    with (src / "tokenizer.huge").open("wb") as file:
+        file.truncate(1 << 43)  # sparse: takes no room here, and no memory could hold it
+    result = hyperclone("expand", "--src", src, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 5
+    assert "the clone needs 8,79" in result.stderr
+    assert not (tmp_path / "out.partial").exists()
 
 
 @pytest.mark.parametrize("embed, heads", [(2, 1), (1, 2)])

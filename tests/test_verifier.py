@@ -123,6 +123,14 @@ def test_a_wrong_eps_is_caught_by_the_config_and_by_the_logits(clone: Path, sour
     assert_fails(verify(clone, src=source("llama-gqa-tied")), "logits", "layer 0")
 
 
+def test_zeroed_weights_are_off_by_all_of_their_size(clone: Path) -> None:
+    forge(clone, lambda tensors: tensors[O_PROJ].zero_())
+    report = verify(clone, weights_only=True)
+    assert_fails(report, O_PROJ, "by up to 1.0e+00 of their size")
+    assert report.weights is not None
+    assert report.weights.worst == 1.0
+
+
 def test_an_extra_tensor_is_caught(clone: Path) -> None:
     forge(clone, lambda tensors: tensors.update(stray=torch.zeros(3)))
     assert_fails(verify(clone, weights_only=True), "stray", "not in the plan")
@@ -239,6 +247,8 @@ def test_another_vocabulary_fails(clone: Path, tmp_path: Path) -> None:
         {"request": {"surprise": 1}},
         {"request": None},
         {"source": 3},
+        {"files": 3},
+        {"files": [1]},
         {"plan_digest": None, "request": {"dtype": "int8"}},
     ],
 )
@@ -264,6 +274,27 @@ def test_a_file_that_is_not_the_sources_is_caught(clone: Path) -> None:
 def test_without_a_record_it_is_said_what_was_not_compared(clone: Path, source: Sources) -> None:
     forget_provenance(clone)
     assert any("weights were not compared" in note for note in verify(clone, src=source("llama-gqa-tied")).notes)
+
+
+def test_a_norm_that_is_stored_coarsely_decides_too(tmp_path: Path) -> None:
+    src = models.build("llama-gqa-tied", tmp_path / "src")
+    forge(src, lambda tensors: tensors.update({n: t.half() for n, t in tensors.items() if t.dim() == 1}))
+    expand(src, tmp_path / "clone", Request(embed_mult=1.5, heads_mult=1))
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
+    assert report.logits is not None
+    assert report.logits.floor_dtype == "float16"
+    assert report.logits.relative_error > 1e-5  # which float32 alone would not excuse
+
+
+def test_a_buffer_that_is_not_written_excuses_nothing(tmp_path: Path) -> None:
+    src = models.build("llama-mha", tmp_path / "src")
+    forge(src, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6).half()}))
+    expand(src, tmp_path / "clone", DOUBLE)
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
+    assert report.logits is not None
+    assert report.logits.floor_dtype == "float32"
 
 
 def test_the_coarsest_dtype_of_a_mixed_checkpoint_decides(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,6 +11,8 @@ from typing import Any
 
 from hyperclone_cli import __version__
 from hyperclone_cli.config import config_changes
+from hyperclone_cli.gguf import is_gguf
+from hyperclone_cli.hub import origin_of
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.request import Request
@@ -30,16 +33,18 @@ _TEMPLATE = Path(__file__).with_name("card_template.md")
 def model_card(plan: Plan, base_model: str | None = None) -> str:
     """The card of a clone that is not verified yet. The same plan gives the same text, wherever the clone is written.
 
-    `base_model` is the source's id on the Hub; None takes what its directory and its config say.
+    `base_model` is the source's id on the Hub; None: that of the repository that it came from, if it came from one.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    source = base_model or source_name(plan.source)
+    origin = origin_of(plan.source)
+    repo_id = base_model or (origin.repo_id if origin else None)
+    place = Path(os.path.abspath(plan.source.path))  # not resolved: what its user calls it
+    source = repo_id or (place.stem if is_gguf(place) else place.name)
     carried = source_metadata(plan.source)
-    is_id = _is_repo_id(source)
     data = ModelCardData(
-        base_model=source if is_id else None,
-        base_model_relation="finetune" if is_id else None,  # the nearest of the relations that the Hub knows
+        base_model=repo_id,
+        base_model_relation="finetune" if repo_id else None,  # the nearest of the relations that the Hub knows
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["hyperclone", "model-growth"],
@@ -53,7 +58,7 @@ def model_card(plan: Plan, base_model: str | None = None) -> str:
         before=f"{before:,}",
         after=f"{after:,}",
         sizes=_sizes(plan),
-        command=command(plan.request, base_model or plan.source.path.resolve().name),
+        command=command(plan.request, *_named(plan.source, base_model)),
         version=__version__,
         head=f"Its head is {plan.head.why}.",
         verification=_marked("Not verified yet: `hyperclone verify` does it."),
@@ -73,14 +78,6 @@ def with_figures(card: str, verification: Mapping[str, Any]) -> str:
     return before + (text.replace("\n", "\r\n") if "\r\n" in card else text) + after
 
 
-def source_name(source: Source) -> str:
-    """What a local source is called: by its directory or file, with the owner if its config knows that."""
-    name = source.path.resolve().name.removesuffix(".gguf")
-    stated = source.config.get("_name_or_path")
-    owned = isinstance(stated, str) and stated.endswith(f"/{name}") and _is_repo_id(stated)
-    return str(stated) if owned else name
-
-
 def source_metadata(source: Source) -> dict[str, Any]:
     """Licence and languages from the source's own card; nothing if it has none that can be read."""
     from huggingface_hub import metadata_load
@@ -98,9 +95,17 @@ def source_metadata(source: Source) -> dict[str, Any]:
     }
 
 
-def command(request: Request, src: str) -> str:
+def _named(source: Source, base_model: str | None) -> tuple[str, str | None]:
+    """(name, revision) by which `--src` finds a source: on the Hub by its id and commit, here by its last name."""
+    origin, place = origin_of(source), Path(os.path.abspath(source.path))
+    if origin and (source.origin or place.name == origin.revision):  # not a file or a directory inside a repository
+        return origin.repo_id, origin.revision
+    return base_model or place.name, None
+
+
+def command(request: Request, src: str, revision: str | None = None) -> str:
     """The command that makes such a clone of `src` again, with every option that is not its default."""
-    words = ["hyperclone", "expand", "--src", src]
+    words = ["hyperclone", "expand", "--src", src, *(["--revision", revision] if revision else [])]
     for options, defaults in ((request, Request()), (request.mixing, Mixing())):
         for option in fields(options):
             value = getattr(options, option.name)
@@ -164,17 +169,6 @@ def _short(number: float | None) -> str:
 def _pair(*perplexities: float | None) -> str:
     source, clone = ("not finite" if number is None else f"{number:.4f}" for number in perplexities)
     return f"source {source}, clone {clone}"
-
-
-def _is_repo_id(name: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def write_card(directory: Path, plan: Plan, base_model: str | None = None) -> None:

@@ -198,7 +198,7 @@ def plan(
 
 @app.command()
 def verify(
-    clone: Annotated[Path, typer.Argument(help="The clone's directory.")] = Path("."),
+    clone: Annotated[Path, typer.Argument(metavar="CLONE", help="The clone's directory.")] = Path("."),
     src: RecordedSrc = None,
     device: Device = None,
     dtype: Annotated[Dtype, typer.Option(help="What both models run in.", rich_help_panel=CHECKING)] = Dtype.float32,
@@ -237,7 +237,8 @@ def verify(
 @app.command()
 def inspect(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CLONE", help="The directory of the clone, or of a checkpoint trained from it.")
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="The directory of the clone, or of a checkpoint trained from it."),
     ] = Path("."),
     clone: Annotated[
         Path | None,
@@ -289,8 +290,11 @@ def inspect(
 
 @app.command()
 def push(
-    clone: Annotated[Path, typer.Argument(help="The clone's directory.", show_default=False)],
-    repo_id: Annotated[str, typer.Argument(help="The repository: org/name. Made if need be.", show_default=False)],
+    clone: Annotated[Path, typer.Argument(metavar="CLONE", help="The clone's directory.", show_default=False)],
+    repo_id: Annotated[
+        str,
+        typer.Argument(metavar="REPO_ID", help="The repository: org/name. Made if need be.", show_default=False),
+    ],
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private if it has to be made.")
     ] = False,

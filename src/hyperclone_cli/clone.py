@@ -85,8 +85,7 @@ def check_space(plan: Plan, out: Path) -> None:
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
     free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
-    companions = sum(len(plan.source.companion(name)) for name in plan.source.companions())
-    needed = plan.nbytes + companions + _SPARE_BYTES
+    needed = plan.nbytes + plan.source.companion_bytes() + _SPARE_BYTES
     if needed > free:
         raise StorageError(
             f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
@@ -134,8 +133,7 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
     plan.source.copy_companions(partial)
     _write_json(partial / "config.json", dict(plan.config))
-    origin = plan.source.origin
-    write_card(partial, plan, origin.repo_id if origin else None)
+    write_card(partial, plan)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
     _write_json(partial / PROVENANCE_NAME, provenance(plan, out) | {"files": written})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -17,16 +18,27 @@ from hyperclone_cli.loaded import quiet, weights_of
 if TYPE_CHECKING:
     import torch
 
-SUFFIX = ".gguf"
 DEFAULT_DTYPE = "bfloat16"
 """What a file is dequantised to unless the user says otherwise: what most models were trained in."""
 
 
-def place(path: Path) -> dict[str, Any]:
-    """What `from_pretrained` takes to read `path`, a directory or a GGUF file."""
+def is_gguf(path: Path) -> bool:
+    """Whether a file is called as GGUF files are."""
+    return path.suffix.lower() == ".gguf"
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[dict[str, Any]]:
+    """What `from_pretrained` takes to read `path`, a directory or a GGUF file.
+
+    A file is read from a directory in which it is alone: transformers would mix it with what lies beside it.
+    """
     if path.is_dir():
-        return {"pretrained_model_name_or_path": path}
-    return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+        yield {"pretrained_model_name_or_path": path}
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / path.name).symlink_to(path.absolute())
+        yield {"pretrained_model_name_or_path": directory, "gguf_file": path.name}
 
 
 def _check(path: Path) -> None:
@@ -52,9 +64,9 @@ def load_model(path: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     dequantise = GgufConfig(dequantize=True)
-    with quiet(), redirect_stderr(StringIO()):  # the reader's own bar has no switch
+    with quiet(), redirect_stderr(StringIO()), alone(path) as place:  # the reader's own bar has no switch
         model, report = AutoModelForCausalLM.from_pretrained(
-            **place(path),
+            **place,
             quantization_config=dequantise,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
@@ -92,8 +104,8 @@ def read_tokenizer(path: Path) -> dict[str, bytes]:
     from transformers import AutoTokenizer
 
     try:
-        with quiet(), tempfile.TemporaryDirectory() as directory:
-            AutoTokenizer.from_pretrained(**place(path)).save_pretrained(directory)
+        with quiet(), alone(path) as place, tempfile.TemporaryDirectory() as directory:
+            AutoTokenizer.from_pretrained(**place).save_pretrained(directory)
             files = [file for file in Path(directory).rglob("*") if file.is_file()]
             return {str(file.relative_to(directory)): file.read_bytes() for file in files}
     except Exception as error:  # tokenizers raise what they like

@@ -18,8 +18,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from hyperclone_cli.config import read_config, read_json
+from hyperclone_cli.config import read_config
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
+from hyperclone_cli.gguf import is_gguf
 from hyperclone_cli.hub_errors import hub_errors
 from hyperclone_cli.source import (
     BIN_INDEX_NAME,
@@ -30,12 +31,14 @@ from hyperclone_cli.source import (
     Origin,
     Source,
     open_source,
+    read_index,
 )
 
 Accept = Callable[[Mapping[str, Any]], object]
 """Called with the config before any weights are fetched: whatever it raises ends the run early."""
 
 CONFIGS = ("config.json", "adapter_config.json")
+_NAMES = "Name the directory of a checkpoint or a GGUF file; a model on the Hub is named org/name."
 INDEXES = {INDEX_NAME: SINGLE_NAME, BIN_INDEX_NAME: BIN_NAME}
 """Where the shards are listed → the single file that is read instead where it exists."""
 
@@ -57,7 +60,10 @@ class Access:
 
     def __post_init__(self) -> None:
         if self.token is not None and not re.fullmatch("[!-~]+", self.token):
-            raise RequestError("--token, or the usual login: no token, for it is empty or holds blanks or odd letters.")
+            raise RequestError(
+                "--token, or the usual login: no token, for it is empty or holds blanks or odd letters.",
+                "Log in with `hf auth login`, or pass the token as huggingface.co/settings/tokens shows it.",
+            )
 
 
 @dataclass(frozen=True)
@@ -78,15 +84,16 @@ class Snapshot:
             _check_content(self.origin, self.path / name)
 
     def weights(self) -> list[str]:
-        """The files that hold the weights, as transformers chooses them. Needs the indexes."""
+        """The files that hold the weights, as transformers chooses them. Needs the indexes.
+
+        Raises CheckpointError if there are none, or the index is damaged.
+        """
         for index, single in INDEXES.items():
             if single in self.files:
                 return [single]
             if index in self.files:
-                named = read_json(self.path / index).get("weight_map")
-                shards = set(named.values()) if isinstance(named, dict) else set()
-                return sorted(shard for shard in shards if shard in self.files)
-        found = [name for name in self.files if name.endswith((".gguf", ".safetensors", ".bin"))]
+                return sorted(set(read_index(self.path / index).values()) & set(self.files))
+        found = [name for name in self.files if is_gguf(Path(name)) or name.endswith((".safetensors", ".bin"))]
         raise CheckpointError(
             f"{self.origin.repo_id}: neither {SINGLE_NAME} nor {BIN_NAME}, whole or as shards with their index.",
             f"It holds {', '.join(found[:3])}." if found else "It holds no weights.",
@@ -96,16 +103,21 @@ class Snapshot:
 def locate(src: str | Path, access: Access) -> Path | Origin:
     """Where `src` is: whatever exists here, else the Hub if it could be the name of a model there; a Path is local.
 
-    Raises RequestError for a revision of a local directory.
+    Raises RequestError for a revision of a local directory, and for what is neither here nor a name.
     """
-    if isinstance(src, Path) or os.path.exists(src) or not _could_be_model(src):
+    if src == "":
+        raise RequestError("--src: expected a name, found nothing.", _NAMES)
+    here = isinstance(src, Path) or os.path.exists(src)
+    if not here and not _could_be_model(str(src)):
+        raise RequestError(f"{src}: no such directory or file.", _NAMES)
+    if here:
         if access.revision is not None:
             raise RequestError(
                 f"--revision {access.revision}: {src} is a place on this disk, which has no revisions.",
                 "Leave it out, or name a model on the Hub.",
             )
         return Path(src)
-    return Origin(src, access.revision or "main")
+    return Origin(str(src), access.revision or "main")
 
 
 def _could_be_model(name: str) -> bool:
@@ -117,6 +129,12 @@ def _could_be_model(name: str) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def origin_of(source: Source) -> Origin | None:
+    """Where on the Hub a source came from: fetched by us, or named by its place in the Hub's cache."""
+    place = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})(/|$)", Path(os.path.abspath(source.path)).as_posix())
+    return source.origin or (Origin(place[1].replace("--", "/"), place[2]) if place else None)
 
 
 def cache_of(access: Access) -> Path:
@@ -148,7 +166,7 @@ def open_snapshot(place: Origin, access: Access) -> Snapshot:
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-    path = _download(place, access, list(CONFIGS))
+    path = _download(place, access, list(CONFIGS), known=False)
     origin = Origin(place.repo_id, path.name)
     try:
         tree = get_cached_repo_tree(origin.repo_id, revision=origin.revision, cache_dir=access.cache_dir)
@@ -168,11 +186,11 @@ def _is_companion(name: str) -> bool:
     return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in wanted)
 
 
-def _download(place: Origin, access: Access, names: list[str]) -> Path:
+def _download(place: Origin, access: Access, names: list[str], known: bool = True) -> Path:
     """Fetch these files, if the repository has them; returns the snapshot's directory, which its commit names."""
     from huggingface_hub import snapshot_download
 
-    with hub_session(place.repo_id, access.token):
+    with hub_session(place.repo_id, access.token, known):
         return Path(
             snapshot_download(
                 place.repo_id,
@@ -204,8 +222,11 @@ def _check_content(origin: Origin, file: Path) -> None:
 
 
 @contextmanager
-def hub_session(repo_id: str, token: str | None) -> Iterator[None]:
-    """Talk to the Hub: errors become ours, and without a terminal the library keeps its bars and advice to itself."""
+def hub_session(repo_id: str, token: str | None, known: bool = True) -> Iterator[None]:
+    """Talk to the Hub: errors become ours, see `hub_errors`.
+
+    Without a terminal the library keeps its bars and advice to itself.
+    """
     from huggingface_hub import get_token
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
@@ -216,7 +237,7 @@ def hub_session(repo_id: str, token: str | None) -> Iterator[None]:
         disable_progress_bars()
         logging.set_verbosity(logging.ERROR)
     try:
-        with hub_errors(repo_id):
+        with hub_errors(repo_id, known):
             yield
     finally:
         logging.set_verbosity(verbosity)

@@ -9,12 +9,14 @@ from hyperclone_cli.errors import HypercloneError, RequestError, StorageError
 
 _LOG_IN = "log in with `hf auth login`, or pass --token"
 _AGAIN = "Run the same command again: what was transferred is kept."
+_NAMES = "A model on the Hub is named org/name, a directory by its path."
 
 
 @contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
+def hub_errors(repo_id: str, known: bool = True) -> Iterator[None]:
     """Turn what huggingface_hub raises inside the block into a StorageError, or a RequestError for a bad name.
 
+    What is not `known` to be a repository may be a mistyped directory: the message says so where nobody can tell.
     No message holds a request's headers, so none holds a token.
     """
     from huggingface_hub import errors
@@ -26,7 +28,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise RequestError(f"{repo_id}: {error}", "Name the model as on the Hub: org/name.") from error
     except (transport, errors.XetDownloadError, OSError, RuntimeError, ValueError) as error:
-        raise _explain(repo_id, _cause(error)) from error
+        raise _explain(repo_id, _cause(error), known) from error
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -43,7 +45,7 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _explain(repo_id: str, error: BaseException) -> HypercloneError:
+def _explain(repo_id: str, error: BaseException, known: bool) -> HypercloneError:
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):
@@ -65,9 +67,16 @@ def _explain(repo_id: str, error: BaseException) -> HypercloneError:
         return StorageError(f"{repo_id}: no such revision.", "Name a branch, a tag or a commit with --revision.")
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_status(repo_id, error)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, errors.HTTPError | ConnectionError):
+        absent = "" if known else "no such directory here, and "
+        network = f"Check the network, the proxy and HF_ENDPOINT. {_AGAIN}"
+        return StorageError(
+            f"{repo_id}: {absent}the Hub cannot be reached: {lines[0].rstrip('.')}.",
+            network if known else f"{_NAMES} {network}",
+        )
     if isinstance(error, OSError) and error.errno is not None and error.filename:
         return StorageError(f"{error.filename}: {error.strerror}.", _AGAIN)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return StorageError(f"{repo_id}: {lines[0].rstrip('.')}.", _AGAIN)
 
 

@@ -26,11 +26,12 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a clone recorded: where its source is, what was asked for, and the digest of its plan."""
+    """What a clone recorded: where its source is, what was asked for, the digest of its plan, the files written."""
 
     source: Path | Origin
     request: Request
     plan_digest: str
+    files: tuple[str, ...]
 
 
 def provenance(plan: Plan, out: Path) -> dict[str, Any]:
@@ -42,10 +43,15 @@ def provenance(plan: Plan, out: Path) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"hyperclone {__version__}",
-        "source": asdict(origin) if origin else os.path.relpath(plan.source.path.resolve(), out.resolve()),
+        "source": asdict(origin) if origin else os.path.relpath(_lasting(plan.source.path), out.resolve()),
         "request": asdict(plan.request),
         "plan_digest": plan.digest,
     }
+
+
+def _lasting(path: Path) -> Path:
+    """Where a source will be found again: the Hub's cache links a file to one that has lost its suffix."""
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 def read_provenance(clone: Path) -> Provenance | None:
@@ -64,7 +70,11 @@ def read_provenance(clone: Path) -> Provenance | None:
         source = Origin(**named) if isinstance(named, dict) else Path(os.path.normpath(clone.resolve() / named))
         mixing = record["request"]["mixing"]
         mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
-        return Provenance(source, Request(**{**record["request"], "mixing": mixing}), record["plan_digest"])
+        request = Request(**{**record["request"], "mixing": mixing})
+        files = record["files"]
+        if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+            raise TypeError(f"files should be a list of names, found {files!r}")
+        return Provenance(source, request, record["plan_digest"], tuple(files))
     except (KeyError, TypeError, ValueError, RequestError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None
 

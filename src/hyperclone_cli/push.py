@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import glob
-import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, MismatchError, RequestError, StorageError
 from hyperclone_cli.hub import Access, hub_session
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
-from hyperclone_cli.source import open_source
-from hyperclone_cli.verification import VERIFICATION_NAME
+from hyperclone_cli.source import WEIGHTS, open_source
+from hyperclone_cli.verification import SCHEMA_VERSION as RECORD_VERSION
+from hyperclone_cli.verification import VERIFICATION_NAME, file_digests
 
 SCHEMA_VERSION = 1
 
 _HIDDEN = [".*", "*/.*"]
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PULL_REQUEST = "refs/pr/"
 
 
@@ -95,8 +94,19 @@ def push(clone: Path, target: Target, force: bool = False) -> Pushed:
     try:
         return _upload(clone, target)
     except StorageError as error:
-        again = f"The clone itself is whole. To go on: hyperclone push {quote(str(clone))} {target.repo_id}"
+        again = f"The clone itself is whole. To go on: {_command(clone, target, force)}"
         raise StorageError(error.message, f"{error.hint} {again}") from error
+
+
+def _command(clone: Path, target: Target, force: bool) -> str:
+    """What asks for the same push again, but for the token: no message holds one."""
+    words = ["hyperclone", "push", str(clone), target.repo_id]
+    words += ["--private"] if target.private else []
+    words += ["--revision", target.revision] if target.revision else []
+    words += ["--create-pr"] if target.create_pr else []
+    words += ["--commit-message", target.commit_message] if target.commit_message else []
+    words += ["--force"] if force else []
+    return join(words)
 
 
 def _upload(clone: Path, target: Target) -> Pushed:
@@ -111,7 +121,7 @@ def _upload(clone: Path, target: Target) -> Pushed:
         if target.revision and not target.revision.startswith(_PULL_REQUEST):
             api.create_branch(repo_id, branch=target.revision, exist_ok=True)
         present = api.list_repo_files(repo_id, revision=target.revision)
-        stale = [name for name in present if _WEIGHTS.fullmatch(name) and not (clone / name).exists()]
+        stale = [name for name in present if WEIGHTS.fullmatch(name) and not (clone / name).exists()]
         done: CommitInfo = api.upload_folder(
             repo_id=repo_id,
             folder_path=clone,
@@ -133,7 +143,7 @@ def check_clone(clone: Path) -> None:
             f"{clone}: no {PROVENANCE_NAME}, so this is no finished clone.",
             "Name the directory that `hyperclone expand` wrote; for anything else there is `hf upload`.",
         )
-    absent = [name for name in read_json(clone / PROVENANCE_NAME).get("files", ()) if not (clone / name).is_file()]
+    absent = [name for name in record.files if not (clone / name).is_file()]
     if absent:
         raise CheckpointError(f"{clone / absent[0]}: missing; the clone was written with it.", "Expand again.")
     open_source(clone)
@@ -145,11 +155,17 @@ def check_verified(clone: Path) -> None:
     if not path.exists():
         raise RequestError(f"{clone}: never verified.", again)
     found, record = read_json(path), read_provenance(clone)
+    files = found.get("files")
     if (
         record is None
-        or found.get("schema_version") != SCHEMA_VERSION
+        or found.get("schema_version") != RECORD_VERSION
         or found.get("plan_digest") != record.plan_digest
+        or not isinstance(files, dict)
     ):
         raise RequestError(f"{path}: is not about this clone.", again)
     if found.get("passed") is not True:
         raise MismatchError(f"{clone}: failed its verification.", again)
+    present = file_digests(clone)
+    changed = [name for name in sorted({*files, *present}) if files.get(name) != present.get(name)]
+    if changed:
+        raise RequestError(f"{clone}: changed since it was verified: {changed[0]}.", again)

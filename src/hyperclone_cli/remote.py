@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hyperclone_cli.config import last_line, read_config
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.families import find_family
 from hyperclone_cli.hub import Access, hub_session, open_checkpoint, open_snapshot
-from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor, header_of
-from hyperclone_cli.source import Origin, Source
+from hyperclone_cli.shards import StoredTensor, header_of
+from hyperclone_cli.source import Origin, Source, stored_tensors
 
 _BLOCK_BYTES = 1 << 16
 """Read from the Hub at a time, and compared of two tensors that may be equal."""
@@ -58,7 +59,26 @@ def open_headers(place: Path | Origin, access: Access, dtype: str | None = None)
             read = header_of if name.endswith(".safetensors") else _bin_header
             with opened(name) as file:
                 tensors |= read(cast(BinaryIO, file), path / name, file.size)
-    return RemoteSource(path, config, tensors, access, origin=snapshot.origin)
+    source = RemoteSource(path, config, tensors, access, origin=snapshot.origin)
+    return replace(source, notes=_notes(source))
+
+
+def _notes(source: RemoteSource) -> tuple[str, ...]:
+    """What the plan takes for granted of weights that were not read: that a tied head's second copy is one."""
+    family = find_family(source.config)
+    if not family.value(source.config, "tie_word_embeddings"):
+        return ()
+    stored = {full: name for name in source.tensors for full, _, _ in family.matches(name)}
+    head, embedding = (stored.get(f"{module}.weight") for module in (family.head, family.embedding))
+    if head is None or embedding is None or not source.same_bytes(head, embedding):
+        return ()
+    tensor = source.tensors[head]
+    if tensor.path.suffix != ".bin" and tensor.nbytes <= _BLOCK_BYTES:
+        return ()
+    return (
+        f"{head} is stored apart from the embedding that it is tied to, and was not compared with it in full:"
+        " taken for the same. `expand` compares all of it.",
+    )
 
 
 def _beginning(opened: Opened, tensor: StoredTensor) -> bytes:
@@ -79,10 +99,7 @@ def _bin_header(file: BinaryIO, path: Path, file_bytes: int) -> dict[str, Stored
             "`hyperclone expand` fetches them; or `hf download` it, and plan again.",
         )
     try:
-        content: Any = torch.load(file, map_location="meta", weights_only=True)
-        return {
-            name: StoredTensor(name, _dtype(tensor), tuple(tensor.shape), path, 0) for name, tensor in content.items()
-        }
+        return stored_tensors(path, torch.load(file, map_location="meta", weights_only=True))
     except OSError:
         raise
     except Exception as error:  # the unpickler and the zip reader raise what they like
@@ -90,11 +107,6 @@ def _bin_header(file: BinaryIO, path: Path, file_bytes: int) -> dict[str, Stored
             f"{path}: refused: no plain state dict, or damaged ({last_line(error)}).",
             "Use a safetensors version of the model.",
         ) from None
-
-
-def _dtype(tensor: Any) -> str:
-    name = str(tensor.dtype).removeprefix("torch.")
-    return FLOAT_DTYPES.get(name, name)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperclone_cli.config import read_config, read_json
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor, read_header
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
 BIN_NAME = "pytorch_model.bin"
+
+WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+"""What safetensors and their index are called in every checkpoint that transformers writes."""
 
 COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "tekken.json",
@@ -83,6 +88,10 @@ class Source:
         """The contents of one of them."""
         return (self.path / name).read_bytes()
 
+    def companion_bytes(self) -> int:
+        """How much room all of them take."""
+        return sum((self.path / name).stat().st_size for name in self.companions())
+
     def copy_companions(self, target: Path) -> None:
         """Copy them into `target`, contents only: ownership and mode are the user's, not the source's."""
         for name in self.companions():
@@ -116,8 +125,6 @@ class GgufSource(TensorSource):
 
     @cached_property
     def _files(self) -> dict[str, bytes]:
-        from hyperclone_cli.gguf import read_tokenizer
-
         return read_tokenizer(self.path)
 
     def companions(self) -> list[Path]:
@@ -127,6 +134,10 @@ class GgufSource(TensorSource):
     def companion(self, name: Path) -> bytes:
         """The contents of one of them."""
         return self._files[str(name)]
+
+    def companion_bytes(self) -> int:
+        """How much room all of them take."""
+        return sum(map(len, self._files.values()))
 
 
 def stored_tensors(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
@@ -147,13 +158,13 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
     """
     if not path.exists():
         raise RequestError(f"{path}: no such directory.", "Name the directory of a checkpoint.")
-    if path.is_file() and path.suffix.lower() == ".gguf":
+    if path.is_file() and is_gguf(path):
         return _open_gguf(path, dtype)
     if not path.is_dir():
         raise RequestError(
             f"{path}: not a directory.", "Name the directory that holds config.json and the weights, or a GGUF file."
         )
-    files = sorted(path.glob("*.gguf"))
+    files = sorted(filter(is_gguf, path.iterdir()))
     if files and not (path / "config.json").exists():
         raise RequestError(f"{path}: a directory with GGUF files.", f"Name one of them: --src {files[0]}")
     config = read_config(path)
@@ -189,12 +200,18 @@ def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
 
 
 def _open_gguf(path: Path, dtype: str | None) -> GgufSource:
-    from hyperclone_cli.gguf import DEFAULT_DTYPE, read_model
-
     dtype = dtype or DEFAULT_DTYPE
     config, weights = read_model(path, dtype)
     note = f"{path.name} is dequantised to {dtype}, whole and in memory; --dtype chooses another."
     return GgufSource(path, config, stored_tensors(path, weights), weights, notes=(note,))
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Tensor → shard, as an index has it. Raises CheckpointError for a damaged one."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: no weight_map from tensor to file.", "Fetch the file again.")
+    return weight_map
 
 
 Tensor = TypeVar("Tensor")
@@ -202,10 +219,7 @@ Tensor = TypeVar("Tensor")
 
 def _read_sharded(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Name → tensor of every shard that an index names. Raises CheckpointError where the two contradict each other."""
-    path = index.parent
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{index}: no weight_map from tensor to file.", "Fetch the file again.")
+    path, weight_map = index.parent, read_index(index)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if PurePosixPath(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):

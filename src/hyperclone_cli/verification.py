@@ -1,10 +1,12 @@
 """verification.json: what the last full verification of a clone found, repeated in its card.
 
-It holds no clock time, no host and no path, so that it can be published with the clone.
+It holds the SHA-256 of what was verified, so that a later change shows, and no clock time, no host and no path, so
+that it can be published with the clone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.card import CARD_NAME, with_figures
+from hyperclone_cli.source import WEIGHTS
 
 VERIFICATION_NAME = "verification.json"
 SCHEMA_VERSION = 1
@@ -20,13 +23,24 @@ SCHEMA_VERSION = 1
 _FIGURES = ("passed", "weights", "logits", "generation")
 
 
-def record_verification(clone: Path, plan_digest: str, report: Mapping[str, Any]) -> str:
+def file_digests(clone: Path) -> dict[str, str]:
+    """Name → SHA-256 of each file that decides what a clone computes: its weights, their index, config.json."""
+    digests = {}
+    for path in sorted(clone.iterdir()):
+        if path.name == "config.json" or WEIGHTS.fullmatch(path.name):
+            with path.open("rb") as content:
+                digests[path.name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digests
+
+
+def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str], report: Mapping[str, Any]) -> str:
     """Write the figures of `report` (its JSON) into a clone that was held against the plan with that digest.
 
-    Returns why that could not be done, for a directory that cannot be written; else an empty text.
+    `files` are the digests of what was verified. Returns why that could not be done, for a directory that cannot be
+    written; else an empty text.
     """
     figures = {key: report[key] for key in _FIGURES}
-    found = {"schema_version": SCHEMA_VERSION, "plan_digest": plan_digest, **figures}
+    found = {"schema_version": SCHEMA_VERSION, "plan_digest": plan_digest, "files": files, **figures}
     card = clone / CARD_NAME
     try:
         _replace(clone / VERIFICATION_NAME, json.dumps(found, indent=2, allow_nan=False) + "\n")

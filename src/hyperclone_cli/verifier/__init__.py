@@ -13,7 +13,7 @@ from hyperclone_cli.hub import Access, locate, open_checkpoint
 from hyperclone_cli.planner import make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance, recorded_source
 from hyperclone_cli.source import Source, open_source
-from hyperclone_cli.verification import record_verification
+from hyperclone_cli.verification import file_digests, record_verification
 from hyperclone_cli.verifier.report import Report, finite
 
 __all__ = ["Report", "verify"]
@@ -59,6 +59,11 @@ def verify(
     place = locate(src, access) if src is not None else recorded_source(record, access) if record else clone
     source = open_checkpoint(place, access, record.request.dtype if record else None)
     plan = make_plan(source, record.request) if record else None
+    files: dict[str, str] = {}
+    if record and plan and src is None and not weights_only and plan.digest == record.plan_digest:
+        if log:
+            log(f"Hashing the files of {clone}")
+        files = file_digests(clone)  # before they are read: whatever changes meanwhile is not what was verified
     notes: list[str] = []
     failures: list[str] = []
     weights = logits = generation = None
@@ -94,8 +99,8 @@ def verify(
     origin = source.origin
     shown = origin.repo_id if origin else min(str(source.path), os.path.relpath(source.path), key=len)
     report = Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
-    if record and plan and src is None and not weights_only and plan.digest == record.plan_digest:
-        note = record_verification(clone, plan.digest, finite(report.as_json()))
+    if plan and files:
+        note = record_verification(clone, plan.digest, files, finite(report.as_json()))
         report = replace(report, notes=(*report.notes, note)) if note else report
     return report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth import tiled
 from hyperclone_cli.planner import Plan
-from hyperclone_cli.shards import FLOAT_DTYPES
+from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.source import Source
 from hyperclone_cli.verifier import forward, generation, text
 from hyperclone_cli.verifier.report import GenerationFigures, LogitFigures
@@ -90,7 +90,10 @@ def compare_functions(
     missing = [complaint for complaint in in_float32.complaints if not complaint.startswith("unexpected")]
     if missing:
         raise CheckpointError(f"{source.path}: {missing[0]}.", "The source is incomplete.")
-    rounded_dtype = _rounded_dtype(source, clone) if setting.dtype == torch.float32 else setting.dtype
+    written = [tensor for name, tensor in source.tensors.items() if not plan or name not in plan.dropped]
+    rounded_dtype = (
+        _rounded_dtype([*written, *clone.tensors.values()]) if setting.dtype == torch.float32 else setting.dtype
+    )
     rounded = read(source, rounded_dtype) if rounded_dtype != torch.float32 else in_float32
     floor = forward.relative_error(rounded.page.logits, reference.logits)
     if not math.isfinite(floor):
@@ -146,11 +149,11 @@ def _layers(source: forward.Pass, clone: forward.Pass, plan: Plan | None) -> tup
     )
 
 
-def _rounded_dtype(*checkpoints: Source) -> torch.dtype:
-    """The coarsest dtype that any matrix of the checkpoints is stored in."""
+def _rounded_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
+    """The coarsest dtype that any of the tensors is stored in, float32 at best."""
     names = {stored: name for name, stored in FLOAT_DTYPES.items()}
-    stored = {tensor.dtype for checkpoint in checkpoints for tensor in checkpoint.tensors.values() if tensor.shape[1:]}
-    dtypes: list[torch.dtype] = [torch.float32, *(getattr(torch, names[dtype]) for dtype in stored if dtype in names)]
+    stored = {names[tensor.dtype] for tensor in tensors if tensor.dtype in names}
+    dtypes: list[torch.dtype] = [torch.float32, *(getattr(torch, name) for name in stored)]
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.config import last_line
-from hyperclone_cli.gguf import place
+from hyperclone_cli.gguf import alone
 from hyperclone_cli.loaded import quiet
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
     if path.is_dir() and not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
         return None, ""
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(**place(path), local_files_only=True)
+        with quiet(), alone(path) as place:
+            tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
         largest = max(tokenizer(PAGE)["input_ids"], default=vocab_size)
     except Exception as error:  # tokenizers raise what they like
         return None, f"The tokenizer does not load ({last_line(error)}); random tokens are used."

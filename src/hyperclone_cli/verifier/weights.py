@@ -88,7 +88,8 @@ def _compare(block: Block, source: torch.Tensor, found: list[torch.Tensor]) -> t
         error = (total - expected).abs()
         good = (error <= slack) & total.isfinite()
         wrong += int((~good).sum()) + int((~rows.isfinite()).sum()) * tensor.reads_padding
-        worst = max(worst, float((error / (size + magnitude).clamp_min(info.tiny)).nan_to_num(inf, inf).max()))
+        larger = torch.maximum(size, expected.abs()) + magnitude
+        worst = max(worst, float((error / larger.clamp_min(info.tiny)).nan_to_num(inf, inf).max()))
     return worst, wrong
 
 
