@@ -2,6 +2,7 @@
 # make test   lint, types and every test
 # make bench  against cp, and against doing the same in memory
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
+# make readme writes the README's table of architectures anew
 # Each sets up what it needs in .venv.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ GEMMA3 := demo/gemma-3-270m
 EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
 VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 
-.PHONY: demo test lint bench real clean
+.PHONY: demo test lint bench real readme clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +60,9 @@ real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(VERIFY) demo/gemma3-2x2
 	$(EXPAND) --src $(GEMMA3) --embed-mult 2 --ffn-mult 2 --tie-embeddings untie --out demo/gemma3-2x2-untied
 	$(VERIFY) demo/gemma3-2x2-untied
+
+readme: $(VENV)/ready
+	$(BIN)/python tests/readme_table.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -21,7 +21,7 @@ LAYERS = [
     ["mixing"],
     ["growth", "request"],
     ["config", "heads", "noise", "rotary"],
-    ["resolve"],
+    ["capabilities", "resolve"],
     ["shape"],
     ["shards"],
     ["rows", "bins", "loaded"],

@@ -12,6 +12,8 @@ import pytest
 
 import models
 import opt_350m
+import readme_table
+from hyperclone_cli.families import FAMILIES
 from local_hub import TOKEN, LocalHub
 
 README = Path(__file__).parent.parent / "README.md"
@@ -102,3 +104,12 @@ def test_expand_refuses_a_push_that_cannot_be_before_it_writes(
         assert result.returncode == 2, result.stderr
         assert hub.requests == []
     assert not (tmp_path / "clone").exists()
+
+
+def test_its_table_of_architectures_is_that_of_the_tables() -> None:
+    readme = readme_table.README.read_text()
+    assert readme_table.with_table(readme) == readme, "make readme writes it anew"
+
+
+def test_every_architecture_names_models_that_have_it() -> None:
+    assert [name for name, family in FAMILIES.items() if not family.known_as] == []

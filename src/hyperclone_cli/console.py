@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from hyperclone_cli.capabilities import capabilities, grown_keys
 from hyperclone_cli.config import config_changes
 from hyperclone_cli.families import Family
 from hyperclone_cli.inspector import GradientFigures, Inspection
@@ -229,15 +230,22 @@ def _verdict(gradients: GradientFigures) -> str:
 
 def show_families(families: Iterable[Family], as_json: bool) -> None:
     """Print the architectures, from the tables."""
-    described = {family.name: _describe(family) for family in families}
+    listed = list(families)
     if as_json:
-        _print_json({"schema_version": SCHEMA_VERSION, "families": described})
+        found = {
+            family.name: capabilities(family).as_json() | {"grows": grown_keys(family), "refused": family.refused}
+            for family in listed
+        }
+        _print_json({"schema_version": SCHEMA_VERSION, "families": found})
         return
     rows = [
-        (name, *(("refused", facts["refused"]) if facts["refused"] else (facts["head_dim"], facts["tied_head"])))
-        for name, facts in described.items()
+        (found.architecture, found.hidden_size, found.heads, found.feed_forward, found.tied_head)
+        for found in map(capabilities, listed)
     ]
-    _print_table("", ("model_type", "head size", "a tied head"), rows)
+    _print_table("", ("architecture", "hidden size", "heads", "feed-forward", "a tied head"), rows)
+    limited = [(found.architecture, found.limits) for found in map(capabilities, listed) if found.limits]
+    if limited:
+        _print_table("limits", ("", ""), limited)
 
 
 def show_trials(trials: Mapping[str, Trial], as_json: bool) -> None:
@@ -259,18 +267,6 @@ def show_trials(trials: Mapping[str, Trial], as_json: bool) -> None:
     ]
     title = f"relative logit error with transformers {version('transformers')}"
     _print_table(title, ("architecture", *(f"{factor}×" for factor in factors), ""), rows)
-
-
-_GROWN = ("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads")
-
-
-def _describe(family: Family) -> dict[str, Any]:
-    return {
-        "grows": [key for axis, key in family.sizes.items() if axis in _GROWN],
-        "head_dim": "free" if family.heads_are_free else "hidden_size / heads",
-        "refused": family.refused,
-        "tied_head": f"stays tied: {family.folds[0].module}" if family.folds else "gets a matrix of its own",
-    }
 
 
 def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:

@@ -100,10 +100,10 @@ def _is_possible(new: Heads, old: Heads, family: Family) -> bool:
             return False
     elif "kv_heads" not in family.sizes and new.key_value != new.query:
         return False
-    return not _norms_all_heads(family) or not (new.key_value % old.key_value or group % old_group)
+    return not norms_all_heads(family) or not (new.key_value % old.key_value or group % old_group)
 
 
-def _norms_all_heads(family: Family) -> bool:
+def norms_all_heads(family: Family) -> bool:
     """Whether a norm spans all heads: it tells unequal numbers of copies from equal ones."""
 
     def spans_heads(form: Form) -> bool:
@@ -128,7 +128,7 @@ def _refusal(request: Request, sizes: Mapping[str, int], family: Family, embed: 
         rules.append(f"hidden_size is heads × head size, here a multiple of {head_dim}")
     if family.embed_divides_by_heads:
         rules.append("transformers wants hidden_size to be a multiple of the number of heads")
-    if _norms_all_heads(family):
+    if norms_all_heads(family):
         rules.append("a norm spans all heads, so each must be copied equally often")
     nearest = next(_possible(wanted, request, sizes, family, embed), None)
     nearest = nearest or next(_possible(wanted._replace(key_value=None), request, sizes, family, embed), None)

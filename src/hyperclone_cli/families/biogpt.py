@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family, Fold
 
 BIOGPT = Family(
     model_type="biogpt",
+    known_as="BioGPT",
     sizes=GPT_NEOX.sizes,
     tensors={
         "biogpt.embed_tokens": embedding("vocab", "embed", forward_power=0.5),
@@ -32,6 +33,7 @@ BIOGPT = Family(
 UNSCALED = BIOGPT.variant(
     "biogpt",
     layout="unscaled embedding",
+    known_as="models with scale_embedding false",
     when={"scale_embedding": False},
     tensors={"biogpt.embed_tokens": embedding("vocab", "embed")},
 )

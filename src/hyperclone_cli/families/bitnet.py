@@ -5,6 +5,7 @@ from hyperclone_cli.families.llama import LLAMA
 
 BITNET = LLAMA.variant(
     "bitnet",
+    known_as="BitNet before quantisation",
     tensors={
         "model.layers.*.self_attn.attn_sub_norm": norm("heads value"),
         "model.layers.*.mlp.ffn_sub_norm": norm("ffn"),

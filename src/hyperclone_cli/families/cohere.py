@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family, Limit
 
 COHERE2 = Family(
     model_type="cohere2",
+    known_as="Command R7B, Command A",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -21,6 +22,7 @@ COHERE2 = Family(
 
 COHERE = COHERE2.variant(
     "cohere",
+    known_as="Command R",
     tensors={
         "model.layers.*.self_attn.q_norm": optional(head_norm("heads", "query")),
         "model.layers.*.self_attn.k_norm": optional(head_norm("kv_heads", "key")),

@@ -28,6 +28,7 @@ LATENT_ATTENTION = {
 
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
+    known_as="DeepSeek V2",
     tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
     sizes={
         "embed": "hidden_size",
@@ -69,6 +70,7 @@ DEEPSEEK_V2 = Family(
 
 DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     "deepseek_v3",
+    known_as="DeepSeek V3 and R1, Moonlight",
     tensors=in_layers("experts", CORRECTION),
     defaults={"n_shared_experts": 1, "n_routed_experts": 256, "moe_intermediate_size": 2048},
     embed_divides_by_heads=False,
@@ -77,6 +79,7 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
 
 GLM4_MOE = Family(
     model_type="glm4_moe",
+    known_as="GLM 4.5",
     tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
     sizes={
         **SIZES,
@@ -110,6 +113,7 @@ GLM4_MOE = Family(
 
 ERNIE4_5_MOE = Family(
     model_type="ernie4_5_moe",
+    known_as="ERNIE 4.5 21B",
     tiny={"moe_k": 2},
     sizes={
         **SIZES,

@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family
 
 EXAONE4 = Family(
     model_type="exaone4",
+    known_as="EXAONE 4",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,

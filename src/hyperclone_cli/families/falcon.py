@@ -15,6 +15,7 @@ _SIZES = {
 # 7b: one key/value head, after the queries of all heads
 FALCON = Family(
     model_type="falcon",
+    known_as="Falcon 7B",
     sizes=_SIZES,
     fixed={"kv_heads": 1},
     multiples={"ffn": (4, "embed")},
@@ -53,6 +54,7 @@ FALCON = Family(
 GROUPED = FALCON.variant(
     "falcon",
     layout="new decoder",
+    known_as="Falcon 40B, 180B and 11B",
     when={"new_decoder_architecture": True},
     sizes={**_SIZES, "kv_heads": "num_kv_heads"},
     fixed={},
@@ -62,6 +64,7 @@ GROUPED = FALCON.variant(
 MULTI_HEAD = FALCON.variant(
     "falcon",
     layout="multi-head",
+    known_as="Falcon RW",
     when={"multi_query": False},
     aliases={"hidden_size": ("n_embed",), "num_attention_heads": ("num_kv_heads",)},
     fixed={},

@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family
 
 GEMMA = Family(
     model_type="gemma",
+    known_as="Gemma 1",
     sizes=SIZES,
     tensors={
         "model.embed_tokens": embedding("vocab", "embed", forward_power=0.5),
@@ -21,6 +22,7 @@ GEMMA = Family(
 
 GEMMA2 = GEMMA.variant(
     "gemma2",
+    known_as="Gemma 2",
     tensors={
         "model.layers.*.post_attention_layernorm": post_norm("embed", plus_one=True),
         "model.layers.*.pre_feedforward_layernorm": norm("embed", plus_one=True),
@@ -33,6 +35,7 @@ GEMMA2 = GEMMA.variant(
 
 GEMMA3 = GEMMA2.variant(
     "gemma3_text",
+    known_as="Gemma 3 270M and 1B",
     tensors={
         **NORMED_ATTENTION,
         "model.layers.*.self_attn.q_norm": post_norm("query", plus_one=True),
@@ -42,6 +45,7 @@ GEMMA3 = GEMMA2.variant(
 
 VAULTGEMMA = GEMMA.without("model.layers.*.post_attention_layernorm").variant(
     "vaultgemma",
+    known_as="VaultGemma",
     tensors={"model.layers.*.pre_feedforward_layernorm": norm("embed", plus_one=True)},
     defaults={"num_key_value_heads": 4},
     embed_divides_by_heads=True,

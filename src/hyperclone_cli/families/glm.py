@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family
 
 GLM = Family(
     model_type="glm",
+    known_as="GLM-4 9B",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -28,6 +29,7 @@ GLM = Family(
 
 GLM4 = GLM.variant(
     "glm4",
+    known_as="GLM-4 0414",
     tensors={
         "model.layers.*.post_self_attn_layernorm": post_norm("embed"),
         "model.layers.*.post_mlp_layernorm": post_norm("embed"),

@@ -13,6 +13,7 @@ ALIASES = {
 
 GPT2 = Family(
     model_type="gpt2",
+    known_as="GPT-2, DistilGPT-2",
     sizes=SIZES,
     multiples={"ffn": (4, "embed")},
     aliases=ALIASES,
@@ -47,6 +48,7 @@ GPT2 = Family(
 GPT_BIGCODE = GPT2.variant(
     "gpt_bigcode",
     layout="multi-head",
+    known_as="models with multi_query false",
     aliases=ALIASES | {"n_head": ("num_attention_heads", "num_key_value_heads")},
     tensors={
         # a head's three parts lie together
@@ -61,6 +63,7 @@ GPT_BIGCODE = GPT2.variant(
 MULTI_QUERY = GPT_BIGCODE.variant(
     "gpt_bigcode",
     layout="",
+    known_as="SantaCoder, StarCoder 1",
     aliases=ALIASES,
     fixed={"kv_heads": 1},
     tensors={"transformer.h.*.attn.c_attn": linear("heads query | kv_heads key | kv_heads value", "embed")},

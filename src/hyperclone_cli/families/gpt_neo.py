@@ -5,6 +5,7 @@ from hyperclone_cli.families.table import Family, Fold
 
 GPT_NEO = Family(
     model_type="gpt_neo",
+    known_as="GPT-Neo",
     tiny={"attention_types": [[["global", "local"], 1]]},
     sizes={
         "embed": "hidden_size",

@@ -5,6 +5,7 @@ from hyperclone_cli.families.table import Family, Fold
 
 GPT_NEOX = Family(
     model_type="gpt_neox",
+    known_as="Pythia, GPT-NeoX 20B",
     sizes={
         "embed": "hidden_size",
         "ffn": "intermediate_size",

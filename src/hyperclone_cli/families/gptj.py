@@ -8,6 +8,7 @@ from hyperclone_cli.families.table import Family, Fold
 
 GPTJ = Family(
     model_type="gptj",
+    known_as="GPT-J",
     tiny={"rotary_dim": 8},
     sizes={**SIZES, "rotary": "rotary_dim"},
     multiples={"ffn": (4, "embed")},
@@ -40,6 +41,7 @@ _GPTJ_ONLY = ("transformer.h.*.attn.q_proj", "transformer.h.*.attn.k_proj", "tra
 CODEGEN = replace(
     GPTJ,
     model_type="codegen",
+    known_as="CodeGen",
     # Heads lie in four blocks, one for each accelerator that it was trained on: queries, values, keys of a
     # quarter of the heads. A block is what elsewhere is a key/value head: it keeps its place, and its group grows.
     fixed={"kv_heads": 4},

@@ -42,6 +42,7 @@ SIZES = {
 
 LLAMA = Family(
     model_type="llama",
+    known_as="Llama 1 to 3, SmolLM2, Yi, TinyLlama",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -55,23 +56,35 @@ LLAMA = Family(
     embed_divides_by_heads=True,
 )
 
-MISTRAL = LLAMA.variant("mistral", defaults={"num_key_value_heads": 8}, embed_divides_by_heads=False)
-QWEN2 = MISTRAL.variant("qwen2", defaults={"num_key_value_heads": 32})
-QWEN3 = QWEN2.variant("qwen3", defaults={"head_dim": 128}, tensors=NORMED_ATTENTION)
+MISTRAL = LLAMA.variant(
+    "mistral", known_as="Mistral 7B, Nemo", defaults={"num_key_value_heads": 8}, embed_divides_by_heads=False
+)
+QWEN2 = MISTRAL.variant("qwen2", known_as="Qwen 1.5 to 2.5", defaults={"num_key_value_heads": 32})
+QWEN3 = QWEN2.variant("qwen3", known_as="Qwen 3", defaults={"head_dim": 128}, tensors=NORMED_ATTENTION)
 
-MINISTRAL3 = MISTRAL.variant("ministral3", defaults={"head_dim": 128})
-SMOLLM3 = MISTRAL.variant("smollm3", defaults={"num_key_value_heads": 4, "tie_word_embeddings": True})
-GRANITE = LLAMA.variant("granite", embed_divides_by_heads=False, query_scalar="attention_multiplier")
+MINISTRAL3 = MISTRAL.variant("ministral3", known_as="Ministral 3", defaults={"head_dim": 128})
+SMOLLM3 = MISTRAL.variant(
+    "smollm3", known_as="SmolLM3", defaults={"num_key_value_heads": 4, "tie_word_embeddings": True}
+)
+GRANITE = LLAMA.variant(
+    "granite", known_as="Granite 3", embed_divides_by_heads=False, query_scalar="attention_multiplier"
+)
 ERNIE4_5 = MISTRAL.variant(
     "ernie4_5",
+    known_as="ERNIE 4.5 0.3B",
     defaults={"num_key_value_heads": 2, "head_dim": 128, "tie_word_embeddings": True},
     rotary="pairs",
 )
 HELIUM = MISTRAL.variant(
-    "helium", defaults={"num_key_value_heads": 20, "head_dim": 128}, rotary="pairs", heads_fill_embed=True
+    "helium",
+    known_as="Helium 1",
+    defaults={"num_key_value_heads": 20, "head_dim": 128},
+    rotary="pairs",
+    heads_fill_embed=True,
 )
 HUNYUAN = MISTRAL.variant(
     "hunyuan_v1_dense",
+    known_as="Hunyuan",
     tensors={
         "model.layers.*.self_attn.q_proj": normed(linear("heads query", "embed")),
         "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
@@ -84,14 +97,14 @@ HUNYUAN = MISTRAL.variant(
 FAMILIES = (
     LLAMA,
     MISTRAL,
-    MISTRAL.variant("ministral"),
+    MISTRAL.variant("ministral", known_as="Ministral 8B"),
     MINISTRAL3,
     QWEN2,
     QWEN3,
     SMOLLM3,
     GRANITE,
-    LLAMA.variant("cwm", defaults={"num_key_value_heads": 8, "head_dim": 128}),
-    MISTRAL.variant("seed_oss", defaults={"head_dim": 128}),
+    LLAMA.variant("cwm", known_as="Code World Model", defaults={"num_key_value_heads": 8, "head_dim": 128}),
+    MISTRAL.variant("seed_oss", known_as="Seed-OSS", defaults={"head_dim": 128}),
     ERNIE4_5,
     HELIUM,
     HUNYUAN,

@@ -10,6 +10,7 @@ _OF_EXPERTS = ("moe_ffn", "experts", "shared")
 
 MINICPM3 = Family(
     model_type="minicpm3",
+    known_as="MiniCPM 3",
     sizes={
         **{axis: key for axis, key in DEEPSEEK_V2.sizes.items() if axis not in _OF_EXPERTS},
         "logits_base": "dim_model_base",  # what hidden_size is divided by in turn; null would follow hidden_size

@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family
 
 MIXTRAL = Family(
     model_type="mixtral",
+    known_as="Mixtral",
     sizes={**SIZES, "experts": "num_local_experts"},
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -21,6 +22,6 @@ MIXTRAL = Family(
     defaults={"num_key_value_heads": 8, "head_dim": None, "num_local_experts": 8, "tie_word_embeddings": False},
 )
 
-PHIMOE = MIXTRAL.variant("phimoe", defaults={"num_local_experts": 16}, norm="layer")
+PHIMOE = MIXTRAL.variant("phimoe", known_as="Phi 3.5 MoE", defaults={"num_local_experts": 16}, norm="layer")
 
 FAMILIES = (MIXTRAL, PHIMOE)

@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family, Limit
 
 NANOCHAT = Family(
     model_type="nanochat",
+    known_as="nanochat",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,

@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family, Limit
 
 OLMO = Family(
     model_type="olmo",
+    known_as="OLMo 1",
     sizes=SIZES,
     tensors={**EMBEDDING_AND_HEAD, **ATTENTION, **GATED_MLP},
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
@@ -19,6 +20,7 @@ OLMO = Family(
 
 OLMO2 = Family(
     model_type="olmo2",
+    known_as="OLMo 2",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -39,4 +41,4 @@ OLMO2 = Family(
     defaults=OLMO.defaults,
 )
 
-FAMILIES = (OLMO, OLMO2, OLMO2.variant("olmo3"))
+FAMILIES = (OLMO, OLMO2, OLMO2.variant("olmo3", known_as="OLMo 3"))

@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family, Fold, Limit
 
 OPENAI_GPT = Family(
     model_type="openai-gpt",
+    known_as="GPT, the first",
     sizes={axis: key for axis, key in SIZES.items() if axis != "ffn"},
     multiples={"ffn": (4, "embed")},
     aliases=ALIASES,

@@ -9,6 +9,7 @@ from hyperclone_cli.families.table import Family, Fold, Limit
 
 OPT = Family(
     model_type="opt",
+    known_as="OPT 125m to 66b, 350m too",
     sizes={
         "embed": "hidden_size",
         "proj": "word_embed_proj_dim",

@@ -7,6 +7,7 @@ from hyperclone_cli.families.table import Family, Fold
 
 PERSIMMON = Family(
     model_type="persimmon",
+    known_as="Persimmon 8B",
     sizes=GPT_NEOX.sizes,
     tensors={
         "model.embed_tokens": embedding("vocab", "embed"),

@@ -10,6 +10,7 @@ NORMED_HEADS = Limit(
 
 PHI = Family(
     model_type="phi",
+    known_as="Phi 1 to 2",
     sizes=SIZES,
     tensors={
         "model.embed_tokens": embedding("vocab", "embed"),
@@ -40,6 +41,7 @@ PHI = Family(
 
 PHI3 = Family(
     model_type="phi3",
+    known_as="Phi 3 and 4",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,

@@ -24,6 +24,7 @@ SHARED_EXPERT = {
 
 QWEN3_MOE = Family(
     model_type="qwen3_moe",
+    known_as="Qwen 3 MoE",
     tiny={"num_experts_per_tok": 2, "mlp_only_layers": [0]},
     sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
     aliases={"num_experts": ("num_local_experts",)},
@@ -45,6 +46,7 @@ QWEN3_MOE = Family(
 
 QWEN2_MOE = Family(
     model_type="qwen2_moe",
+    known_as="Qwen 1.5 and 2 MoE",
     tiny={"num_experts_per_tok": 2, "mlp_only_layers": [0]},
     sizes={**QWEN3_MOE.sizes, "shared_ffn": "shared_expert_intermediate_size"},
     tensors={
@@ -66,6 +68,7 @@ QWEN2_MOE = Family(
 
 OLMOE = Family(
     model_type="olmoe",
+    known_as="OLMoE",
     tiny={"num_experts_per_tok": 2},
     sizes={**SIZES, "experts": "num_experts"},
     tensors={

@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family
 
 STABLELM = Family(
     model_type="stablelm",
+    known_as="StableLM 3B, StableLM 2 1.6B",
     sizes={axis: key for axis, key in SIZES.items() if axis != "head_dim"},
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -27,6 +28,7 @@ STABLELM = Family(
 NORMED = STABLELM.variant(
     "stablelm",
     layout="query and key norms",
+    known_as="StableLM 2 12B",
     when={"qk_layernorm": True},
     refused="the norm of every head is a tensor with a name of its own",
 )

@@ -6,6 +6,7 @@ from hyperclone_cli.families.table import Family
 
 STARCODER2 = Family(
     model_type="starcoder2",
+    known_as="StarCoder 2",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,

@@ -42,6 +42,7 @@ class Family:
 
     layout    what tells this table from others of the same model_type; `when` are the values of config.json
               under which it is the one.
+    known_as  models that have it.
     refused   why checkpoints of this layout cannot be expanded; empty where they can.
     sizes     axis → the config key that states it. Without "kv_heads" every query head has its
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
@@ -74,6 +75,7 @@ class Family:
     tensors: Mapping[str, Form]
     defaults: Mapping[str, Any]
     layout: str = ""
+    known_as: str = ""
     refused: str = ""
     when: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
@@ -102,7 +104,8 @@ class Family:
         return "head_dim" in self.sizes and not self.heads_fill_embed
 
     def variant(self, model_type: str, **changes: Any) -> Family:
-        """The same table under another model_type; `tensors` and `defaults` are merged into it."""
+        """The same table under another model_type, for other models; `tensors` and `defaults` are merged into it."""
+        changes.setdefault("known_as", "")
         for key in ("tensors", "defaults"):
             changes[key] = {**getattr(self, key), **changes.get(key, {})}
         return replace(self, model_type=model_type, **changes)

@@ -9,6 +9,7 @@ from hyperclone_cli.families.table import Family
 
 ARCEE = Family(
     model_type="arcee",
+    known_as="AFM 4.5B",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -25,6 +26,7 @@ ARCEE = Family(
 
 NEMOTRON = ARCEE.variant(
     "nemotron",
+    known_as="Nemotron 3 and 4, Minitron",
     tensors={
         "model.layers.*.input_layernorm": norm("embed", plus_one=True),
         "model.layers.*.post_attention_layernorm": norm("embed", plus_one=True),
@@ -38,6 +40,7 @@ NEMOTRON = ARCEE.variant(
 
 APERTUS = Family(
     model_type="apertus",
+    known_as="Apertus",
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -55,4 +58,4 @@ APERTUS = Family(
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
 )
 
-FAMILIES = (ARCEE, ARCEE.variant("jais2", norm="layer"), NEMOTRON, APERTUS)
+FAMILIES = (ARCEE, ARCEE.variant("jais2", known_as="Jais 2", norm="layer"), NEMOTRON, APERTUS)
