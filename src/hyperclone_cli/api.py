@@ -24,6 +24,7 @@ class GrowthOptions(TypedDict, total=False):
     kv_heads_mult    times the key/value heads; None: as heads_mult likewise, but a single one stays single
     head_dim_mult    times the size of a head, a whole number; 1
     hidden_size, intermediate_size, num_heads, num_kv_heads   these widths themselves, instead of multipliers
+    family           the table to use for an architecture that has none of its own
     target_params    parameters of the clone, a number or "1.3B"; the hidden and feed-forward sizes follow
     multiple_of      what target_params makes the feed-forward width a multiple of; 64
     tie_embeddings   "auto": a tied head stays tied where that can be exact; "keep": or is refused; "untie"
@@ -45,6 +46,7 @@ class GrowthOptions(TypedDict, total=False):
     intermediate_size: int | None
     num_heads: int | None
     num_kv_heads: int | None
+    family: str | None
     target_params: int | str | None
     multiple_of: int
     tie_embeddings: str

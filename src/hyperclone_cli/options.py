@@ -116,6 +116,15 @@ NumKvHeads = Annotated[
         min=1, help="Key/value heads, instead of --kv-heads-mult.", show_default=False, rich_help_panel=GROWTH
     ),
 ]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        help="The table to use for an architecture that has none of its own, such as llama.",
+        show_default=False,
+        rich_help_panel=GROWTH,
+    ),
+]
 TargetParams = Annotated[
     str | None,
     typer.Option(

@@ -17,8 +17,8 @@ from typing import Any
 
 from hyperclone_cli.axes import Form, Role, dimension, drop
 from hyperclone_cli.config import grow_config, read_sizes
-from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.families import Family, find_family
+from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
+from hyperclone_cli.families import FAMILIES, Family, find_family, known_family
 from hyperclone_cli.growth import Growth, grow_axes
 from hyperclone_cli.head import Head, settle_head
 from hyperclone_cli.request import Request
@@ -91,7 +91,13 @@ def make_plan(source: Source, request: Request) -> Plan:
     Raises CheckpointError if a tensor fits no rule, several, or not its shape; RequestError if the
     architecture cannot do what is asked.
     """
-    family = find_family(source.config)
+    if request.family is None and known_family(source.config) is None and (fitting := _fitting(source)):
+        raise CheckpointError(
+            f"config.json: model_type {source.config['model_type']!r} has no table of its own.",
+            f"Its tensors are those of {fitting} to the last name and shape: --family {fitting} takes it for one,"
+            " and `verify` decides.",
+        )
+    family = find_family(source.config, request.family)
     sizes = read_sizes(source.config, family)
     if request.target_params is not None:
         return _plan_of_size(source, request, sizes, family)
@@ -136,6 +142,18 @@ def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], fa
     shape = ", ".join(f"{key} {plan.config[key]}" for key in keys)
     note = f"--target-params {target:,}: {shape} make {total:,} ({total / target - 1:+.1%})."
     return replace(plan, notes=(note, *plan.notes))
+
+
+def _fitting(source: Source) -> str:
+    """The first architecture whose table fits every tensor of a source; empty if there is none."""
+    for name, family in FAMILIES.items():
+        try:
+            if not family.refused:
+                make_plan(source, Request(family=name))
+                return name
+        except HypercloneError:
+            continue
+    return ""
 
 
 def _match(source: Source, family: Family, layers: int) -> dict[str, tuple[str, str, Form]]:

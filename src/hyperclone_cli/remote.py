@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from hyperclone_cli.config import last_line, read_config
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.families import find_family
+from hyperclone_cli.families import known_family
 from hyperclone_cli.hub import Access, hub_session, open_checkpoint, open_snapshot
 from hyperclone_cli.shards import StoredTensor, header_of
 from hyperclone_cli.source import Origin, Source, stored_tensors
@@ -65,8 +65,8 @@ def open_headers(place: Path | Origin, access: Access, dtype: str | None = None)
 
 def _notes(source: RemoteSource) -> tuple[str, ...]:
     """What the plan takes for granted of weights that were not read: that a tied head's second copy is one."""
-    family = find_family(source.config)
-    if not family.value(source.config, "tie_word_embeddings"):
+    family = known_family(source.config)
+    if not family or not family.value(source.config, "tie_word_embeddings"):
         return ()
     stored = {full: name for name in source.tensors for full, _, _ in family.matches(name)}
     head, embedding = (stored.get(f"{module}.weight") for module in (family.head, family.embedding))

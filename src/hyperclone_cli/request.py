@@ -24,6 +24,7 @@ class Request:
     embed_mult, ffn_mult, moe_ffn_mult, heads_mult, kv_heads_mult   times the source's width, rounded to a whole unit
     head_dim_mult   times the size of a head, a whole number
     hidden_size, intermediate_size, num_heads, num_kv_heads   the clone's width, instead of a multiplier
+    family          the table to use for an architecture without one, by name
     target_params   parameters of the clone, instead of all of these but the number of heads; a number or "1.3B"
     multiple_of     what `target_params` makes the feed-forward width a multiple of
     dtype           storage dtype of the clone; None keeps each tensor's own
@@ -44,6 +45,7 @@ class Request:
     intermediate_size: int | None = None
     num_heads: int | None = None
     num_kv_heads: int | None = None
+    family: str | None = None
     target_params: int | str | None = None
     multiple_of: int = 64
     dtype: str | None = None

@@ -40,7 +40,7 @@ from hyperclone_cli.families import (
 )
 from hyperclone_cli.families.table import Family, Fold, Limit
 
-__all__ = ["FAMILIES", "Family", "Fold", "Limit", "families_named", "find_family"]
+__all__ = ["FAMILIES", "Family", "Fold", "Limit", "families_named", "find_family", "known_family"]
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
@@ -51,23 +51,35 @@ _LINEAGES = (
 FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
 
 
-def find_family(config: Mapping[str, Any]) -> Family:
-    """The table for the model that a config.json describes: the first of its model_type that fits.
-
-    Raises CheckpointError for a layout that is refused, and for an unknown model_type, naming the nearest known.
-    """
-    model_type = config["model_type"]
+def known_family(config: Mapping[str, Any]) -> Family | None:
+    """The first table of a config's model_type that fits it. Raises CheckpointError for a layout that is refused."""
     for family in FAMILIES.values():
-        if family.model_type == model_type and family.fits(config, family.when):
+        if family.model_type == config["model_type"] and family.fits(config, family.when):
             if family.refused:
                 raise CheckpointError(f"config.json: {family.name} is not supported: {family.refused}.")
             return family
-    nearest = get_close_matches(model_type, [family.model_type for family in FAMILIES.values()], n=1, cutoff=0.5)
-    raise CheckpointError(
-        f"config.json: model_type {model_type!r} is not supported.",
-        (f"The nearest that is supported is {nearest[0]!r}. " if nearest else "")
-        + "`hyperclone families` lists them all.",
-    )
+    return None
+
+
+def find_family(config: Mapping[str, Any], instead: str | None = None) -> Family:
+    """The table for the model that a config.json describes; `instead` names the one for a model_type without any.
+
+    Raises CheckpointError for a layout that is refused, and for an unknown model_type, naming the nearest known;
+    RequestError for a table that does not exist or is not needed.
+    """
+    family, model_type = known_family(config), config["model_type"]
+    if instead is not None:
+        if family and instead != family.name:
+            raise RequestError(f"--family {instead}: {model_type} has a table of its own.", "Leave --family out.")
+        return families_named([instead])[0]
+    if family is None:
+        nearest = get_close_matches(model_type, [family.model_type for family in FAMILIES.values()], n=1, cutoff=0.5)
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r} is not supported.",
+            (f"The nearest that is supported is {nearest[0]!r}. " if nearest else "")
+            + "`hyperclone families` lists them all; `hyperclone plan` tells whether another's table fits.",
+        )
+    return family
 
 
 def families_named(names: Sequence[str]) -> list[Family]:

@@ -60,7 +60,7 @@ def compare_functions(
     if `setting` asks for more tokens than the models take.
     """
     found = Comparison()
-    family = find_family(source.config)
+    family = plan.family if plan else find_family(source.config)
     vocab_size = read_sizes(source.config, family)["vocab"]
     if clone.config.get("vocab_size") != vocab_size:
         found.failures.append(
