@@ -76,10 +76,14 @@ class Plan:
         return [tensor.name for tensor in self.tensors if not tensor.exact]
 
     def kv_cache_bytes(self) -> tuple[int, int]:
-        """Bytes of keys and values that one token adds, before and after, in the clone's dtype."""
-        item = next(ITEM_BYTES[tensor.dtype] for tensor in self.tensors if tensor.part == "attention")
+        """Bytes of keys and values that one token adds, before and after, in the clone's dtype.
+
+        A recurrent layer adds none.
+        """
+        attention = [tensor for tensor in self.tensors if tensor.part == "attention"]
         cached = [grow_axes(dimension(Role.OUT, packed).parts, self.growths) for packed in self.family.cache]
-        rest = self.growths["layers"].source * item
+        layers = {number for tensor in attention for number in re.findall(r"\.(\d+)\.", tensor.name)[:1]}
+        rest = len(layers) * max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
         return sum(growth.source for growth in cached) * rest, sum(growth.target for growth in cached) * rest
 
 
@@ -181,13 +185,16 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
         min(sizes.get(axis, 0), len({found[place] for found in numbers.values() if found[place:]}) + 1)
         for place, axis in enumerate(("layers", "experts"))
     )
-    kinds = {numbers[name][0]: kind for name, kind in present.items() if kind}
-    usual = next((form.layer_kind for form in family.tensors.values() if form.layer_kind), "")
+    kinds = {(numbers[name][0], _respect(kind)): kind for name, kind in present.items() if kind}
+    usual: dict[str, str] = {}
+    for form in family.tensors.values():
+        if form.layer_kind:
+            usual.setdefault(_respect(form.layer_kind), form.layer_kind)
     expected = {
         pattern.replace(".*.", f".{layer}.", 1).replace(".*.", f".{expert}.")
         for pattern, kind in patterns.items()
         for layer in range(layers if ".*." in pattern else 1)
-        if kind in ("", kinds.get(layer, usual))
+        if not kind or kind == kinds.get((layer, _respect(kind)), usual[_respect(kind)])
         for expert in range(experts if pattern.count(".*.") > 1 else 1)
     }
     for names, what in (
@@ -200,6 +207,11 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
                 f"config.json says {family.model_type} with {stated}; {what}: {_some(sorted(names))}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
+
+
+def _respect(kind: str) -> str:
+    """In what respect layers of this kind differ from others."""
+    return kind.rpartition("/")[0]
 
 
 def _first_parameter(module: str, form: Form) -> str:

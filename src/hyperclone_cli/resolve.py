@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from hyperclone_cli.axes import Form
+from hyperclone_cli.config import multiple_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth, padded, repeated, spaced, spread, tiled
@@ -17,6 +18,9 @@ _ROPES = ("default", "linear", "llama3")
 _ROTARY_WIDTHS = {"halves": 1, "pairs": 2}
 """Units that must stay together in a larger head for each way in which rotary positions pair them."""
 
+
+_WITH_EMBED = {"inner", "ssm_group", "delta_heads"}
+"""Widths and numbers of heads that grow like the residual stream, whole units of them."""
 
 _INSTEAD = {
     "pads": "A whole --embed-mult works.",
@@ -36,6 +40,7 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     """
     embed = _target("--hidden-size", sizes["embed"], request.hidden_size, request.embed_mult)
     ffn = _target("--intermediate-size", sizes["ffn"], request.intermediate_size, request.ffn_mult)
+    _check_heads(request, family)
     heads = choose_heads(request, sizes, family, embed)
     if embed % sizes["embed"]:
         _check_limits("pads", f"--hidden-size {embed}: no multiple of {sizes['embed']}", family, config)
@@ -46,12 +51,15 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
         _check_rotary(request.head_dim_mult, sizes["head_dim"], family, config)
     grown = {axis: tiled(size, 1) for axis, size in sizes.items()}
     if "ffn" not in family.sizes:
-        _check_multiple(embed, ffn, family)
+        _check_multiple(embed, ffn, family, config)
     grown["embed"] = padded(sizes["embed"], embed)
     grown["ffn"] = spread(sizes["ffn"], ffn)
     grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
     grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
+    grown |= {
+        axis: spread(sizes[axis], round(sizes[axis] * embed / sizes["embed"])) for axis in _WITH_EMBED & sizes.keys()
+    }
     grown |= grow_head(sizes["head_dim"], request.head_dim_mult, family)
     if "rotary" in sizes:
         grown["rotary"] = tiled(sizes["rotary"], request.head_dim_mult)
@@ -104,6 +112,8 @@ class Heads(NamedTuple):
 def choose_heads(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Heads:
     """The clone's heads for a residual stream of `embed` units. Raises RequestError if the wanted ones cannot be."""
     old = Heads(sizes["kv_heads"] * sizes["group"], sizes["kv_heads"])
+    if not family.has_heads:
+        return old
     ratio = max(1.0, embed / sizes["embed"] / request.head_dim_mult)
     query = _heads_target("--num-heads", old.query, request.num_heads, request.heads_mult)
     key_value = _heads_target("--num-kv-heads", old.key_value, request.num_kv_heads, request.kv_heads_mult)
@@ -206,14 +216,28 @@ def _target(option: str, size: int, units: int | None, mult: float) -> int:
     return target
 
 
+def _check_heads(request: Request, family: Family) -> None:
+    """Raise RequestError where heads are asked for of an architecture that has none."""
+    asked = {
+        "--heads-mult": request.heads_mult,
+        "--kv-heads-mult": request.kv_heads_mult,
+        "--num-heads": request.num_heads,
+        "--num-kv-heads": request.num_kv_heads,
+        "--head-dim-mult": request.head_dim_mult if request.head_dim_mult > 1 else None,
+    }
+    for option, number in asked.items():
+        if number is not None and not family.has_heads:
+            raise RequestError(f"{option} {number}: {family.name} has no attention heads.", f"Leave {option} out.")
+
+
 def _check_limits(growth: str, wanted: str, family: Family, config: Mapping[str, Any]) -> None:
     for limit in family.limits:
         if limit.growth == growth and family.fits(config, limit.when):
             raise RequestError(f"{wanted}: not in {family.name}, {limit.why}.", _INSTEAD[growth])
 
 
-def _check_multiple(embed: int, ffn: int, family: Family) -> None:
-    times, axis = family.multiples["ffn"]
+def _check_multiple(embed: int, ffn: int, family: Family, config: Mapping[str, Any]) -> None:
+    times, axis = multiple_of("ffn", config, family), family.multiples["ffn"][1]
     if ffn != times * embed:
         key = family.sizes[axis]
         raise RequestError(

@@ -65,4 +65,6 @@ def _has_heads(request: Request, sizes: Mapping[str, int], family: Family, hidde
         chosen = choose_heads(request, sizes, family, hidden)
     except RequestError:
         return False
-    return chosen.query == heads or request.num_heads is not None or request.heads_mult is not None
+    return (
+        not family.has_heads or chosen.query == heads or request.num_heads is not None or request.heads_mult is not None
+    )

@@ -24,7 +24,11 @@ from hyperclone_cli.families import (
     gpt_neo,
     gpt_neox,
     gptj,
+    jamba,
+    lfm2,
     llama,
+    mamba,
+    mamba2,
     minicpm3,
     mixtral,
     nanochat,
@@ -34,18 +38,20 @@ from hyperclone_cli.families import (
     persimmon,
     phi,
     qwen_moe,
+    recurrent_gemma,
     stablelm,
     starcoder2,
     ungated,
 )
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.table import Family, Fold, Limit, Stated
 
-__all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
+__all__ = ["FAMILIES", "Family", "Fold", "Limit", "Stated", "find_family"]
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
     *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
     *(mixtral, qwen_moe, deepseek, minicpm3),  # mixtures of experts, and latent attention
+    *(lfm2, jamba, recurrent_gemma, mamba, mamba2),  # recurrent and convolutional layers
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
