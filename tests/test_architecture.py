@@ -92,7 +92,6 @@ def test_defaults_are_those_of_transformers(family: Family) -> None:
         "head_dim": config.hidden_size // heads,
         "v_head_dim": config.hidden_size // heads,
         "word_embed_proj_dim": config.hidden_size,
-        "lru_width": config.hidden_size,
     }
     for key, assumed in family.defaults.items():
         expected = follows[key] if assumed is None else assumed

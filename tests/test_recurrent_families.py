@@ -29,21 +29,17 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "ffn 2.5": {"ffn_mult": 2.5},
 }
 
-NO_HEADS = "no attention heads"
-NO_FFN = "it is 2 × hidden_size"
 GATED_NORM = "a norm over ssm_groups × ssm_group × ssm_value"
 
 REFUSED: dict[str, dict[str, str]] = {
-    "embed 1.5": {"mamba2": GATED_NORM, "mamba2-groups-tied": GATED_NORM},
-    "head_dim 2": {
-        "mamba": NO_HEADS,
-        "mamba-untied": NO_HEADS,
-        "falcon_mamba": NO_HEADS,
-        "falcon_mamba-untied": NO_HEADS,
-        "mamba2": NO_HEADS,
-        "mamba2-groups-tied": NO_HEADS,
-    },
-    "ffn 2.5": {"mamba2": NO_FFN, "mamba2-groups-tied": NO_FFN},
+    "embed 1.5": dict.fromkeys(
+        ["mamba2", "mamba2-groups-tied", "bamba", "bamba-tied", "falcon_h1", "granite", "granite-tied"], GATED_NORM
+    )
+    | dict.fromkeys(["rwkv", "rwkv-tied"], "leaves no room for padding"),
+    "head_dim 2": dict.fromkeys(
+        [variant for variant in VARIANTS if "mamba" in variant or "rwkv" in variant], "no attention heads"
+    ),
+    "ffn 2.5": dict.fromkeys(["mamba2", "mamba2-groups-tied"], "it is 2 × hidden_size"),
 }
 """For each request the variants that cannot have it, and what they say; for all others it is exact."""
 

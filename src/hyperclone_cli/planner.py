@@ -178,7 +178,7 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
     patterns = {
         _first_parameter(module, form): form.layer_kind for module, form in family.tensors.items() if not form.optional
     }
-    patterns |= {re.sub(r"\.\d+\.", ".*.", name): kind for name, kind in present.items()}
+    patterns |= {_in_every_layer(name, family): kind for name, kind in present.items()}
     numbers = {name: [int(number) for number in re.findall(r"\.(\d+)\.", name)] for name in present}
     # a number beyond those of the tensors is wrong already
     layers, experts = (
@@ -212,6 +212,11 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
 def _respect(kind: str) -> str:
     """In what respect layers of this kind differ from others."""
     return kind.rpartition("/")[0]
+
+
+def _in_every_layer(name: str, family: Family) -> str:
+    """The pattern of a tensor's name, or the name itself where the table has it in one layer alone."""
+    return name if name.rpartition(".")[0] in family.tensors else re.sub(r"\.\d+\.", ".*.", name)
 
 
 def _first_parameter(module: str, form: Form) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import (
+    bamba,
     biogpt,
     bitnet,
     cohere,
@@ -37,8 +38,10 @@ from hyperclone_cli.families import (
     opt,
     persimmon,
     phi,
+    qwen_delta,
     qwen_moe,
     recurrent_gemma,
+    rwkv,
     stablelm,
     starcoder2,
     ungated,
@@ -51,7 +54,7 @@ _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
     *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
     *(mixtral, qwen_moe, deepseek, minicpm3),  # mixtures of experts, and latent attention
-    *(lfm2, jamba, recurrent_gemma, mamba, mamba2),  # recurrent and convolutional layers
+    *(lfm2, jamba, recurrent_gemma, mamba, mamba2, bamba, rwkv, qwen_delta),  # recurrent and convolutional layers
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}

@@ -51,7 +51,6 @@ RECURRENT_GEMMA = Family(
     defaults={
         "num_key_value_heads": None,
         "head_dim": None,
-        "lru_width": None,
         "partial_rotary_factor": 0.5,
         "tie_word_embeddings": True,
     },
