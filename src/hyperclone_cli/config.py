@@ -118,13 +118,21 @@ def _stated_width(number: int, how: Stated, config: Mapping[str, Any], family: F
     )
 
 
+def _spelt(axis: str, family: Family) -> str:
+    """What config.json states a width by."""
+    if axis not in family.sizes and axis in family.multiples:
+        times, of = family.multiples[axis]
+        return f"{times} × {family.sizes[of]}"
+    return family.sizes.get(axis, axis)
+
+
 def _factor(sizes: dict[str, int], product: str, outer: str, inner: str, family: Family) -> None:
     """Replace a product by its two factors; each of `outer` has as many of `inner` as any other."""
     total = sizes.pop(product)
     number = sizes.setdefault(outer, total)
     each = total // number
     if total % number or sizes.setdefault(inner, each) != each:
-        key, outer_key, inner_key = (family.sizes.get(axis, axis) for axis in (product, outer, inner))
+        key, outer_key, inner_key = (_spelt(axis, family) for axis in (product, outer, inner))
         raise CheckpointError(
             f"config.json: {key} {total} is not a multiple of {outer_key} {number}"
             + (f" with {inner_key} {sizes[inner]} each." if inner in sizes else ".")

@@ -233,8 +233,8 @@ def _part(form: Form) -> str:
         return "norms"
     if "vocab" in axes:
         return "embedding" if form.kind == "embedding" else "head"
-    if axes & ATTENTION_AXES:
-        return "attention"
     if axes & RECURRENT_AXES:
         return "recurrent"
+    if axes & ATTENTION_AXES:
+        return "attention"
     return "embedding" if form.kind == "embedding" or "proj" in axes else "feed-forward"

@@ -1,8 +1,10 @@
 """Mamba 2 in most layers, attention in others or beside it: Bamba, Falcon H1, Granite 4."""
 
+from dataclasses import replace
+
 from hyperclone_cli.axes import Form, in_layers, linear, norm, optional
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
-from hyperclone_cli.families.mamba2 import MIXER
+from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.qwen_moe import NORMS
 from hyperclone_cli.families.table import Family, Fold
 
@@ -14,6 +16,7 @@ _SIZES = {
     "ssm_groups": "mamba_n_groups",
     "ssm_state": "mamba_d_state",
 }
+_TINY = {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
 _DEFAULTS = {
     "head_dim": None,
     "mamba_n_heads": 128,
@@ -25,6 +28,7 @@ _DEFAULTS = {
 
 BAMBA = Family(
     model_type="bamba",
+    tiny={**_TINY, "attn_layer_indices": [1]},
     sizes=_SIZES,
     multiples={"ssm_inner": ("mamba_expand", "embed")},
     tensors={
@@ -41,20 +45,24 @@ BAMBA = Family(
     defaults={**_DEFAULTS, "num_key_value_heads": 8, "partial_rotary_factor": 0.5},
     rotary_fraction="partial_rotary_factor",
     folds=(Fold("model.final_layernorm"),),
+    limits=(NORMED,),
 )
 
 # both in every layer, side by side
 FALCON_H1 = BAMBA.variant(
     "falcon_h1",
+    tiny={**_TINY, "mamba_d_ssm": 64},
     sizes={**_SIZES, "ssm_inner": "mamba_d_ssm"},
     tensors={**_MAMBA, **ATTENTION, "model.layers.*.mamba.norm": optional(norm("ssm_inner"))},
-    defaults={"mamba_d_ssm": 1024, "partial_rotary_factor": 1.0},
+    defaults={"mamba_d_ssm": 1024, "mamba_rms_norm": False, "partial_rotary_factor": 1.0},
+    limits=(replace(NORMED, when={"mamba_rms_norm": True}),),
 )
 
 # without experts: what the others share is all there is
 GRANITE_DENSE = Family(
     model_type="granitemoehybrid",
     layout="dense",
+    tiny={**_TINY, "layer_types": ["linear_attention", "full_attention"]},
     when={"num_local_experts": 0},
     sizes={**_SIZES, "shared_ffn": "shared_intermediate_size"},
     multiples=BAMBA.multiples,
@@ -73,6 +81,7 @@ GRANITE_DENSE = Family(
         "shared_intermediate_size": 1024,
     },
     query_scalar="attention_multiplier",
+    limits=(NORMED,),
 )
 GRANITE = GRANITE_DENSE.variant(
     "granitemoehybrid",

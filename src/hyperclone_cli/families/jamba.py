@@ -8,6 +8,7 @@ from hyperclone_cli.families.table import Family, Fold
 
 JAMBA = Family(
     model_type="jamba",
+    tiny={"mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts_per_tok": 2},
     sizes={**SIZES, "dt_rank": "mamba_dt_rank", "ssm_state": "mamba_d_state", "experts": "num_experts"},
     multiples={"inner": ("mamba_expand", "embed"), "dt_rank": (Fraction(1, 16), "embed")},
     aliases={"num_experts": ("num_local_experts",)},

@@ -8,6 +8,7 @@ from hyperclone_cli.families.table import Family, Fold, Stated
 
 LFM2 = Family(
     model_type="lfm2",
+    tiny={"layer_types": ["conv", "full_attention"], "block_multiple_of": 16},
     sizes=SIZES,
     multiples={"inner": (1, "embed")},
     stated={

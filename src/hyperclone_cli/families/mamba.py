@@ -11,6 +11,7 @@ from hyperclone_cli.families.table import Family, Fold
 
 MAMBA = Family(
     model_type="mamba",
+    tiny={"state_size": 8},
     sizes={
         "embed": "hidden_size",
         "ffn": "intermediate_size",

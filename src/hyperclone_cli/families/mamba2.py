@@ -1,7 +1,7 @@
 """Mamba 2: state spaces in heads, whose number is all that grows; groups of heads share input and output matrices."""
 
 from hyperclone_cli.axes import Form, depthwise, embedding, linear, norm, optional, parameter
-from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.table import Family, Fold, Limit
 
 MIXER: dict[str, Form] = {
     "in_proj": linear("ssm_inner | ssm_inner | ssm_groups ssm_state | ssm_groups ssm_state | ssm_heads", "embed"),
@@ -12,9 +12,12 @@ MIXER: dict[str, Form] = {
     "norm": norm("ssm_inner"),
     "out_proj": linear("embed", "ssm_inner"),
 }
+# expand × hidden_size is head size × heads, so the hidden size cannot grow by less than a copy of each head
+NORMED = Limit("pads", "where a norm spans the state space's heads, so each must be copied equally often")
 
 MAMBA2 = Family(
     model_type="mamba2",
+    tiny={"state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 8},
     sizes={
         "embed": "hidden_size",
         "ssm_heads": "num_heads",
@@ -45,6 +48,7 @@ MAMBA2 = Family(
     embedding="backbone.embeddings",
     rotary="",
     folds=(Fold("backbone.norm_f"),),
+    limits=(NORMED,),
 )
 
 FAMILIES = (MAMBA2,)

@@ -36,6 +36,13 @@ _SIZES = {
     "delta_key": "linear_key_head_dim",
     "delta_value": "linear_value_head_dim",
 }
+_TINY = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 12,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 _DEFAULTS = {
     "head_dim": 256,
     "linear_num_key_heads": 16,
@@ -48,6 +55,7 @@ _DEFAULTS = {
 
 QWEN3_NEXT = Family(
     model_type="qwen3_next",
+    tiny={**_TINY, "num_experts_per_tok": 2, "mlp_only_layers": [0]},
     sizes={
         **_SIZES,
         "moe_ffn": "moe_intermediate_size",
@@ -86,6 +94,7 @@ QWEN3_NEXT = Family(
 
 QWEN3_5 = Family(
     model_type="qwen3_5_text",
+    tiny=_TINY,
     sizes=_SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,

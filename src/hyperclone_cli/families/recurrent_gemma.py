@@ -11,6 +11,7 @@ from hyperclone_cli.families.table import Family, Fold, Stated
 
 RECURRENT_GEMMA = Family(
     model_type="recurrent_gemma",
+    tiny={"num_hidden_layers": 3},
     sizes={**SIZES, "lru": "lru_width"},
     multiples={"lru": (1, "embed")},
     stated={"ffn": Stated(Fraction(1, 2))},  # of gate and up together

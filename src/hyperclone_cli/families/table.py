@@ -83,6 +83,7 @@ class Family:
               transformers does not load; `extra_names` is what their names hold where they are not numbered on.
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
+    tiny      what the config of a tiny model needs besides its widths; see `hyperclone families --check`.
     heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
     """
 
@@ -112,6 +113,7 @@ class Family:
     limits: tuple[Limit, ...] = ()
     embed_divides_by_heads: bool = False
     heads_fill_embed: bool = False
+    tiny: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_heads(self) -> bool:
