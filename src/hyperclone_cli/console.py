@@ -237,16 +237,24 @@ def show_families(families: Iterable[Family], as_json: bool) -> None:
     _print_table("", ("model_type", "head size", "a tied head"), rows)
 
 
-_GROWN = ("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads")
+_GROWN = {"embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads"} | {
+    *("inner", "lru", "ssm_inner", "ssm_heads", "delta_heads", "delta_values")
+}
 
 
 def _describe(family: Family) -> dict[str, Any]:
     return {
         "grows": [key for axis, key in family.sizes.items() if axis in _GROWN],
-        "head_dim": "free" if family.heads_are_free else "hidden_size / heads",
+        "head_dim": _head_size(family),
         "refused": family.refused,
         "tied_head": f"stays tied: {family.folds[0].module}" if family.folds else "gets a matrix of its own",
     }
+
+
+def _head_size(family: Family) -> str:
+    if not family.has_heads:
+        return "no heads"
+    return "free" if family.heads_are_free else "hidden_size / heads"
 
 
 def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
