@@ -237,9 +237,10 @@ def show_families(families: Iterable[Family], as_json: bool) -> None:
     _print_table("", ("model_type", "head size", "a tied head"), rows)
 
 
-_GROWN = {"embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads"} | {
-    *("inner", "lru", "ssm_inner", "ssm_heads", "delta_heads", "delta_values")
-}
+_GROWN = (
+    *("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads"),
+    *("inner", "lru", "ssm_inner", "ssm_heads", "delta_heads", "delta_values"),
+)
 
 
 def _describe(family: Family) -> dict[str, Any]:
