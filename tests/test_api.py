@@ -176,9 +176,9 @@ def test_paths_may_be_text(kind: type[str] | type[Path], source: Sources, tmp_pa
 def test_options_are_the_fields_of_the_request() -> None:
     mixing = {"strategy": "uneven", "uneven_ratio": (1, 3), "noise_snr_db": 20.0, "seed": 5}
     rest = {
-        "embed_mult": 2, "ffn_mult": 3, "heads_mult": 4, "kv_heads_mult": 2, "head_dim_mult": 2,
+        "embed_mult": 2, "ffn_mult": 3, "moe_ffn_mult": 2.5, "heads_mult": 4, "kv_heads_mult": 2, "head_dim_mult": 2,
         "hidden_size": None, "intermediate_size": None, "num_heads": None, "num_kv_heads": None,
-        "target_params": None, "multiple_of": 32, "dtype": "float16",
+        "family": None, "target_params": None, "multiple_of": 32, "dtype": "float16",
         "max_shard_size": "1GB", "tie_embeddings": "untie",
     }  # fmt: skip
     assert GrowthOptions.__annotations__.keys() == mixing.keys() | rest.keys()

@@ -86,10 +86,11 @@ def test_light_commands_import_neither_torch_nor_transformers(arguments: list[st
 def test_defaults_are_those_of_transformers(family: Family) -> None:
     """What the table assumes of a key that config.json leaves out; None means that it follows from other keys."""
     config = AutoConfig.for_model(family.model_type)
+    heads = getattr(config, "num_attention_heads", 1)
     follows = {
-        "num_key_value_heads": config.num_attention_heads,
-        "head_dim": config.hidden_size // config.num_attention_heads,
-        "v_head_dim": config.hidden_size // config.num_attention_heads,
+        "num_key_value_heads": heads,
+        "head_dim": config.hidden_size // heads,
+        "v_head_dim": config.hidden_size // heads,
         "word_embed_proj_dim": config.hidden_size,
     }
     for key, assumed in family.defaults.items():

@@ -35,7 +35,7 @@ def unknown(tmp_path: Path, forget: Callable[[str], Family]) -> Path:
 
 
 def test_it_is_refused_with_the_table_that_fits_it(unknown: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="'mistral' has no table") as refusal:
+    with pytest.raises(CheckpointError, match="'mistral' is not supported") as refusal:
         expand(unknown, tmp_path / "clone", Request(embed_mult=2))
     assert "--family llama" in refusal.value.hint
 

@@ -15,6 +15,15 @@ is a packed sequence of axes, outermost first, written as one string:
     "moe_ffn"          the width of one expert, where it is not "ffn"; "shared_ffn" that of the shared one
     "kv_latent"        the narrow width that keys and values are read from; "q_latent" that of queries
     "nope", "rope"     the parts of such a query or key without and with rotary positions
+    "inner"            the width of a recurrent or convolutional block, each unit of which goes its own way
+    "block"            the part of such a width that belongs to one head
+    "lru"              the same width in blocks: short for "heads block"
+    "ssm_inner"        the same width in Mamba 2's heads: short for "ssm_heads ssm_value"
+    "ssm_heads"        these heads: short for "ssm_groups ssm_group", a number of heads in each group
+    "ssm_state"        the size of a unit's state, which never grows; nor does "dt_rank", the narrow width
+                       that time steps are read from
+    "delta_heads"      the key heads of a gated delta net, each with a "delta_key", and with a
+    "delta_group"      of value heads, each of these with a "delta_value"; both: "delta_values"
     "*"                whatever size it has
     "1"                a size that is always the same
 
@@ -35,9 +44,20 @@ ANY = "*"
 """A dimension of any size, which is kept whole."""
 
 ATTENTION_AXES = frozenset({"kv_heads", "group", "query", "key", "value", "q_latent", "kv_latent", "nope", "rope"})
-AXES = ATTENTION_AXES | {"embed", "ffn", "moe_ffn", "shared_ffn", "experts", "shared", "vocab", "proj"}
+RECURRENT_AXES = frozenset(
+    {"inner", "block", "dt_rank", "ssm_groups", "ssm_group", "ssm_value", "ssm_state"}
+    | {"delta_heads", "delta_group", "delta_key", "delta_value"}
+)
+AXES = ATTENTION_AXES | RECURRENT_AXES | {"embed", "ffn", "moe_ffn", "shared_ffn", "experts", "shared", "vocab", "proj"}
 
-_SHORTHAND = {"heads": ("kv_heads", "group")}
+PRODUCTS = {
+    "lru": ("heads", "block"),
+    "ssm_inner": ("ssm_heads", "ssm_value"),
+    "heads": ("kv_heads", "group"),
+    "ssm_heads": ("ssm_groups", "ssm_group"),
+    "delta_values": ("delta_heads", "delta_group"),
+}
+"""Packed axes whose product has a name of its own, as it has in config.json. A factor may be a product further down."""
 
 
 class Role(Enum):
@@ -73,14 +93,17 @@ def dimension(role: Role, packed: str) -> Dimension:
 
     Raises ValueError for a word that is not in the vocabulary: a mistake in a table.
     """
-    parts = tuple(
-        tuple(axis for word in part.split() for axis in _SHORTHAND.get(word, (word,))) for part in packed.split("|")
-    )
+    parts = tuple(tuple(axis for word in part.split() for axis in _factors(word)) for part in packed.split("|"))
     read = Dimension(role, parts)
     unknown = sorted(word for word in words_of(read.axes) - AXES if not word.isdecimal())
     if unknown and parts != ((ANY,),):
         raise ValueError(f"{packed!r}: {unknown[0]!r} is no axis")
     return read
+
+
+def _factors(word: str) -> tuple[str, ...]:
+    """The axes that a word is short for, or itself."""
+    return tuple(axis for factor in PRODUCTS[word] for axis in _factors(factor)) if word in PRODUCTS else (word,)
 
 
 @dataclass(frozen=True)
@@ -93,10 +116,12 @@ class Form:
     `normed` marks linear layers whose output is normalised by itself before it is used.
     `transposed` marks modules that store their weight as (in, out).
     `raw` marks linear layers that read the residual stream itself, where others read a norm of it.
-    `forward_power` is p where the forward pass multiplies this module's output by embed**p.
+    `forward_power` is p where the forward pass multiplies this module's output by embed**p; `forward_bits` are
+    the significant bits that it rounds this factor to, 0 where it does not.
     `dropped` is why a tensor is not written at all; empty for all others.
     `optional` marks modules that not every checkpoint of the family has.
-    `layer_kind` is the kind of layer that a module belongs to; empty for modules of every layer.
+    `layer_kind` is the kind of layer that a module belongs to; empty for modules of every layer. Where a
+    layer is of one kind in two respects, they are told apart as "respect/kind".
     """
 
     kind: str
@@ -107,6 +132,7 @@ class Form:
     transposed: bool = False
     raw: bool = False
     forward_power: float = 0.0
+    forward_bits: int = 0
     dropped: str = ""
     optional: bool = False
     layer_kind: str = ""
@@ -123,10 +149,16 @@ def conv1d(into: str, out: str) -> Form:
     return replace(linear(out, into), transposed=True)
 
 
-def embedding(rows: str, width: str, forward_power: float = 0.0) -> Form:
+def embedding(rows: str, width: str, forward_power: float = 0.0, forward_bits: int = 0) -> Form:
     """`nn.Embedding`: weight (rows, width). It writes the width, so it is copied."""
     table = (dimension(Role.OUT, rows), dimension(Role.OUT, width))
-    return Form("embedding", {"weight": table}, forward_power=forward_power)
+    return Form("embedding", {"weight": table}, forward_power=forward_power, forward_bits=forward_bits)
+
+
+def depthwise(width: str) -> Form:
+    """`nn.Conv1d` over time, each unit by itself: weight (width, 1, kernel), and a bias (width)."""
+    units = dimension(Role.OUT, width)
+    return Form("conv", {"weight": (units, dimension(Role.OUT, "1"), dimension(Role.OUT, ANY)), "bias": (units,)})
 
 
 def normed(form: Form) -> Form:
@@ -172,5 +204,8 @@ def optional(form: Form) -> Form:
 
 
 def in_layers(kind: str, forms: Mapping[str, Form]) -> dict[str, Form]:
-    """The same modules, for the layers of one kind: every layer is of one, and has all modules of that."""
+    """The same modules, for the layers of one kind: every layer is of one, and has all modules of that.
+
+    `kind` is "respect/kind" where layers differ in two, such as "mixer/mamba" and "mlp/experts".
+    """
     return {module: replace(form, layer_kind=kind) for module, form in forms.items()}

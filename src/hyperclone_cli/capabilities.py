@@ -8,7 +8,10 @@ from typing import Any
 from hyperclone_cli.families import Family, Limit
 from hyperclone_cli.heads import norms_all_heads
 
-_GROWN = ("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads")
+_GROWN = (
+    *("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads"),
+    *("inner", "lru", "ssm_inner", "ssm_heads", "delta_heads", "delta_values"),
+)
 _MEANS = {"pads": "hidden size in whole multiples", "heads": "number of heads kept", "head_dim": "head size kept"}
 
 
@@ -42,7 +45,7 @@ def capabilities(family: Family) -> Capabilities:
         family.known_as,
         _hidden_size(family),
         _heads(family),
-        "any" if "ffn" in family.sizes else f"{family.multiples['ffn'][0]} × hidden",
+        "any" if "ffn" in family.sizes else "implied",
         "tied" if family.folds else "untied",
         "; ".join(map(_limit, family.limits)),
     )
@@ -63,16 +66,18 @@ def markdown(families: list[Family]) -> str:
 
 def _hidden_size(family: Family) -> str:
     if any(limit.growth == "pads" and not limit.when for limit in family.limits):
-        return "whole multiples"
-    return "any" if family.heads_are_free else "whole heads"
+        return "multiples"
+    return "any" if family.heads_are_free or not family.has_heads else "whole heads"
 
 
 def _heads(family: Family) -> str:
+    if not family.has_heads:
+        return "none"
     if norms_all_heads(family):
-        return "whole multiples"
+        return "multiples"
     if family.heads_are_free:
-        return "divide hidden size" if family.embed_divides_by_heads else "any"
-    return "follow hidden size"
+        return "divisors" if family.embed_divides_by_heads else "any"
+    return "implied"
 
 
 def _limit(limit: Limit) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
+from hyperclone_cli.axes import PRODUCTS
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.families import Family
+from hyperclone_cli.families import Family, Stated
 from hyperclone_cli.growth import Growth
 
 _DEFAULT_CONTEXT = 2048
@@ -57,14 +59,15 @@ def check_readable(config: Mapping[str, Any]) -> None:
 
 
 def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
-    """Axis → units of the source, "group", "head_dim" and "layers" included.
+    """Axis → units of the source, "group", "head_dim" and "layers" included. Without attention it has one head.
 
     Raises CheckpointError for a missing or impossible number, naming the config key.
     """
     _check_aliases(config, family)
     stated = {axis: family.value(config, key) for axis, key in family.sizes.items()}
+    stated = {axis: None if size == "auto" else size for axis, size in stated.items()}
     for axis, size in stated.items():
-        follows = axis in ("kv_heads", "head_dim", "proj", *family.multiples)
+        follows = axis in ("kv_heads", "head_dim", "proj", "ssm_value", *family.multiples)
         if (size is None and follows) or (not size and axis in _MAY_BE_NOTHING):
             continue
         if type(size) is not int or size < 1:
@@ -75,21 +78,65 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
     sizes |= family.fixed
     sizes |= dict.fromkeys(_MAY_BE_NOTHING & stated.keys() - sizes.keys(), 0)
-    for axis, (times, of) in family.multiples.items():
-        sizes.setdefault(axis, times * sizes[of])
-    heads = sizes.pop("heads")
-    kv_heads = sizes.setdefault("kv_heads", heads)
-    for numerator, denominator, key in (
-        (heads, kv_heads, "num_attention_heads"),
-        (sizes["embed"], 1 if "head_dim" in sizes else heads, family.sizes["embed"]),
-    ):
-        if numerator % denominator:
-            raise CheckpointError(f"config.json: {key} {numerator} is not a multiple of {denominator} heads.")
-    sizes["group"] = heads // kv_heads
+    for axis, (_, of) in family.multiples.items():
+        sizes.setdefault(axis, ceil(multiple_of(axis, config, family) * sizes[of]))
+    for axis, how in family.stated.items():
+        sizes[axis] = _stated_width(sizes[axis], how, config, family)
+    heads = sizes.setdefault("heads", 1)
+    if "head_dim" not in sizes and sizes["embed"] % heads:
+        raise CheckpointError(
+            f"config.json: {family.sizes['embed']} {sizes['embed']} is not a multiple of {heads} heads."
+        )
     sizes.setdefault("head_dim", sizes["embed"] // heads)
+    for product, (outer, inner) in PRODUCTS.items():
+        if product in sizes:
+            _factor(sizes, product, outer, inner, family)
     if "proj" in family.sizes:
         sizes.setdefault("proj", sizes["embed"])
     return sizes
+
+
+def multiple_of(axis: str, config: Mapping[str, Any], family: Family) -> int | Fraction:
+    """How many times the other width an axis among `family.multiples` is. Raises CheckpointError for no such number."""
+    times = family.multiples[axis][0]
+    if not isinstance(times, str):
+        return times
+    stated = family.value(config, times)
+    if type(stated) not in (int, float) or stated <= 0:
+        raise CheckpointError(f"config.json: {times} should be a number above 0, found {stated!r}.")
+    return Fraction(stated)
+
+
+def _stated_width(number: int, how: Stated, config: Mapping[str, Any], family: Family) -> int:
+    if how.switch and not family.value(config, how.switch):
+        return number
+    width = int(number * how.part)
+    if how.times and family.value(config, how.times) is not None:
+        width = int(width * family.value(config, how.times))
+    return (
+        -(-width // family.value(config, how.multiple)) * family.value(config, how.multiple) if how.multiple else width
+    )
+
+
+def _spelt(axis: str, family: Family) -> str:
+    """What config.json states a width by."""
+    if axis not in family.sizes and axis in family.multiples:
+        times, of = family.multiples[axis]
+        return f"{times} × {family.sizes[of]}"
+    return family.sizes.get(axis, axis)
+
+
+def _factor(sizes: dict[str, int], product: str, outer: str, inner: str, family: Family) -> None:
+    """Replace a product by its two factors; each of `outer` has as many of `inner` as any other."""
+    total = sizes.pop(product)
+    number = sizes.setdefault(outer, total)
+    each = total // number
+    if total % number or sizes.setdefault(inner, each) != each:
+        key, outer_key, inner_key = (_spelt(axis, family) for axis in (product, outer, inner))
+        raise CheckpointError(
+            f"config.json: {key} {total} is not a multiple of {outer_key} {number}"
+            + (f" with {inner_key} {sizes[inner]} each." if inner in sizes else ".")
+        )
 
 
 def context_length(config: Mapping[str, Any], family: Family) -> int:
@@ -122,16 +169,24 @@ def grow_config(
     """
     grown = dict(config)
     targets = {axis: growth.target for axis, growth in growths.items()}
-    targets["heads"] = targets["kv_heads"] * targets["group"]
+    for product, (outer, inner) in reversed(PRODUCTS.items()):
+        if outer in targets and inner in targets:
+            targets[product] = targets[outer] * targets[inner]
     targets["head_dim"] = targets["value"]
     if any(growth.grows for growth in growths.values()):
+        for axis, how in family.stated.items():
+            if how.switch:
+                grown[how.switch] = False
+            else:
+                targets[axis] = int(targets[axis] / how.part)
         for axis, key in family.sizes.items():
             if targets.get(axis):
                 grown |= {name: targets[axis] for name in family.names(key) if name in config} or {key: targets[axis]}
     if grown.get(family.extra_layers):
         grown[family.extra_layers] = 0
-    if tied != bool(family.value(config, "tie_word_embeddings")) or "tie_word_embeddings" not in config:
-        grown["tie_word_embeddings"] = tied
+    ties = [name for name in family.names("tie_word_embeddings") if name in config]
+    if tied != bool(family.value(config, "tie_word_embeddings")) or not ties:
+        grown |= dict.fromkeys(ties or ["tie_word_embeddings"], tied)
     if dtype is not None:
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]:
             grown[key] = dtype
@@ -147,12 +202,17 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Let stock transformers read a config. Raises CheckpointError with its reason if it refuses. Slow to import."""
     from transformers import AutoConfig
 
-    # a copy, for transformers changes what is nested in the fields
-    fields = deepcopy({key: item for key, item in config.items() if key != "model_type"})
+    fields = {key: item for key, item in config.items() if key != "model_type"}
+    fields = json.loads(json.dumps(fields), object_hook=_special_float)  # as from a file, and a copy
     try:
         AutoConfig.for_model(config["model_type"], **fields)
     except Exception as error:  # each architecture raises what it likes
         raise CheckpointError(f"transformers refuses the config: {last_line(error)}") from None
+
+
+def _special_float(item: dict[str, Any]) -> Any:
+    """What JSON has no number for, as transformers writes it; any other object is itself."""
+    return float(item["__float__"]) if item.keys() == {"__float__"} else item
 
 
 def last_line(error: Exception) -> str:

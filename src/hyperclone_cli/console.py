@@ -242,7 +242,7 @@ def show_families(families: Iterable[Family], as_json: bool) -> None:
         (found.architecture, found.hidden_size, found.heads, found.feed_forward, found.tied_head)
         for found in map(capabilities, listed)
     ]
-    _print_table("", ("architecture", "hidden size", "heads", "feed-forward", "a tied head"), rows)
+    _print_table("", ("architecture", "hidden size", "heads", "feed-forward", "tied head"), rows)
     limited = [(found.architecture, found.limits) for found in map(capabilities, listed) if found.limits]
     if limited:
         _print_table("limits", ("", ""), limited)
@@ -300,9 +300,8 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
         pad_edge=False,
     )
     for column in columns:
-        table.add_column(
-            column, overflow="fold", justify="right" if column in _NUMBERS or column.endswith("×") else "left"
-        )
+        is_number, is_name = column in _NUMBERS or column.endswith("×"), column == "architecture"
+        table.add_column(column, overflow="fold", no_wrap=is_name, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*row)
     _out.print(table)

@@ -157,11 +157,9 @@ def grow_rows(rows: torch.Tensor, block: Block, noise: torch.Tensor | None = Non
     exact = tensor.exact and noise is None
     wide = dtype if exact else wide_dtype(tensor)
     rows = scale_rows(rows.to(wide), block)
-    if len(tensor.growths) == 1:
-        return rows.to(dtype)
+    if tensor.roles[-1] is Role.OUT:
+        return copy_columns(rows, tensor).to(dtype)
     columns = tensor.growths[1]
-    if tensor.roles[1] is Role.OUT:
-        return copy_columns(rows, columns, tensor.fillings[1]).to(dtype)
     if exact and not columns.padding:
         return _share_out(rows, columns, block.shares)
     return _settle(rows, columns, block.shares, noise, dtype)
@@ -180,16 +178,31 @@ def scale_rows(rows: torch.Tensor, block: Block) -> torch.Tensor:
     return (rows + offset) * factor - offset if offset else rows * factor
 
 
-def copy_columns(rows: torch.Tensor, columns: Growth, filling: Filling) -> torch.Tensor:
-    """Columns that are written, not read: each copy is the source's, times its scale; padding as `filling` says."""
-    if not columns.grows:
-        return rows
-    padding = rows.mean(1, keepdim=True) if filling is Filling.MEAN else rows.new_zeros(len(rows), 1)
+def copy_columns(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
+    """Columns that are written, not read: each copy is the source's, times its scale; padding as the fillings say.
+
+    The same in every dimension but the first, which holds the rows.
+    """
+    for number in range(1, len(tensor.growths)):
+        if tensor.growths[number].grows:
+            rows = _copy_units(rows, number, tensor.growths[number], tensor.fillings[number])
+    return rows
+
+
+def _copy_units(rows: torch.Tensor, number: int, units: Growth, filling: Filling) -> torch.Tensor:
+    """`copy_columns` in dimension `number` alone."""
+    mean = rows.mean(number, keepdim=True)
+    padding = mean if filling is Filling.MEAN else torch.zeros_like(mean)
     parts = [
-        _times(padding.expand(-1, run.length) if run.is_padding else rows.narrow(1, run.start, run.length), run.scale)
-        for run in columns.runs
+        _times(
+            padding.repeat_interleave(run.length, number)
+            if run.is_padding
+            else rows.narrow(number, run.start, run.length),
+            run.scale,
+        )
+        for run in units.runs
     ]
-    return torch.cat(parts, 1)
+    return torch.cat(parts, number)
 
 
 def _times(rows: torch.Tensor, factor: float) -> torch.Tensor:

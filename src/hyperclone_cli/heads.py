@@ -44,6 +44,8 @@ def choose_heads(request: Request, sizes: Mapping[str, int], family: Family, emb
 
 
 def _choose(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Heads | None:
+    if not family.has_heads:
+        return heads_of(sizes)
     wanted = _wanted(request, sizes, embed)
     chosen = next(_possible(wanted, request, sizes, family, embed), None)
     return chosen if chosen and wanted.query in (None, chosen.query) else None

@@ -76,10 +76,14 @@ class Plan:
         return [tensor.name for tensor in self.tensors if not tensor.exact]
 
     def kv_cache_bytes(self) -> tuple[int, int]:
-        """Bytes of keys and values that one token adds, before and after, in the clone's dtype."""
-        item = next(ITEM_BYTES[tensor.dtype] for tensor in self.tensors if tensor.part == "attention")
+        """Bytes of keys and values that one token adds, before and after, in the clone's dtype.
+
+        A recurrent layer adds none.
+        """
+        attention = [tensor for tensor in self.tensors if tensor.part == "attention"]
         cached = [grow_axes(dimension(Role.OUT, packed).parts, self.growths) for packed in self.family.cache]
-        rest = self.growths["layers"].source * item
+        layers = {number for tensor in attention for number in re.findall(r"\.(\d+)\.", tensor.name)[:1]}
+        rest = len(layers) * max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
         return sum(growth.source for growth in cached) * rest, sum(growth.target for growth in cached) * rest
 
 
@@ -93,7 +97,7 @@ def make_plan(source: Source, request: Request) -> Plan:
     """
     if request.family is None and known_family(source.config) is None and (fitting := _fitting(source)):
         raise CheckpointError(
-            f"config.json: model_type {source.config['model_type']!r} has no table of its own.",
+            f"config.json: model_type {source.config['model_type']!r} is not supported.",
             f"Its tensors are those of {fitting} to the last name and shape: --family {fitting} takes it for one,"
             " and `verify` decides.",
         )
@@ -192,20 +196,23 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
     patterns = {
         _first_parameter(module, form): form.layer_kind for module, form in family.tensors.items() if not form.optional
     }
-    patterns |= {re.sub(r"\.\d+\.", ".*.", name): kind for name, kind in present.items()}
+    patterns |= {_in_every_layer(name, family): kind for name, kind in present.items()}
     numbers = {name: [int(number) for number in re.findall(r"\.(\d+)\.", name)] for name in present}
     # a number beyond those of the tensors is wrong already
     layers, experts = (
         min(sizes.get(axis, 0), len({found[place] for found in numbers.values() if found[place:]}) + 1)
         for place, axis in enumerate(("layers", "experts"))
     )
-    kinds = {numbers[name][0]: kind for name, kind in present.items() if kind}
-    usual = next((form.layer_kind for form in family.tensors.values() if form.layer_kind), "")
+    kinds = {(numbers[name][0], _respect(kind)): kind for name, kind in present.items() if kind}
+    usual: dict[str, str] = {}
+    for form in family.tensors.values():
+        if form.layer_kind:
+            usual.setdefault(_respect(form.layer_kind), form.layer_kind)
     expected = {
         pattern.replace(".*.", f".{layer}.", 1).replace(".*.", f".{expert}.")
         for pattern, kind in patterns.items()
         for layer in range(layers if ".*." in pattern else 1)
-        if kind in ("", kinds.get(layer, usual))
+        if not kind or kind == kinds.get((layer, _respect(kind)), usual[_respect(kind)])
         for expert in range(experts if pattern.count(".*.") > 1 else 1)
     }
     for names, what in (
@@ -218,6 +225,16 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
                 f"config.json says {family.model_type} with {stated}; {what}: {_some(sorted(names))}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
+
+
+def _respect(kind: str) -> str:
+    """In what respect layers of this kind differ from others."""
+    return kind.rpartition("/")[0]
+
+
+def _in_every_layer(name: str, family: Family) -> str:
+    """The pattern of a tensor's name, or the name itself where the table has it in one layer alone."""
+    return name if name.rpartition(".")[0] in family.tensors else re.sub(r"\.\d+\.", ".*.", name)
 
 
 def _first_parameter(module: str, form: Form) -> str:

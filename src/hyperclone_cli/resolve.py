@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hyperclone_cli.config import multiple_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth, padded, spread, tiled
 from hyperclone_cli.heads import choose_heads, grown_size, heads_of
 from hyperclone_cli.request import Request
 from hyperclone_cli.rotary import check_rotary, grow_head
+
+_WITH_EMBED = {"inner", "ssm_group", "delta_heads"}
+"""Widths and numbers of heads that grow like the residual stream, whole units of them."""
 
 _INSTEAD = {
     "pads": "A whole --embed-mult works.",
@@ -30,6 +34,7 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     """
     embed = grown_size("--hidden-size", sizes["embed"], request.hidden_size, request.embed_mult)
     ffn = grown_size("--intermediate-size", sizes["ffn"], request.intermediate_size, request.ffn_mult)
+    _check_heads(request, family)
     heads = choose_heads(request, sizes, family, embed)
     typed = request.typed("hidden_size", "embed_mult")
     if embed % sizes["embed"]:
@@ -41,12 +46,15 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
         check_rotary(request.head_dim_mult, sizes["head_dim"], family, config)
     grown = {axis: tiled(size, 1) for axis, size in sizes.items()}
     if "ffn" not in family.sizes:
-        _check_multiple(request, embed, ffn, family)
+        _check_multiple(request, embed, ffn, family, config)
     grown["embed"] = padded(sizes["embed"], embed)
     grown["ffn"] = spread(sizes["ffn"], ffn)
     grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
     grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
+    grown |= {
+        axis: spread(sizes[axis], round(sizes[axis] * embed / sizes["embed"])) for axis in _WITH_EMBED & sizes.keys()
+    }
     grown |= grow_head(sizes["head_dim"], request.head_dim_mult, family)
     if "rotary" in sizes:
         grown["rotary"] = tiled(sizes["rotary"], request.head_dim_mult)
@@ -70,14 +78,28 @@ def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn
     return {axis: spread(sizes[axis], round(sizes[axis] * ratio)) for axis in own}
 
 
+def _check_heads(request: Request, family: Family) -> None:
+    """Raise RequestError where heads are asked for of an architecture that has none."""
+    asked = {
+        "--heads-mult": request.heads_mult,
+        "--kv-heads-mult": request.kv_heads_mult,
+        "--num-heads": request.num_heads,
+        "--num-kv-heads": request.num_kv_heads,
+        "--head-dim-mult": request.head_dim_mult if request.head_dim_mult > 1 else None,
+    }
+    for option, number in asked.items():
+        if number is not None and not family.has_heads:
+            raise RequestError(f"{option} {number}: {family.name} has no attention heads.", f"Leave {option} out.")
+
+
 def _check_limits(growth: str, wanted: str, family: Family, config: Mapping[str, Any]) -> None:
     for limit in family.limits:
         if limit.growth == growth and family.fits(config, limit.when):
             raise RequestError(f"{wanted}: not in {family.name}, {limit.why}.", _INSTEAD[growth])
 
 
-def _check_multiple(request: Request, embed: int, ffn: int, family: Family) -> None:
-    times, axis = family.multiples["ffn"]
+def _check_multiple(request: Request, embed: int, ffn: int, family: Family, config: Mapping[str, Any]) -> None:
+    times, axis = multiple_of("ffn", config, family), family.multiples["ffn"][1]
     if ffn != times * embed:
         key = family.sizes[axis]
         raise RequestError(

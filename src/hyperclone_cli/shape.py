@@ -51,7 +51,7 @@ def propose(
         except RequestError:
             return False
         asked = (request.num_heads, request.heads_mult) != (None, None)
-        return asked or width == start or heads == width // unit
+        return asked or not family.has_heads or width == start or heads == width // unit
 
     def next_that_works(index: int, step: int) -> int | None:
         while 0 <= index < len(widths):

@@ -9,7 +9,7 @@ from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 
-from hyperclone_cli.axes import ATTENTION_AXES, Dimension, Form, Role, words_of
+from hyperclone_cli.axes import ATTENTION_AXES, RECURRENT_AXES, Dimension, Form, Role, words_of
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth, Run, grow_dimension
@@ -194,7 +194,16 @@ def _gain(form: Form, parameter: str, embed: Growth, units: Growth) -> float:
         return math.sqrt(density) if parameter == "weight" else 1.0
     if form.normed:
         return 1 / math.sqrt(density)
+    if form.forward_bits:
+        factors = [_rounded(width**form.forward_power, form.forward_bits) for width in (embed.source, embed.target)]
+        return factors[0] / factors[1]
     return math.pow(embed.source / embed.target, form.forward_power)
+
+
+def _rounded(number: float, bits: int) -> float:
+    """`number` to so many significant bits, ties to even."""
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
 
 
 def _check_norm(full: str, family: Family, form: Form, axes: tuple[str, ...], growth: Growth) -> None:
@@ -228,6 +237,8 @@ def _part(form: Form) -> str:
         return "norms"
     if "vocab" in axes:
         return "embedding" if form.kind == "embedding" else "head"
+    if axes & RECURRENT_AXES:
+        return "recurrent"
     if axes & ATTENTION_AXES:
         return "attention"
     return "embedding" if form.kind == "embedding" or "proj" in axes else "feed-forward"

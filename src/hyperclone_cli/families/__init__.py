@@ -12,6 +12,7 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import (
+    bamba,
     biogpt,
     bitnet,
     cohere,
@@ -24,7 +25,11 @@ from hyperclone_cli.families import (
     gpt_neo,
     gpt_neox,
     gptj,
+    jamba,
+    lfm2,
     llama,
+    mamba,
+    mamba2,
     minicpm3,
     mixtral,
     nanochat,
@@ -33,19 +38,23 @@ from hyperclone_cli.families import (
     opt,
     persimmon,
     phi,
+    qwen_delta,
     qwen_moe,
+    recurrent_gemma,
+    rwkv,
     stablelm,
     starcoder2,
     ungated,
 )
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.table import Family, Fold, Limit, Stated
 
-__all__ = ["FAMILIES", "Family", "Fold", "Limit", "families_named", "find_family", "known_family"]
+__all__ = ["FAMILIES", "Family", "Fold", "Limit", "Stated", "families_named", "find_family", "known_family"]
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
     *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
     *(mixtral, qwen_moe, deepseek, minicpm3),  # mixtures of experts, and latent attention
+    *(lfm2, jamba, recurrent_gemma, mamba, mamba2, bamba, rwkv, qwen_delta),  # recurrent and convolutional layers
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +38,22 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Stated:
+    """How a key states a width where that is not simply its number of units.
+
+    part      the width is this part of the number, rounded down
+    times     the config key of a factor on that, rounded down again
+    multiple  the config key of what it is then rounded up to a multiple of
+    switch    the config key without which the number is the width after all; the clone's config turns it off
+    """
+
+    part: Fraction
+    times: str = ""
+    multiple: str = ""
+    switch: str = ""
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture as its checkpoints lie on disk.
 
@@ -47,8 +64,9 @@ class Family:
     sizes     axis → the config key that states it. Without "kv_heads" every query head has its
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
     fixed     axis → units, where the architecture leaves no choice.
-    multiples axis → (n, other axis), of which it is n times the width where its key says nothing, or where
-              it has no key: then always.
+    multiples axis → (n, other axis), of which it is n times the width, rounded up, where its key says nothing
+              or "auto", or where it has no key: then always. n is a number, or the config key of one.
+    stated    axis → how its key states it, where not in units.
     aliases   config key → other keys that state the same number.
     context   the config key for the most tokens that the model takes.
     tensors   module name (the first `*` is a layer's number, the second that of an expert) → form.
@@ -79,7 +97,8 @@ class Family:
     refused: str = ""
     when: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
-    multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    multiples: Mapping[str, tuple[int | Fraction | str, str]] = field(default_factory=dict)
+    stated: Mapping[str, Stated] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
     context: str = "max_position_embeddings"
@@ -97,6 +116,11 @@ class Family:
     embed_divides_by_heads: bool = False
     heads_fill_embed: bool = False
     tiny: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether there are attention heads."""
+        return "heads" in self.sizes
 
     @property
     def heads_are_free(self) -> bool:

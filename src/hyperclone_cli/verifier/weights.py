@@ -75,8 +75,8 @@ def _compare(block: Block, source: torch.Tensor, found: list[torch.Tensor]) -> t
     wide = wide_dtype(tensor)
     expected = scale_rows(source.to(wide), block)
     magnitude = tensor.offset * tensor.gain  # what cancels in (1 + w) norms, and is rounded in `wide`
-    if len(tensor.growths) > 1 and tensor.roles[1] is Role.OUT:
-        expected = copy_columns(expected, tensor.growths[1], tensor.fillings[1])
+    if tensor.roles[-1] is Role.OUT:
+        expected = copy_columns(expected, tensor)
     info = torch.finfo(TORCH_DTYPES[tensor.dtype])
     rounding = 0.0 if tensor.exact else 0.505 * info.eps
     copies = max(-(-growth.target // growth.source) for growth in tensor.growths)

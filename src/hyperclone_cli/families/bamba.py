@@ -1,0 +1,97 @@
+"""Mamba 2 in most layers, attention in others or beside it: Bamba, Falcon H1, Granite 4."""
+
+from dataclasses import replace
+
+from hyperclone_cli.axes import Form, in_layers, linear, norm, optional
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.mamba2 import MIXER, NORMED
+from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.table import Family, Fold
+
+_MAMBA: dict[str, Form] = {f"model.layers.*.mamba.{name}": form for name, form in MIXER.items()}
+_SIZES = {
+    **SIZES,
+    "ssm_heads": "mamba_n_heads",
+    "ssm_value": "mamba_d_head",
+    "ssm_groups": "mamba_n_groups",
+    "ssm_state": "mamba_d_state",
+}
+_TINY = {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
+_DEFAULTS = {
+    "head_dim": None,
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_expand": 2,
+    "tie_word_embeddings": False,
+}
+
+BAMBA = Family(
+    model_type="bamba",
+    known_as="Bamba 9B",
+    tiny={**_TINY, "attn_layer_indices": [1]},
+    sizes=_SIZES,
+    multiples={"ssm_inner": ("mamba_expand", "embed")},
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **in_layers("mamba", _MAMBA),
+        **in_layers("attention", ATTENTION),
+        "model.layers.*.feed_forward.gate_proj": linear("ffn", "embed"),
+        "model.layers.*.feed_forward.up_proj": linear("ffn", "embed"),
+        "model.layers.*.feed_forward.down_proj": linear("embed", "ffn"),
+        "model.layers.*.input_layernorm": norm("embed"),
+        "model.layers.*.pre_ff_layernorm": norm("embed"),
+        "model.final_layernorm": norm("embed"),
+    },
+    defaults={**_DEFAULTS, "num_key_value_heads": 8, "partial_rotary_factor": 0.5},
+    rotary_fraction="partial_rotary_factor",
+    folds=(Fold("model.final_layernorm"),),
+    limits=(NORMED,),
+)
+
+# both in every layer, side by side
+FALCON_H1 = BAMBA.variant(
+    "falcon_h1",
+    known_as="Falcon H1",
+    tiny={**_TINY, "mamba_d_ssm": 64},
+    sizes={**_SIZES, "ssm_inner": "mamba_d_ssm"},
+    tensors={**_MAMBA, **ATTENTION, "model.layers.*.mamba.norm": optional(norm("ssm_inner"))},
+    defaults={"mamba_d_ssm": 1024, "mamba_rms_norm": False, "partial_rotary_factor": 1.0},
+    limits=(replace(NORMED, when={"mamba_rms_norm": True}),),
+)
+
+# without experts: what the others share is all there is
+GRANITE_DENSE = Family(
+    model_type="granitemoehybrid",
+    layout="dense",
+    known_as="Granite 4 without experts",
+    tiny={**_TINY, "layer_types": ["linear_attention", "full_attention"]},
+    when={"num_local_experts": 0},
+    sizes={**_SIZES, "shared_ffn": "shared_intermediate_size"},
+    multiples=BAMBA.multiples,
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **in_layers("mamba", _MAMBA),
+        **in_layers("attention", ATTENTION),
+        "model.layers.*.shared_mlp.input_linear": linear("shared_ffn | shared_ffn", "embed"),
+        "model.layers.*.shared_mlp.output_linear": linear("embed", "shared_ffn"),
+        **NORMS,
+    },
+    defaults={
+        **_DEFAULTS,
+        "num_key_value_heads": None,
+        "num_local_experts": 8,
+        "shared_intermediate_size": 1024,
+    },
+    query_scalar="attention_multiplier",
+    limits=(NORMED,),
+)
+GRANITE = GRANITE_DENSE.variant(
+    "granitemoehybrid",
+    layout="",
+    known_as="Granite 4 with experts",
+    when={},
+    refused="all experts of a layer lie in one tensor",
+)
+
+FAMILIES = (BAMBA, FALCON_H1, GRANITE_DENSE, GRANITE)
