@@ -9,6 +9,7 @@ is a packed sequence of axes, outermost first, written as one string:
     "heads query"      query heads: short for "kv_heads group query", a group per key/value head
     "heads query+key"  in each head a query, then a key: "+" packs widths side by side
     "kv_heads group.query+key"  in each key/value head its group of queries, then its key: "." packs most tightly
+    "experts ffn+ffn"  in each expert a gate of its width, then as much again
     "ffn | ffn"        one whole packed axis after another: "|" packs widest
     "vocab"            the vocabulary, which never grows
     "experts"          the experts of a layer, which never grow in number; nor do the "shared" ones
@@ -96,6 +97,7 @@ class Form:
     `forward_power` is p where the forward pass multiplies this module's output by embed**p.
     `dropped` is why a tensor is not written at all; empty for all others.
     `optional` marks modules that not every checkpoint of the family has.
+    `stacked` marks tensors that hold a matrix for each expert, in a dimension of their own or one below the other.
     `layer_kind` is the kind of layer that a module belongs to; empty for modules of every layer.
     """
 
@@ -109,6 +111,7 @@ class Form:
     forward_power: float = 0.0
     dropped: str = ""
     optional: bool = False
+    stacked: bool = False
     layer_kind: str = ""
 
 
@@ -159,6 +162,20 @@ def head_norm(heads: str, width: str) -> Form:
 def parameter(*packed: str) -> Form:
     """A tensor that is no module's weight or bias, a scalar too. Named whole in the table, not by module."""
     return Form("parameter", {"": tuple(dimension(Role.OUT, words) for words in packed)})
+
+
+def bare(form: Form) -> Form:
+    """The weight of a form under a name of its own. Named whole in the table, not by module."""
+    return replace(form, parameters={"": form.parameters["weight"]})
+
+
+def stacked(form: Form) -> Form:
+    """A matrix for each expert in one tensor: (experts, rows, columns), or the rows of all, expert by expert.
+
+    "experts" is the outermost axis that the form writes, as in one matrix below the other. What is
+    transposed is so expert by expert: (experts, in, out).
+    """
+    return replace(form, stacked=True)
 
 
 def drop(reason: str) -> Form:

@@ -91,7 +91,7 @@ def make_plan(source: Source, request: Request) -> Plan:
     Raises CheckpointError if a tensor fits no rule, several, or not its shape; RequestError if the
     architecture cannot do what is asked.
     """
-    family = find_family(source.config)
+    family = find_family(source.config, source.tensors)
     sizes = read_sizes(source.config, family)
     if request.target_params is not None:
         return _plan_of_size(source, request, sizes, family)

@@ -71,7 +71,7 @@ def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn
             "Use --ffn-mult.",
         )
     ratio = ffn_ratio if request.moe_ffn_mult is None else request.moe_ffn_mult
-    own = [axis for axis in ("moe_ffn", "shared_ffn") if axis in sizes]
+    own = [axis for axis in ("moe_ffn", "shared_ffn") if sizes.get(axis)]
     return {axis: spread(sizes[axis], round(sizes[axis] * ratio)) for axis in own}
 
 

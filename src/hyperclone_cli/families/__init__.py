@@ -6,7 +6,7 @@ config.json, and where checkpoints of one model_type come in several layouts, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,6 +15,7 @@ from hyperclone_cli.families import (
     biogpt,
     bitnet,
     cohere,
+    dbrx,
     deepseek,
     exaone,
     falcon,
@@ -23,7 +24,9 @@ from hyperclone_cli.families import (
     gpt2,
     gpt_neo,
     gpt_neox,
+    gpt_oss,
     gptj,
+    granite_moe,
     llama,
     minicpm3,
     mixtral,
@@ -38,27 +41,28 @@ from hyperclone_cli.families import (
     starcoder2,
     ungated,
 )
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.table import Family, Fold, Limit, stated_value
 
-__all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family"]
+__all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family", "stated_value"]
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
     *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
-    *(mixtral, qwen_moe, deepseek, minicpm3),  # mixtures of experts, and latent attention
+    *(mixtral, qwen_moe, granite_moe, gpt_oss, dbrx, deepseek, minicpm3),  # mixtures of experts, and latent attention
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
 
 
-def find_family(config: Mapping[str, Any]) -> Family:
+def find_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family:
     """The table for the model that a config.json describes: the first of its model_type that fits.
 
+    `names` are those of the checkpoint's tensors, which tell layouts that have one config apart.
     Raises CheckpointError for a layout that is refused, and for an unknown model_type, naming the nearest known.
     """
     model_type = config["model_type"]
     for family in FAMILIES.values():
-        if family.model_type == model_type and family.fits(config, family.when):
+        if family.model_type == model_type and family.fits(config, family.when) and family.is_stored_in(names):
             if family.refused:
                 raise CheckpointError(f"config.json: {family.name} is not supported: {family.refused}.")
             return family

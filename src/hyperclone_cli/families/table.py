@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from hyperclone_cli.axes import Form
+
+
+def stated_value(config: Mapping[str, Any], key: str) -> tuple[Any] | tuple[()]:
+    """What config.json states for a key, in a tuple of its own; an empty one if it says nothing."""
+    inner: Any = config
+    for part in key.split("."):
+        if not isinstance(inner, Mapping) or part not in inner:
+            return ()
+        inner = inner[part]
+    return (inner,)
 
 
 @dataclass(frozen=True)
@@ -42,13 +52,15 @@ class Family:
 
     layout    what tells this table from others of the same model_type; `when` are the values of config.json
               under which it is the one.
+    holds     a module that only checkpoints of this layout have, where config.json does not tell.
     refused   why checkpoints of this layout cannot be expanded; empty where they can.
     sizes     axis → the config key that states it. Without "kv_heads" every query head has its
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
     fixed     axis → units, where the architecture leaves no choice.
     multiples axis → (n, other axis), of which it is n times the width where its key says nothing, or where
               it has no key: then always.
-    aliases   config key → other keys that state the same number.
+    aliases   config key → other keys that state the same number. One with a default of its own is written in any case.
+              In all keys "a.b" is b inside a.
     context   the config key for the most tokens that the model takes.
     tensors   module name (the first `*` is a layer's number, the second that of an expert) → form.
     defaults  what transformers assumes for a key that config.json omits.
@@ -75,6 +87,7 @@ class Family:
     layout: str = ""
     refused: str = ""
     when: Mapping[str, Any] = field(default_factory=dict)
+    holds: str = ""
     fixed: Mapping[str, int] = field(default_factory=dict)
     multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -116,7 +129,7 @@ class Family:
 
     def value(self, config: Mapping[str, Any], key: str) -> Any:
         """What transformers sees for `key`: the file's value, else the architecture's default."""
-        stated = [config[name] for name in self.names(key) if name in config]
+        stated = [found[0] for found in (stated_value(config, name) for name in self.names(key)) if found]
         assumed = None if stated else self.defaults.get(key)
         return next((item for item in stated if item is not None), assumed)
 
@@ -140,6 +153,11 @@ class Family:
             for module, form in self.tensors.items()
             for parameter in form.parameters
         )
+
+    def is_stored_in(self, names: Iterable[str]) -> bool:
+        """Whether a checkpoint with tensors of these names has the module that tells this layout, if there is one."""
+        module = self.tensors.get(self.holds)
+        return module is None or any(form is module for name in names for _, _, form in self.matches(name))
 
     def matches(self, name: str) -> list[tuple[str, str, Form]]:
         """Every (full tensor name, parameter, form) whose rule fits `name`, with or without prefix."""
