@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models import GQA, MHA, MQA, TIED, UNTIED, WINDOWED, Variant
-from models_more import LOCAL, MULTIPLIERS
+from models_more import LOCAL, MIXTURES, MULTIPLIERS
 
 DBRX: dict[str, Any] = {
     "vocab_size": 96,
@@ -33,3 +33,6 @@ VARIANTS: dict[str, Variant] = {
         DBRX | {"attn_config": DBRX_ATTENTION | {"clip_qkv": 1.0}, "ffn_config": DBRX_EXPERTS | {"moe_top_k": 1}},
     ),
 }
+
+FUSED = {f"{name} (fused experts)": variant for name, variant in MIXTURES.items()}
+"""What is built with `save_original_format=False`, in the names that transformers has in memory."""

@@ -23,7 +23,7 @@ from hyperclone_cli.inspector import inspect
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.request import Request
 from hyperclone_cli.verifier import verify
-from models_fused_experts import VARIANTS
+from models_fused_experts import FUSED, VARIANTS
 
 Sources = Callable[[str], Path]
 
@@ -37,6 +37,7 @@ GROWTHS = {
 }
 CLIPPED = "clip_qkv would clip"
 REFUSED: dict[tuple[str, str], str] = {
+    ("deepseek_v3 (fused experts)", "larger heads"): "read from latent vectors",
     ("gpt_oss", "larger heads"): "rotary positions of type 'yarn'",
     ("dbrx", "larger heads"): CLIPPED,
     ("dbrx-one-expert-of-four", "larger heads"): CLIPPED,
@@ -47,7 +48,8 @@ REFUSED: dict[tuple[str, str], str] = {
 def source(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     @functools.cache
     def build(variant: str) -> Path:
-        return models.build(VARIANTS[variant], tmp_path_factory.mktemp("source") / variant)
+        path = tmp_path_factory.mktemp("source") / variant
+        return models.build((VARIANTS | FUSED)[variant], path, save_original_format=variant not in FUSED)
 
     return build
 
@@ -63,6 +65,39 @@ def test_every_growth_is_the_same_function_or_refused(
             expand(src, out, GROWTHS[growth])
         return
     expand(src, out, GROWTHS[growth])
+    assert_same_function(src, out)
+
+
+SAMPLED = {"phimoe", "qwen2_moe", "deepseek_v3"}
+"""Mixtures that have every growth tried in their fused form too; the others grow twofold and threefold."""
+
+
+@pytest.mark.parametrize(
+    "variant, growth",
+    [
+        (variant, growth)
+        for variant in FUSED
+        for growth in GROWTHS
+        if growth in ("twice", "three times") or variant.removesuffix(" (fused experts)") in SAMPLED
+    ],
+)
+def test_fused_experts_are_read_and_written_back_as_such(
+    variant: str, growth: str, source: Sources, tmp_path: Path
+) -> None:
+    src, out = source(variant), tmp_path / "clone"
+    if (variant, growth) in REFUSED:
+        with pytest.raises(RequestError, match=REFUSED[variant, growth]):
+            expand(src, out, GROWTHS[growth])
+        return
+    made = expand(src, out, GROWTHS[growth])
+    assert made.family.layout == "fused experts"
+    assert (
+        load_file(out / "model.safetensors").keys() - {"lm_head.weight"} <= load_file(src / "model.safetensors").keys()
+    )
+    assert_same_function(src, out)
+
+
+def assert_same_function(src: Path, out: Path) -> None:
     one, other = models.load(src), models.load(out)
     assert models.relative_error(models.logits(other), models.logits(one)) <= 1e-5
     assert torch.equal(models.decode(other), models.decode(one))

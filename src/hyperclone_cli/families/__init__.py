@@ -19,6 +19,7 @@ from hyperclone_cli.families import (
     deepseek,
     exaone,
     falcon,
+    fused,
     gemma,
     glm,
     gpt2,
@@ -48,6 +49,7 @@ __all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family", "stated_value"]
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
     *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
+    fused,  # before those that have the same config, and are told by nothing
     *(mixtral, qwen_moe, granite_moe, gpt_oss, dbrx, deepseek, minicpm3),  # mixtures of experts, and latent attention
 )
 

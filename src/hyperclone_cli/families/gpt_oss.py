@@ -1,4 +1,4 @@
-"""gpt-oss in 16 bits: all experts of a layer in two tensors of (in, out), gates and values by turns; attention sinks."""
+"""gpt-oss in 16 bits: all experts of a layer in two tensors of (in, out), gate and value by turns; attention sinks."""
 
 from hyperclone_cli.axes import bare, conv1d, linear, parameter, stacked
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
