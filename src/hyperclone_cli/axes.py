@@ -7,6 +7,7 @@ is a packed sequence of axes, outermost first, written as one string:
     "ffn"              the feed-forward width
     "kv_heads key"     key/value heads, each with a key of head_dim units; "value" likewise
     "heads query"      query heads: short for "kv_heads group query", a group per key/value head
+    "kv_pairs"         half of the key/value heads, where head i works with head i + half of them
     "heads query+key"  in each head a query, then a key: "+" packs widths side by side
     "kv_heads group.query+key"  in each key/value head its group of queries, then its key: "." packs most tightly
     "experts ffn+ffn"  in each expert a gate of its width, then as much again
@@ -35,7 +36,9 @@ from enum import Enum
 ANY = "*"
 """A dimension of any size, which is kept whole."""
 
-ATTENTION_AXES = frozenset({"kv_heads", "group", "query", "key", "value", "q_latent", "kv_latent", "nope", "rope"})
+ATTENTION_AXES = frozenset(
+    {"kv_heads", "kv_pairs", "group", "query", "key", "value", "q_latent", "kv_latent", "nope", "rope"}
+)
 AXES = ATTENTION_AXES | {"embed", "ffn", "moe_ffn", "shared_ffn", "experts", "shared", "vocab", "proj"}
 
 _SHORTHAND = {"heads": ("kv_heads", "group")}

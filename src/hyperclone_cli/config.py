@@ -75,7 +75,7 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     sizes |= family.fixed
     sizes |= dict.fromkeys(_MAY_BE_NOTHING & stated.keys() - sizes.keys(), 0)
     for axis, (times, of) in family.multiples.items():
-        sizes.setdefault(axis, times * sizes[of])
+        sizes.setdefault(axis, _times(config, family, times) * sizes[of])
     heads = sizes.pop("heads")
     kv_heads = sizes.setdefault("kv_heads", heads)
     for numerator, denominator, key in (
@@ -89,6 +89,13 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     if "proj" in family.sizes:
         sizes.setdefault("proj", sizes["embed"])
     return sizes
+
+
+def _times(config: Mapping[str, Any], family: Family, times: int | str) -> int:
+    number = family.value(config, times) if isinstance(times, str) else times
+    if type(number) is not int or number < 1:
+        raise CheckpointError(f"config.json: {times} should be a whole number from 1 up, found {number!r}.")
+    return number
 
 
 def context_length(config: Mapping[str, Any], family: Family) -> int:

@@ -46,11 +46,12 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
         _check_rotary(request.head_dim_mult, sizes["head_dim"], family, config)
     grown = {axis: tiled(size, 1) for axis, size in sizes.items()}
     if "ffn" not in family.sizes:
-        _check_multiple(embed, ffn, family)
+        _check_multiple(embed, ffn, sizes, family)
     grown["embed"] = padded(sizes["embed"], embed)
     grown["ffn"] = spread(sizes["ffn"], ffn)
     grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
     grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
+    grown["kv_pairs"] = spread(max(1, sizes["kv_heads"] // 2), max(1, heads.key_value // 2))
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
     grown |= grow_head(sizes["head_dim"], request.head_dim_mult, family)
     if "rotary" in sizes:
@@ -147,6 +148,8 @@ def _possible_heads(
 
 def _is_possible(new: Heads, old: Heads, family: Family) -> bool:
     group, old_group = new.query // new.key_value, old.query // old.key_value
+    if family.paired_heads and new.key_value % 2:
+        return False
     if new.query % new.key_value or new.key_value < old.key_value or group < old_group:
         return False
     if "kv_heads" in family.fixed:
@@ -178,6 +181,8 @@ def _heads_refusal(
             rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
     elif not shares_keys:
         rules = ["every query head has a key and value head of its own"]
+    if family.paired_heads:
+        rules.append("the key/value heads are two halves")
     if not family.heads_are_free:
         rules.append("hidden_size is heads × head size")
     if family.embed_divides_by_heads:
@@ -212,8 +217,8 @@ def _check_limits(growth: str, wanted: str, family: Family, config: Mapping[str,
             raise RequestError(f"{wanted}: not in {family.name}, {limit.why}.", _INSTEAD[growth])
 
 
-def _check_multiple(embed: int, ffn: int, family: Family) -> None:
-    times, axis = family.multiples["ffn"]
+def _check_multiple(embed: int, ffn: int, sizes: Mapping[str, int], family: Family) -> None:
+    times, axis = sizes["ffn"] // sizes["embed"], family.multiples["ffn"][1]
     if ffn != times * embed:
         key = family.sizes[axis]
         raise RequestError(

@@ -17,6 +17,7 @@ from hyperclone_cli.families import (
     cohere,
     dbrx,
     deepseek,
+    diffllama,
     exaone,
     falcon,
     fused,
@@ -25,6 +26,7 @@ from hyperclone_cli.families import (
     gpt2,
     gpt_neo,
     gpt_neox,
+    gpt_neox_japanese,
     gpt_oss,
     gptj,
     granite_moe,
@@ -48,6 +50,7 @@ __all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family", "stated_value"]
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
+    *(diffllama, gpt_neox_japanese),
     *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
     fused,  # before those that have the same config, and are told by nothing
     *(mixtral, qwen_moe, granite_moe, gpt_oss, dbrx, deepseek, minicpm3),  # mixtures of experts, and latent attention

@@ -58,7 +58,7 @@ class Family:
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
     fixed     axis → units, where the architecture leaves no choice.
     multiples axis → (n, other axis), of which it is n times the width where its key says nothing, or where
-              it has no key: then always.
+              it has no key: then always. n may be the config key that states it.
     aliases   config key → other keys that state the same number. One with a default of its own is written in any case.
               In all keys "a.b" is b inside a.
     context   the config key for the most tokens that the model takes.
@@ -77,6 +77,7 @@ class Family:
               transformers does not load; `extra_names` is what their names hold where they are not numbered on.
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
+    paired_heads   head i works with head i + half of them, so that the key/value heads are even in number.
     heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
     """
 
@@ -89,7 +90,7 @@ class Family:
     when: Mapping[str, Any] = field(default_factory=dict)
     holds: str = ""
     fixed: Mapping[str, int] = field(default_factory=dict)
-    multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    multiples: Mapping[str, tuple[int | str, str]] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
     context: str = "max_position_embeddings"
@@ -106,6 +107,7 @@ class Family:
     limits: tuple[Limit, ...] = ()
     embed_divides_by_heads: bool = False
     heads_fill_embed: bool = False
+    paired_heads: bool = False
 
     @property
     def heads_are_free(self) -> bool:
