@@ -318,8 +318,8 @@ def push(
 
 @app.command()
 def families(as_json: Json = False) -> None:
-    """List the architectures that can be expanded."""
+    """List the architectures that can be expanded, and those that cannot."""
     from hyperclone_cli import console
-    from hyperclone_cli.families import FAMILIES
+    from hyperclone_cli.families import FAMILIES, REFUSED
 
-    console.show_families(FAMILIES.values(), as_json)
+    console.show_families(FAMILIES.values(), REFUSED, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -224,16 +224,18 @@ def _verdict(gradients: GradientFigures) -> str:
     )
 
 
-def show_families(families: Iterable[Family], as_json: bool) -> None:
-    """Print the architectures, from the tables."""
+def show_families(families: Iterable[Family], refused: Mapping[str, str], as_json: bool) -> None:
+    """Print the architectures, from the tables, and those that are `refused`, model_type → reason."""
     described = {family.name: _describe(family) for family in families}
     if as_json:
-        _print_json({"schema_version": SCHEMA_VERSION, "families": described})
+        _print_json({"schema_version": SCHEMA_VERSION, "families": described, "refused": dict(refused)})
         return
     rows = [
         (name, *(("refused", facts["refused"]) if facts["refused"] else (facts["head_dim"], facts["tied_head"])))
         for name, facts in described.items()
     ]
+    for reason in dict.fromkeys(refused.values()):
+        rows.append((", ".join(name for name in refused if refused[name] == reason), "refused", reason))
     _print_table("", ("model_type", "head size", "a tied head"), rows)
 
 

@@ -44,9 +44,10 @@ from hyperclone_cli.families import (
     starcoder2,
     ungated,
 )
+from hyperclone_cli.families.refused import REFUSED
 from hyperclone_cli.families.table import Family, Fold, Limit, stated_value
 
-__all__ = ["FAMILIES", "Family", "Fold", "Limit", "find_family", "stated_value"]
+__all__ = ["FAMILIES", "REFUSED", "Family", "Fold", "Limit", "find_family", "stated_value"]
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
@@ -63,7 +64,8 @@ def find_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family:
     """The table for the model that a config.json describes: the first of its model_type that fits.
 
     `names` are those of the checkpoint's tensors, which tell layouts that have one config apart.
-    Raises CheckpointError for a layout that is refused, and for an unknown model_type, naming the nearest known.
+    Raises CheckpointError for an architecture or a layout that is refused by name, with the reason, and for an unknown
+    model_type, naming the nearest known.
     """
     model_type = config["model_type"]
     for family in FAMILIES.values():
@@ -71,6 +73,11 @@ def find_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family:
             if family.refused:
                 raise CheckpointError(f"config.json: {family.name} is not supported: {family.refused}.")
             return family
+    if model_type in REFUSED:
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r} is not supported: {REFUSED[model_type]}.",
+            "`hyperclone families` lists those that are.",
+        )
     nearest = get_close_matches(model_type, [family.model_type for family in FAMILIES.values()], n=1, cutoff=0.5)
     raise CheckpointError(
         f"config.json: model_type {model_type!r} is not supported.",
