@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from models import BASE, GQA, MHA, TIED, UNTIED, Variant
 
 NEOX_JAPANESE = {key: BASE[key] for key in BASE if key != "intermediate_size"}
+
+BLOOM: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 48,
+    "n_layer": 2,
+    "n_head": 4,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+MPT: dict[str, Any] = {
+    "vocab_size": 96,
+    "d_model": 48,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_seq_len": 64,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
 
 VARIANTS: dict[str, Variant] = {
     "diffllama": ("diffllama", MHA | UNTIED | {"attention_bias": True}),
@@ -14,4 +35,12 @@ VARIANTS: dict[str, Variant] = {
         "gpt_neox_japanese",
         NEOX_JAPANESE | UNTIED | {"intermediate_multiple_size": 2},
     ),
+    "bloom": ("bloom", BLOOM),
+    "bloom-untied-six-heads": (
+        "bloom",
+        BLOOM | UNTIED | {"n_head": 6, "apply_residual_connection_post_layernorm": True},
+    ),
+    "mpt": ("mpt", MPT),
+    "mpt-untied-six-heads-clipped": ("mpt", MPT | UNTIED | {"n_heads": 6, "attn_config": {"clip_qkv": 1.0}}),
+    "mpt-scaled": ("mpt", MPT | {"attn_config": {"softmax_scale": 0.4}}),
 }

@@ -139,6 +139,10 @@ def grow_config(
                 stated += [name for name in family.aliases.get(key, ()) if name in family.defaults]
                 for name in stated:
                     grown = _with(grown, name, targets[axis])
+    if family.score_scale and growths["key"].grows:
+        head_dim = growths["key"]
+        scale = family.value(config, family.score_scale) or head_dim.source**-0.5
+        grown = _with(grown, family.score_scale, scale / float(head_dim.ratio))
     if grown.get(family.extra_layers):
         grown[family.extra_layers] = 0
     if tied != bool(family.value(config, "tie_word_embeddings")) or "tie_word_embeddings" not in config:

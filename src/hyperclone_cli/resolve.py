@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hyperclone_cli.axes import Form
@@ -36,6 +37,7 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     """
     embed = _target("--hidden-size", sizes["embed"], request.hidden_size, request.embed_mult)
     ffn = _target("--intermediate-size", sizes["ffn"], request.intermediate_size, request.ffn_mult)
+    request = replace(request, head_dim_mult=head_copies(request, sizes, family, embed))
     heads = choose_heads(request, sizes, family, embed)
     if embed % sizes["embed"]:
         _check_limits("pads", f"--hidden-size {embed}: no multiple of {sizes['embed']}", family, config)
@@ -59,6 +61,13 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     if sizes.get("proj") == sizes["embed"]:
         grown["proj"] = grown["embed"]  # no projection: the embedding's width is the residual stream
     return grown
+
+
+def head_copies(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> int:
+    """How often a head's units are copied in a residual stream of `embed` units."""
+    if family.heads_stay and request.head_dim_mult == 1 and not embed % sizes["embed"]:
+        return embed // sizes["embed"]
+    return request.head_dim_mult
 
 
 def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn_ratio: float) -> dict[str, Growth]:
@@ -88,6 +97,8 @@ def grow_head(size: int, copies: int, family: Family) -> dict[str, Growth]:
     if copies == 1:
         return {axis: tiled(size, 1) for axis in ("query", "key", "value")}
     scale = 1.0 if family.query_scalar else copies**0.5
+    if family.score_scale:
+        return dict.fromkeys(("query", "key", "value"), tiled(size, copies))
     if family.rotary:
         span = 2 if family.rotary == "pairs" else 1
         query, key = repeated(size, copies, scale, span), spaced(size, copies, span)
@@ -105,6 +116,7 @@ class Heads(NamedTuple):
 def choose_heads(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Heads:
     """The clone's heads for a residual stream of `embed` units. Raises RequestError if the wanted ones cannot be."""
     old = Heads(sizes["kv_heads"] * sizes["group"], sizes["kv_heads"])
+    request = replace(request, head_dim_mult=head_copies(request, sizes, family, embed))
     ratio = max(1.0, embed / sizes["embed"] / request.head_dim_mult)
     query = _heads_target("--num-heads", old.query, request.num_heads, request.heads_mult)
     key_value = _heads_target("--num-kv-heads", old.key_value, request.num_kv_heads, request.kv_heads_mult)
@@ -148,7 +160,7 @@ def _possible_heads(
 
 def _is_possible(new: Heads, old: Heads, family: Family) -> bool:
     group, old_group = new.query // new.key_value, old.query // old.key_value
-    if family.paired_heads and new.key_value % 2:
+    if (family.paired_heads and new.key_value % 2) or (family.heads_stay and new != old):
         return False
     if new.query % new.key_value or new.key_value < old.key_value or group < old_group:
         return False
@@ -181,6 +193,8 @@ def _heads_refusal(
             rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
     elif not shares_keys:
         rules = ["every query head has a key and value head of its own"]
+    if family.heads_stay:
+        rules.append("heads grow in size alone: what each does depends on how many there are")
     if family.paired_heads:
         rules.append("the key/value heads are two halves")
     if not family.heads_are_free:

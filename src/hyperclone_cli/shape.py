@@ -9,7 +9,7 @@ from dataclasses import replace
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.request import Request
-from hyperclone_cli.resolve import choose_heads
+from hyperclone_cli.resolve import choose_heads, head_copies
 
 _LARGEST_RATIO = 256
 
@@ -65,4 +65,8 @@ def _has_heads(request: Request, sizes: Mapping[str, int], family: Family, hidde
         chosen = choose_heads(request, sizes, family, hidden)
     except RequestError:
         return False
-    return chosen.query == heads or request.num_heads is not None or request.heads_mult is not None
+    return (
+        chosen.query * head_copies(request, sizes, family, hidden) == heads * request.head_dim_mult
+        or request.num_heads is not None
+        or request.heads_mult is not None
+    )

@@ -14,6 +14,7 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import (
     biogpt,
     bitnet,
+    bloom,
     cohere,
     dbrx,
     deepseek,
@@ -52,7 +53,7 @@ __all__ = ["FAMILIES", "REFUSED", "Family", "Fold", "Limit", "find_family", "sta
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
     *(diffllama, gpt_neox_japanese),
-    *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
+    *(persimmon, bloom, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
     fused,  # before those that have the same config, and are told by nothing
     *(mixtral, qwen_moe, granite_moe, gpt_oss, dbrx, deepseek, minicpm3),  # mixtures of experts, and latent attention
 )

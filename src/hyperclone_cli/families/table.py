@@ -71,6 +71,8 @@ class Family:
               "" without them. A "rotary" in `sizes` is the number of units in a head that have them.
     rotary_fraction   the config key for the part of a head that has them, where it is not a rope parameter.
     query_scalar   the config key, or the number, that scales attention; empty if the root of head_dim does.
+    score_scale    the config key of what scores are multiplied by, 1 / √head size where it says nothing. In a larger
+              head it is divided by the copies, and the queries are left alone.
     cache     the packed axes of what one token adds to the cache in each layer.
     folds     where the factor of a tied head can go; the first that applies is used.
     extra_layers   the config key for layers beyond the stated ones, which predict further tokens and which
@@ -78,6 +80,7 @@ class Family:
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
     paired_heads   head i works with head i + half of them, so that the key/value heads are even in number.
+    heads_stay     what a head does depends on its number and on how many there are: heads grow in size alone.
     heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
     """
 
@@ -101,6 +104,7 @@ class Family:
     rotary: str = "halves"
     rotary_fraction: str = ""
     query_scalar: str = ""
+    score_scale: str = ""
     extra_layers: str = ""
     extra_names: str = ""
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
@@ -108,6 +112,7 @@ class Family:
     embed_divides_by_heads: bool = False
     heads_fill_embed: bool = False
     paired_heads: bool = False
+    heads_stay: bool = False
 
     @property
     def heads_are_free(self) -> bool:
