@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models import BASE, GQA, MHA, TIED, UNTIED, Variant
+from models_fused import HALF_ROTARY
 
 NEOX_JAPANESE = {key: BASE[key] for key in BASE if key != "intermediate_size"}
 
@@ -26,6 +27,7 @@ MPT: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": 0,
 }
+HEAD_NORMS = HALF_ROTARY | {"qk_layernorm": True}
 
 VARIANTS: dict[str, Variant] = {
     "diffllama": ("diffllama", MHA | UNTIED | {"attention_bias": True}),
@@ -35,6 +37,8 @@ VARIANTS: dict[str, Variant] = {
         "gpt_neox_japanese",
         NEOX_JAPANESE | UNTIED | {"intermediate_multiple_size": 2},
     ),
+    "stablelm-12b": ("stablelm", GQA | HEAD_NORMS | {"use_parallel_residual": True}),
+    "stablelm-12b-tied-mha": ("stablelm", MHA | TIED | HEAD_NORMS | {"use_qkv_bias": True}),
     "bloom": ("bloom", BLOOM),
     "bloom-untied-six-heads": (
         "bloom",

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import models
 from hyperclone_cli import plan
-from hyperclone_cli.axes import linear
+from hyperclone_cli.axes import linear, numbered, post_norm
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES
@@ -35,11 +36,14 @@ GROWTHS = {
 }
 
 SLOPES = "heads grow in size alone"
+NORMED = "LayerNorm of queries and keys leaves no room"
 FOUR_TIMES = "it is 4 × "
 ALIBI = [variant for variant in VARIANTS if variant.startswith(("bloom", "mpt"))]
 REFUSED: dict[tuple[str, str], str] = {
     ("diffllama", "larger heads"): "its λ are products",
     ("diffllama-gqa-tied", "larger heads"): "its λ are products",
+    ("stablelm-12b", "larger heads"): NORMED,
+    ("stablelm-12b-tied-mha", "larger heads"): NORMED,
     **{(variant, "half as wide again"): SLOPES for variant in ALIBI},
     **{(variant, "feed-forward alone"): FOUR_TIMES for variant in ALIBI},
     ("gpt_neox_japanese", "feed-forward alone"): "it is 4 × hidden_size",
@@ -85,6 +89,13 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
         "diffllama",
         {"tensors": {LLAMA_LAYER + "o_proj": linear("embed", "2 kv_pairs group value")}},
     ),
+    "norms in the order of another group": (
+        "stablelm-12b",
+        {
+            "layout": "query and key norms",
+            "tensors": {LLAMA_LAYER + "q_layernorm.norms.*": numbered("group kv_heads", post_norm("query"))},
+        },
+    ),
     "attention part by part": (
         "gpt_neox_japanese",
         {
@@ -105,7 +116,8 @@ def test_a_wrong_table_is_found_out(
     variant: str, changes: dict[str, Any], source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     src, out = source(variant), tmp_path / "clone"
-    family = FAMILIES[VARIANTS[variant][0]]
+    model_type, layout = VARIANTS[variant][0], changes.get("layout")
+    family = FAMILIES[f"{model_type} ({layout})" if layout else model_type]
     monkeypatch.setitem(FAMILIES, family.name, family.variant(family.model_type, **changes))
     expand(src, out, GROWTHS["twice"])
     assert models.relative_error(models.logits(models.load(out)), models.logits(models.load(src))) > 1e-3
@@ -137,6 +149,29 @@ def test_key_value_heads_stay_in_two_halves(source: Sources) -> None:
     assert plan(source("diffllama"), embed_mult=2).config["num_key_value_heads"] == 8
     with pytest.raises(RequestError, match="the key/value heads are two halves"):
         plan(source("diffllama-gqa-tied"), embed_mult=1.75, num_heads=14, num_kv_heads=7)
+
+
+def test_every_new_head_has_a_norm_of_its_own(source: Sources, tmp_path: Path) -> None:
+    expand(source("stablelm-12b"), tmp_path / "clone", Request(embed_mult=2, num_kv_heads=2))
+    norms = "model.layers.1.self_attn.q_layernorm.norms.{}.weight"
+    before, after = (load_file(path / "model.safetensors") for path in (source("stablelm-12b"), tmp_path / "clone"))
+    names = [norms.format(head) for head in range(8)]
+    assert sorted(name for name in after if "layers.1.self_attn.q_layernorm" in name) == names
+    for head, copied in enumerate((0, 1, 0, 1, 2, 3, 2, 3)):  # two key/value heads, whose groups grow inside them
+        assert torch.equal(after[norms.format(head)], before[norms.format(copied)])
+
+
+@pytest.mark.parametrize("lost, words", [("q_layernorm.norms.3", "missing tensors: .*norms.3"), ("", "too many")])
+def test_norms_of_other_heads_than_there_are_are_refused(
+    lost: str, words: str, source: Sources, tmp_path: Path
+) -> None:
+    shutil.copytree(source("stablelm-12b"), tmp_path / "src")
+    tensors = load_file(source("stablelm-12b") / "model.safetensors")
+    norm = "model.layers.1.self_attn.q_layernorm.norms.4.weight"
+    tensors = {name: tensors[name] for name in tensors if not lost or lost not in name}
+    save_file(tensors if lost else tensors | {norm: torch.ones(12)}, tmp_path / "src/model.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        plan(tmp_path / "src", embed_mult=2)
 
 
 @pytest.mark.parametrize("multiple", [0, 2.5, None, "4"])

@@ -101,6 +101,8 @@ class Form:
     `dropped` is why a tensor is not written at all; empty for all others.
     `optional` marks modules that not every checkpoint of the family has.
     `stacked` marks tensors that hold a matrix for each expert, in a dimension of their own or one below the other.
+    `numbered` are packed axes whose units the last number in a module's name counts; empty where it counts
+    layers or experts. Each copy of such a unit is a module of its own.
     `layer_kind` is the kind of layer that a module belongs to; empty for modules of every layer.
     """
 
@@ -115,6 +117,7 @@ class Form:
     dropped: str = ""
     optional: bool = False
     stacked: bool = False
+    numbered: str = ""
     layer_kind: str = ""
 
 
@@ -179,6 +182,11 @@ def stacked(form: Form) -> Form:
     transposed is so expert by expert: (experts, in, out).
     """
     return replace(form, stacked=True)
+
+
+def numbered(packed: str, form: Form) -> Form:
+    """The same form for each unit of packed axes: a module whose name ends in the unit's number."""
+    return replace(form, numbered=packed)
 
 
 def drop(reason: str) -> Form:

@@ -101,9 +101,10 @@ def make_plan(source: Source, request: Request) -> Plan:
 
     dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
     tensors = [
-        grow_tensor(source.tensors[name], full, parameter, form, family, growths, request)
+        grow_tensor(source.tensors[name], copy, parameter, form, family, growths, request)
         for name, (full, parameter, form) in matched.items()
         if not form.dropped
+        for copy in _copies(full, form, growths)
     ]
     tensors, head, redundant = settle_head(source, family, request, growths, tensors)
     dropped.update(redundant)
@@ -168,27 +169,33 @@ def _match(source: Source, family: Family, layers: int) -> dict[str, tuple[str, 
     return matched
 
 
+def _copies(full: str, form: Form, growths: Mapping[str, Growth]) -> list[str]:
+    """The names of the tensors that are made from one: its own, or where it is numbered one for each of its copies."""
+    if not form.numbered:
+        return [full]
+    runs = grow_axes(dimension(Role.OUT, form.numbered).parts, growths).runs
+    units = [unit for run in runs for unit in range(run.start, run.start + run.length)]
+    before, number, after = re.split(r"\.(\d+)\.(?!.*\.\d+\.)", full)
+    return [f"{before}.{copy}.{after}" for copy, unit in enumerate(units) if unit == int(number)]
+
+
 def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family, sizes: Mapping[str, int]) -> None:
     """Every module that is not optional, in every layer of its kind; a parameter that one of them has, all have."""
-    present = {full: form.layer_kind for full, _, form in matched.values() if not form.dropped}
-    patterns = {
-        _first_parameter(module, form): form.layer_kind for module, form in family.tensors.items() if not form.optional
-    }
-    patterns |= {re.sub(r"\.\d+\.", ".*.", name): kind for name, kind in present.items()}
+    present = {full: form for full, _, form in matched.values() if not form.dropped}
+    patterns = {_first_parameter(module, form): form for module, form in family.tensors.items() if not form.optional}
+    patterns |= {re.sub(r"\.\d+\.", ".*.", name): form for name, form in present.items()}
     numbers = {name: [int(number) for number in re.findall(r"\.(\d+)\.", name)] for name in present}
     # a number beyond those of the tensors is wrong already
-    layers, experts = (
-        min(sizes.get(axis, 0), len({found[place] for found in numbers.values() if found[place:]}) + 1)
-        for place, axis in enumerate(("layers", "experts"))
-    )
-    kinds = {numbers[name][0]: kind for name, kind in present.items() if kind}
+    most = [len({found[place] for found in numbers.values() if found[place:]}) + 1 for place in (0, 1)]
+    layers = min(sizes["layers"], most[0])
+    kinds = {numbers[name][0]: form.layer_kind for name, form in present.items() if form.layer_kind}
     usual = next((form.layer_kind for form in family.tensors.values() if form.layer_kind), "")
     expected = {
-        pattern.replace(".*.", f".{layer}.", 1).replace(".*.", f".{expert}.")
-        for pattern, kind in patterns.items()
+        pattern.replace(".*.", f".{layer}.", 1).replace(".*.", f".{unit}.")
+        for pattern, form in patterns.items()
         for layer in range(layers if ".*." in pattern else 1)
-        if kind in ("", kinds.get(layer, usual))
-        for expert in range(experts if pattern.count(".*.") > 1 else 1)
+        if form.layer_kind in ("", kinds.get(layer, usual))
+        for unit in range(min(_count(form, sizes), most[1]) if pattern.count(".*.") > 1 else 1)
     }
     for names, what in (
         (expected - present.keys(), "missing tensors"),
@@ -200,6 +207,12 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
                 f"config.json says {family.model_type} with {stated}; {what}: {_some(sorted(names))}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
+
+
+def _count(form: Form, sizes: Mapping[str, int]) -> int:
+    """How many modules of a form a layer has."""
+    axes = dimension(Role.OUT, form.numbered).axes if form.numbered else ("experts",)
+    return math.prod(sizes.get(axis, 0) for axis in axes)
 
 
 def _first_parameter(module: str, form: Form) -> str:

@@ -35,6 +35,8 @@ _WRAPPERS = {
     "florence2": "",
     "fuyu": "persimmon",
     "gemma3": "gemma3_text",
+    "gemma3n": "gemma3_text",
+    "gemma4": "gemma3_text",
     "git": "",
     "glm4v": "glm4",
     "glm4v_moe": "glm4_moe",
@@ -77,6 +79,8 @@ _WRAPPERS = {
 REFUSED: dict[str, str] = {
     "xglm": _SINUSOIDS,
     "ctrl": _SINUSOIDS,
+    "gemma3n_text": "every layer states a feed-forward width of its own, and it keeps several residual streams",
+    "gemma4_text": "its layers have heads of several sizes, and numbers of them",
     **dict.fromkeys(_ENCODER_DECODERS, _ENCODER_DECODER),
     **dict.fromkeys(_ENCODERS, _ENCODER),
     **dict.fromkeys(_SPEECH_MODELS, _SPEECH),
