@@ -75,7 +75,7 @@ def test_every_growth_is_the_same_function_or_refused(
     one, other = models.load(src), models.load(out)
     assert models.relative_error(models.logits(other), models.logits(one)) <= 1e-5
     assert torch.equal(models.decode(other), models.decode(one))
-    report = verify(out)
+    report = verify(out, weights_only=True)
     assert report.passed, report.failures
 
 
@@ -181,3 +181,10 @@ def test_a_feed_forward_width_must_be_a_whole_multiple(multiple: Any, source: So
     (tmp_path / "src/config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="intermediate_multiple_size should be a whole number"):
         plan(tmp_path / "src", embed_mult=2)
+
+
+@pytest.mark.parametrize("variant", ["diffllama", "gpt_neox_japanese", "stablelm-12b", "bloom", "mpt"])
+def test_verify_passes(variant: str, source: Sources, tmp_path: Path) -> None:
+    expand(source(variant), tmp_path / "clone", GROWTHS["twice, uneven and noisy"])
+    report = verify(tmp_path / "clone")
+    assert report.passed, report.failures
