@@ -93,7 +93,12 @@ VARIANTS: dict[str, Variant] = {
 
 
 def build(
-    variant: str | Variant, path: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB", **changes: Any
+    variant: str | Variant,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "50GB",
+    save_original_format: bool = True,
+    **changes: Any,
 ) -> Path:
     """Write a random model of `variant` (or of that name), with `changes` to its config, as `save_pretrained` does."""
     model_type, kwargs = VARIANTS[variant] if isinstance(variant, str) else variant
@@ -101,7 +106,7 @@ def build(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **kwargs))
     randomise(model)
-    model.to(dtype).save_pretrained(path, max_shard_size=max_shard_size)
+    model.to(dtype).save_pretrained(path, max_shard_size=max_shard_size, save_original_format=save_original_format)
     return path
 
 

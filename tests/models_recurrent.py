@@ -67,6 +67,7 @@ VARIANTS: dict[str, Variant] = {
     "falcon_h1": ("falcon_h1", GQA | SSM | FALCON_H1 | {"mamba_rms_norm": True, "projectors_bias": True}),
     "falcon_h1-tied": ("falcon_h1", GQA | SSM | FALCON_H1 | TIED | {"mamba_d_ssm": None, "mamba_proj_bias": True}),
     "granite": ("granitemoehybrid", GQA | SSM | GRANITE | {"position_embedding_type": "rope"}),
+    "granite-experts": ("granitemoehybrid", GQA | SSM | GRANITE | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "granite-tied": ("granitemoehybrid", MHA | SSM | GRANITE | TIED | {"mamba_n_groups": 1}),
     "rwkv": ("rwkv", RWKV),
     "rwkv-tied": ("rwkv", RWKV | TIED | {"intermediate_size": None}),

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import models
-from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.families import FAMILIES, REFUSED
 
 Sources = Callable[[str], Path]
 
@@ -107,7 +107,9 @@ def test_plan_imports_neither_torch_nor_transformers(source: Sources) -> None:
 
 def test_families_lists_the_tables() -> None:
     assert set(as_json(hyperclone("families", "--json"))["families"]) == set(FAMILIES)
-    assert all(name in hyperclone("families").stdout for name in FAMILIES)
+    assert as_json(hyperclone("families", "--json"))["refused"] == REFUSED
+    shown = hyperclone("families").stdout
+    assert all(name in shown for name in [*FAMILIES, "t5", "llava", "xglm"])
 
 
 @pytest.mark.parametrize("command", ["expand", "plan", "verify", "inspect", "push", "families"])

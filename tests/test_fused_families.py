@@ -312,12 +312,6 @@ def test_the_file_of_gpt2_on_the_hub(source: Sources, tmp_path: Path) -> None:
     assert models.relative_error(models.logits(models.load(tmp_path / "clone")), logits) <= 1e-5
 
 
-def test_a_layout_that_is_refused_says_why(tmp_path: Path) -> None:
-    src = models.build(VARIANTS["stablelm"], tmp_path / "src", qk_layernorm=True)
-    with pytest.raises(CheckpointError, match="the norm of every head is a tensor with a name of its own"):
-        expand(src, tmp_path / "clone", GROWTHS["feed-forward alone"])
-
-
 @pytest.mark.parametrize("variant", ["gpt_bigcode-mqa", "falcon-7b"])
 def test_a_single_key_value_head_stays_single(variant: str, source: Sources, tmp_path: Path) -> None:
     before, after = make_plan(open_source(source(variant)), GROWTHS["twice"]).kv_cache_bytes()

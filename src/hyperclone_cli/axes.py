@@ -7,8 +7,10 @@ is a packed sequence of axes, outermost first, written as one string:
     "ffn"              the feed-forward width
     "kv_heads key"     key/value heads, each with a key of head_dim units; "value" likewise
     "heads query"      query heads: short for "kv_heads group query", a group per key/value head
+    "kv_pairs"         half of the key/value heads, where head i works with head i + half of them
     "heads query+key"  in each head a query, then a key: "+" packs widths side by side
     "kv_heads group.query+key"  in each key/value head its group of queries, then its key: "." packs most tightly
+    "experts ffn+ffn"  in each expert a gate of its width, then as much again
     "ffn | ffn"        one whole packed axis after another: "|" packs widest
     "vocab"            the vocabulary, which never grows
     "experts"          the experts of a layer, which never grow in number; nor do the "shared" ones
@@ -43,7 +45,9 @@ from enum import Enum
 ANY = "*"
 """A dimension of any size, which is kept whole."""
 
-ATTENTION_AXES = frozenset({"kv_heads", "group", "query", "key", "value", "q_latent", "kv_latent", "nope", "rope"})
+ATTENTION_AXES = frozenset(
+    {"kv_heads", "kv_pairs", "group", "query", "key", "value", "q_latent", "kv_latent", "nope", "rope"}
+)
 RECURRENT_AXES = frozenset(
     {"inner", "block", "dt_rank", "ssm_groups", "ssm_group", "ssm_value", "ssm_state"}
     | {"delta_heads", "delta_group", "delta_key", "delta_value"}
@@ -120,6 +124,9 @@ class Form:
     the significant bits that it rounds this factor to, 0 where it does not.
     `dropped` is why a tensor is not written at all; empty for all others.
     `optional` marks modules that not every checkpoint of the family has.
+    `stacked` marks tensors that hold a matrix for each expert, in a dimension of their own or one below the other.
+    `numbered` are packed axes whose units the last number in a module's name counts; empty where it counts
+    layers or experts. Each copy of such a unit is a module of its own.
     `layer_kind` is the kind of layer that a module belongs to; empty for modules of every layer. Where a
     layer is of one kind in two respects, they are told apart as "respect/kind".
     """
@@ -135,6 +142,8 @@ class Form:
     forward_bits: int = 0
     dropped: str = ""
     optional: bool = False
+    stacked: bool = False
+    numbered: str = ""
     layer_kind: str = ""
 
 
@@ -191,6 +200,25 @@ def head_norm(heads: str, width: str) -> Form:
 def parameter(*packed: str) -> Form:
     """A tensor that is no module's weight or bias, a scalar too. Named whole in the table, not by module."""
     return Form("parameter", {"": tuple(dimension(Role.OUT, words) for words in packed)})
+
+
+def bare(form: Form) -> Form:
+    """The weight of a form under a name of its own. Named whole in the table, not by module."""
+    return replace(form, parameters={"": form.parameters["weight"]})
+
+
+def stacked(form: Form) -> Form:
+    """A matrix for each expert in one tensor: (experts, rows, columns), or the rows of all, expert by expert.
+
+    "experts" is the outermost axis that the form writes, as in one matrix below the other. What is
+    transposed is so expert by expert: (experts, in, out).
+    """
+    return replace(form, stacked=True)
+
+
+def numbered(packed: str, form: Form) -> Form:
+    """The same form for each unit of packed axes: a module whose name ends in the unit's number."""
+    return replace(form, numbered=packed)
 
 
 def drop(reason: str) -> Form:

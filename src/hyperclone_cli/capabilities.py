@@ -21,7 +21,7 @@ class Capabilities:
 
     hidden_size, heads, feed_forward   what these widths may become
     tied_head   what becomes of one
-    limits      what depends on the config, or is refused, with the reason
+    limits      what it cannot grow, with the reason
     """
 
     architecture: str
@@ -38,8 +38,6 @@ class Capabilities:
 
 def capabilities(family: Family) -> Capabilities:
     """What the table of an architecture says that it can do."""
-    if family.refused:
-        return Capabilities(family.name, family.known_as, "refused", "–", "–", "–", family.refused)
     return Capabilities(
         family.name,
         family.known_as,

@@ -338,16 +338,16 @@ def families(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the architectures that can be expanded, and with --check what the installed transformers makes of them.
+    """List the architectures that can be expanded and those that cannot; try them with the installed transformers.
 
     Example: hyperclone families --check llama qwen3_moe
     """
     from hyperclone_cli import console
-    from hyperclone_cli.families import families_named
+    from hyperclone_cli.families import REFUSED, families_named
 
     chosen = families_named(names or [])
     if not check:
-        console.show_families(chosen, as_json)
+        console.show_families(chosen, {} if names else REFUSED, as_json)
         return
     from hyperclone_cli.trial import try_families
 

@@ -72,7 +72,7 @@ def expand(
 
 def _check_request(config: Mapping[str, Any], request: Request) -> None:
     """Refuse what can be refused by the config alone, before gigabytes are fetched for it."""
-    family = find_family(config, request.family)
+    family = find_family(config, instead=request.family)
     if request.target_params is None:
         resolve(request, read_sizes(config, family), family, config)
 

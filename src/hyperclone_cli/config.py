@@ -11,12 +11,12 @@ from typing import Any
 
 from hyperclone_cli.axes import PRODUCTS
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.families import Family, Stated
+from hyperclone_cli.families import Family, Stated, stated_value
 from hyperclone_cli.growth import Growth
 
 _DEFAULT_CONTEXT = 2048
 
-_MAY_BE_NOTHING = {"shared", "q_latent"}
+_MAY_BE_NOTHING = {"experts", "shared", "shared_ffn", "q_latent"}
 """Axes that an architecture has in some checkpoints alone."""
 
 
@@ -150,7 +150,9 @@ def context_length(config: Mapping[str, Any], family: Family) -> int:
 
 def _check_aliases(config: Mapping[str, Any], family: Family) -> None:
     for key in family.aliases:
-        stated = {name: config[name] for name in family.names(key) if config.get(name) is not None}
+        stated = {
+            name: found[0] for name in family.names(key) if (found := stated_value(config, name)) != (None,) and found
+        }
         if len(set(map(str, stated.values()))) > 1:
             raise CheckpointError(
                 f"config.json: {' and '.join(f'{name} {number}' for name, number in stated.items())} contradict"
@@ -181,7 +183,14 @@ def grow_config(
                 targets[axis] = int(targets[axis] / how.part)
         for axis, key in family.sizes.items():
             if targets.get(axis):
-                grown |= {name: targets[axis] for name in family.names(key) if name in config} or {key: targets[axis]}
+                stated = [name for name in family.names(key) if stated_value(config, name)] or [key]
+                stated += [name for name in family.aliases.get(key, ()) if name in family.defaults]
+                for name in stated:
+                    grown = with_value(grown, name, targets[axis])
+    if family.score_scale and growths["key"].grows:
+        head_dim = growths["key"]
+        scale = family.value(config, family.score_scale) or head_dim.source**-0.5
+        grown = with_value(grown, family.score_scale, scale / float(head_dim.ratio))
     if grown.get(family.extra_layers):
         grown[family.extra_layers] = 0
     ties = [name for name in family.names("tie_word_embeddings") if name in config]
@@ -191,6 +200,12 @@ def grow_config(
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]:
             grown[key] = dtype
     return grown
+
+
+def with_value(config: Mapping[str, Any], key: str, number: Any) -> dict[str, Any]:
+    """A copy of a config with one number changed, inside another object for a key "a.b"."""
+    outer, _, inner = key.partition(".")
+    return {**config, outer: with_value(config.get(outer) or {}, inner, number) if inner else number}
 
 
 def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -228,24 +228,24 @@ def _verdict(gradients: GradientFigures) -> str:
     )
 
 
-def show_families(families: Iterable[Family], as_json: bool) -> None:
-    """Print the architectures, from the tables."""
-    listed = list(families)
+def show_families(families: Sequence[Family], refused: Mapping[str, str], as_json: bool) -> None:
+    """Print the architectures, from the tables, and those that are `refused`, model_type → reason."""
+    described = [capabilities(family) for family in families]
     if as_json:
-        found = {
-            family.name: capabilities(family).as_json() | {"grows": grown_keys(family), "refused": family.refused}
-            for family in listed
-        }
-        _print_json({"schema_version": SCHEMA_VERSION, "families": found})
+        found = {family.name: capabilities(family).as_json() | {"grows": grown_keys(family)} for family in families}
+        _print_json({"schema_version": SCHEMA_VERSION, "families": found, "refused": dict(refused)})
         return
     rows = [
-        (found.architecture, found.hidden_size, found.heads, found.feed_forward, found.tied_head)
-        for found in map(capabilities, listed)
+        (found.architecture, found.hidden_size, found.heads, found.feed_forward, found.tied_head) for found in described
     ]
     _print_table("", ("architecture", "hidden size", "heads", "feed-forward", "tied head"), rows)
-    limited = [(found.architecture, found.limits) for found in map(capabilities, listed) if found.limits]
+    limited = [(found.architecture, found.limits) for found in described if found.limits]
     if limited:
         _print_table("limits", ("", ""), limited)
+    if refused:
+        reasons = dict.fromkeys(refused.values())
+        listed = [(", ".join(name for name in refused if refused[name] == why), why) for why in reasons]
+        _print_table("not supported", ("", ""), listed)
 
 
 def show_trials(trials: Mapping[str, Trial], as_json: bool) -> None:

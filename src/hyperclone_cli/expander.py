@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class Survey:
     """What must be known of a whole tensor before any of its rows can be grown.
 
     power  mean square of the noise-free elements, padding aside, which scales the noise; 0 without noise
-    mean   mean of the source's rows, where padding holds that
+    mean   mean of the source's rows, of each matrix of a stack, where padding holds that
     """
 
     power: float = 0.0
@@ -109,9 +109,19 @@ def survey(tensor: GrownTensor, read: Read, pool: Executor) -> Survey:
     mean = None
     if tensor.growths[0].padding and tensor.fillings[0] is Filling.MEAN:
         each_once = {(block.start, block.stop): block for block in copied}.values()
-        sums = pool.map(lambda block: block.read(read).double().sum(0, keepdim=True), each_once)
-        mean = reduce(torch.add, sums) / tensor.growths[0].source
+        sums = pool.map(lambda block: block.read(read).double().sum(0), each_once)
+        mean = _means(tensor, zip((block.start for block in each_once), sums, strict=True))
     return Survey(power, mean)
+
+
+def _means(tensor: GrownTensor, sums: Iterable[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """(matrices of the stack, …): the mean of the rows of each, from the sums of blocks and where these start."""
+    matrices = prod(tensor.source.stack[:1])
+    height = tensor.growths[0].source // matrices
+    totals: dict[int, list[torch.Tensor]] = defaultdict(list)
+    for start, total in sums:
+        totals[start // height].append(total)
+    return torch.stack([reduce(torch.add, totals[number]) for number in range(matrices)]) / height
 
 
 def source_rows(block: Block, read: Read, survey: Survey) -> torch.Tensor:
@@ -120,7 +130,8 @@ def source_rows(block: Block, read: Read, survey: Survey) -> torch.Tensor:
         return block.read(read)
     shape = (block.stop - block.start, *(growth.source for growth in block.tensor.growths[1:]))
     if survey.mean is not None:
-        return survey.mean.expand(shape)
+        height = block.tensor.growths[0].source // len(survey.mean)
+        return survey.mean[block.start // height].expand(shape)
     return torch.zeros(shape, dtype=TORCH_DTYPES[block.tensor.source.dtype])
 
 

@@ -46,16 +46,23 @@ def choose_heads(request: Request, sizes: Mapping[str, int], family: Family, emb
 def _choose(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Heads | None:
     if not family.has_heads:
         return heads_of(sizes)
-    wanted = _wanted(request, sizes, embed)
+    wanted = _wanted(request, sizes, family, embed)
     chosen = next(_possible(wanted, request, sizes, family, embed), None)
     return chosen if chosen and wanted.query in (None, chosen.query) else None
 
 
-def _wanted(request: Request, sizes: Mapping[str, int], embed: int) -> _Wanted:
+def head_copies(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> int:
+    """How often a head's units are copied in a residual stream of `embed` units."""
+    if family.heads_stay and request.head_dim_mult == 1 and not embed % sizes["embed"]:
+        return embed // sizes["embed"]
+    return request.head_dim_mult
+
+
+def _wanted(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> _Wanted:
     old = heads_of(sizes)
     query = _target("--num-heads", old.query, request.num_heads, request.heads_mult)
     key_value = _target("--num-kv-heads", old.key_value, request.num_kv_heads, request.kv_heads_mult)
-    ratio = max(1.0, embed / sizes["embed"] / request.head_dim_mult)
+    ratio = max(1.0, embed / sizes["embed"] / head_copies(request, sizes, family, embed))
     return _Wanted(query or round(old.query * ratio), query, key_value)
 
 
@@ -79,7 +86,7 @@ def _possible(
 def _query_heads(near: int, request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Iterable[int]:
     fewest = heads_of(sizes).query
     if not family.heads_are_free:
-        number, rest = divmod(embed, sizes["head_dim"] * request.head_dim_mult)
+        number, rest = divmod(embed, sizes["head_dim"] * head_copies(request, sizes, family, embed))
         return [number] if not rest and number >= fewest else []
     if family.embed_divides_by_heads:
         numbers = [number for number in _divisors(embed) if fewest <= number <= 2 * near]
@@ -95,6 +102,8 @@ def _divisors(number: int) -> list[int]:
 
 def _is_possible(new: Heads, old: Heads, family: Family) -> bool:
     group, old_group = new.query // new.key_value, old.query // old.key_value
+    if (family.paired_heads and new.key_value % 2) or (family.heads_stay and new != old):
+        return False
     if new.query % new.key_value or new.key_value < old.key_value or group < old_group:
         return False
     if "kv_heads" in family.fixed:
@@ -115,7 +124,7 @@ def norms_all_heads(family: Family) -> bool:
 
 
 def _refusal(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> RequestError:
-    wanted = _wanted(request, sizes, embed)
+    wanted = _wanted(request, sizes, family, embed)
     shares_keys = "kv_heads" in family.sizes
     heads = f"{wanted.near} heads" + (f" over {wanted.key_value} key/value heads" if wanted.key_value else "")
     rules = ["every key/value head serves the same number of query heads, at least as many as in the source"]
@@ -125,8 +134,12 @@ def _refusal(request: Request, sizes: Mapping[str, int], family: Family, embed: 
             rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
     elif not shares_keys:
         rules = ["every query head has a key and value head of its own"]
+    if family.heads_stay:
+        rules.append("heads grow in size alone: what each does depends on how many there are")
+    if family.paired_heads:
+        rules.append("the key/value heads are two halves")
     if not family.heads_are_free:
-        head_dim = sizes["head_dim"] * request.head_dim_mult
+        head_dim = sizes["head_dim"] * head_copies(request, sizes, family, embed)
         rules.append(f"hidden_size is heads × head size, here a multiple of {head_dim}")
     if family.embed_divides_by_heads:
         rules.append("transformers wants hidden_size to be a multiple of the number of heads")

@@ -250,6 +250,7 @@ def _compare_gradients(
     import torch
     from torch.nn.functional import cross_entropy
 
+    from hyperclone_cli.rows import rows_in_memory
     from hyperclone_cli.verifier import forward, text
 
     model, complaints = forward.load(checkpoint, torch.float32, forward.choose_device(device))
@@ -269,8 +270,9 @@ def _compare_gradients(
         # a head may go by another name in memory than on disk
         parameter = model.get_output_embeddings().weight if tensor.part == "head" else parameters.get(tensor.name)
         if parameter is not None and parameter.grad is not None:
-            gradient = parameter.grad.cpu()
-            found[tensor.name] = compare_copies(gradient.T if tensor.source.transposed else gradient, tensor)
+            stored = tensor.like(checkpoint.tensors[tensor.name])
+            gradient = rows_in_memory({tensor.name: parameter.grad})(stored, 0, tensor.growths[0].target)
+            found[tensor.name] = compare_copies(gradient, tensor)
     largest = max((difference for alike in found.values() for difference in alike.differences), default=0.0)
     read = "a page of English" if tokenizer else "random tokens"
     return found, GradientFigures(read, ids.shape[1], model.device.type, loss.item(), largest), note

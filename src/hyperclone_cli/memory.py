@@ -16,7 +16,7 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.expander import Block, Survey, blocks, grow_block, survey, workers
 from hyperclone_cli.loaded import quiet, weights_of
 from hyperclone_cli.planner import Plan, make_plan
-from hyperclone_cli.rows import TORCH_DTYPES
+from hyperclone_cli.rows import TORCH_DTYPES, put_rows
 from hyperclone_cli.source import TensorSource, stored_tensors
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ def open_model(model: PreTrainedModel) -> TensorSource:
 def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
     """Every tensor of a plan, whole, on the CPU."""
     grown = {tensor.name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype]) for tensor in plan.tensors}
+    stored = stored_tensors(plan.source.path, grown)
 
     with plan.source.rows() as read, workers() as pool:
 
         def fill(block: Block, surveyed: Survey) -> None:
             whole = grown[block.tensor.name]
-            whole = whole.view(whole.shape or (1,))  # a scalar is a row of one
             for place, rows in grow_block(block, read, surveyed):
-                (whole.T if block.tensor.source.transposed else whole)[place : place + len(rows)] = rows
+                put_rows(whole, block.tensor.like(stored[block.tensor.name]), place, rows)
 
         for tensor in plan.tensors:
             list(pool.map(fill, blocks(tensor), repeat(survey(tensor, read, pool))))

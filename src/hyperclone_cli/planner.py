@@ -18,7 +18,7 @@ from typing import Any
 from hyperclone_cli.axes import Form, Role, dimension, drop
 from hyperclone_cli.config import grow_config, read_sizes
 from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
-from hyperclone_cli.families import FAMILIES, Family, find_family, known_family
+from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
 from hyperclone_cli.growth import Growth, grow_axes
 from hyperclone_cli.head import Head, settle_head
 from hyperclone_cli.request import Request
@@ -95,13 +95,8 @@ def make_plan(source: Source, request: Request) -> Plan:
     Raises CheckpointError if a tensor fits no rule, several, or not its shape; RequestError if the
     architecture cannot do what is asked.
     """
-    if request.family is None and known_family(source.config) is None and (fitting := _fitting(source)):
-        raise CheckpointError(
-            f"config.json: model_type {source.config['model_type']!r} is not supported.",
-            f"Its tensors are those of {fitting} to the last name and shape: --family {fitting} takes it for one,"
-            " and `verify` decides.",
-        )
-    family = find_family(source.config, request.family)
+    _check_known(source, request)
+    family = find_family(source.config, source.tensors, request.family)
     sizes = read_sizes(source.config, family)
     if request.target_params is not None:
         return _plan_of_size(source, request, sizes, family)
@@ -111,9 +106,10 @@ def make_plan(source: Source, request: Request) -> Plan:
 
     dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
     tensors = [
-        grow_tensor(source.tensors[name], full, parameter, form, family, growths, request)
+        grow_tensor(source.tensors[name], copy, parameter, form, family, growths, request)
         for name, (full, parameter, form) in matched.items()
         if not form.dropped
+        for copy in _copies(full, form, growths)
     ]
     tensors, head, redundant = settle_head(source, family, request, growths, tensors)
     dropped.update(redundant)
@@ -148,16 +144,21 @@ def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], fa
     return replace(plan, notes=(note, *plan.notes))
 
 
-def _fitting(source: Source) -> str:
-    """The first architecture whose table fits every tensor of a source; empty if there is none."""
-    for name, family in FAMILIES.items():
+def _check_known(source: Source, request: Request) -> None:
+    """Raise CheckpointError for an architecture without a table whose every tensor fits another's, naming that."""
+    model_type = source.config["model_type"]
+    if request.family or model_type in REFUSED or known_family(source.config, source.tensors):
+        return
+    for name in FAMILIES:
         try:
-            if not family.refused:
-                make_plan(source, Request(family=name))
-                return name
+            make_plan(source, Request(family=name))
         except HypercloneError:
             continue
-    return ""
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r} is not supported.",
+            f"Its tensors are those of {name} to the last name and shape: --family {name} takes it for one, and"
+            " `verify` decides.",
+        )
 
 
 def _match(source: Source, family: Family, layers: int) -> dict[str, tuple[str, str, Form]]:
@@ -190,30 +191,40 @@ def _match(source: Source, family: Family, layers: int) -> dict[str, tuple[str, 
     return matched
 
 
+def _copies(full: str, form: Form, growths: Mapping[str, Growth]) -> list[str]:
+    """The names of the tensors that are made from one: its own, or where it is numbered one for each of its copies."""
+    if not form.numbered:
+        return [full]
+    runs = grow_axes(dimension(Role.OUT, form.numbered).parts, growths).runs
+    units = [unit for run in runs for unit in range(run.start, run.start + run.length)]
+    before, number, after = re.split(r"\.(\d+)\.(?!.*\.\d+\.)", full)
+    return [f"{before}.{copy}.{after}" for copy, unit in enumerate(units) if unit == int(number)]
+
+
 def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family, sizes: Mapping[str, int]) -> None:
     """Every module that is not optional, in every layer of its kind; a parameter that one of them has, all have."""
-    present = {full: form.layer_kind for full, _, form in matched.values() if not form.dropped}
-    patterns = {
-        _first_parameter(module, form): form.layer_kind for module, form in family.tensors.items() if not form.optional
-    }
-    patterns |= {_in_every_layer(name, family): kind for name, kind in present.items()}
+    present = {full: form for full, _, form in matched.values() if not form.dropped}
+    patterns = {_first_parameter(module, form): form for module, form in family.tensors.items() if not form.optional}
+    patterns |= {_in_every_layer(name, family): form for name, form in present.items()}
     numbers = {name: [int(number) for number in re.findall(r"\.(\d+)\.", name)] for name in present}
     # a number beyond those of the tensors is wrong already
-    layers, experts = (
-        min(sizes.get(axis, 0), len({found[place] for found in numbers.values() if found[place:]}) + 1)
-        for place, axis in enumerate(("layers", "experts"))
-    )
-    kinds = {(numbers[name][0], _respect(kind)): kind for name, kind in present.items() if kind}
+    most = [len({found[place] for found in numbers.values() if found[place:]}) + 1 for place in (0, 1)]
+    layers = min(sizes["layers"], most[0])
+    kinds = {
+        (numbers[name][0], _respect(form.layer_kind)): form.layer_kind
+        for name, form in present.items()
+        if form.layer_kind
+    }
     usual: dict[str, str] = {}
     for form in family.tensors.values():
         if form.layer_kind:
             usual.setdefault(_respect(form.layer_kind), form.layer_kind)
     expected = {
-        pattern.replace(".*.", f".{layer}.", 1).replace(".*.", f".{expert}.")
-        for pattern, kind in patterns.items()
+        pattern.replace(".*.", f".{layer}.", 1).replace(".*.", f".{unit}.")
+        for pattern, form in patterns.items()
         for layer in range(layers if ".*." in pattern else 1)
-        if not kind or kind == kinds.get((layer, _respect(kind)), usual[_respect(kind)])
-        for expert in range(experts if pattern.count(".*.") > 1 else 1)
+        if not (kind := form.layer_kind) or kind == kinds.get((layer, _respect(kind)), usual[_respect(kind)])
+        for unit in range(min(_count(form, sizes), most[1]) if pattern.count(".*.") > 1 else 1)
     }
     for names, what in (
         (expected - present.keys(), "missing tensors"),
@@ -235,6 +246,12 @@ def _respect(kind: str) -> str:
 def _in_every_layer(name: str, family: Family) -> str:
     """The pattern of a tensor's name, or the name itself where the table has it in one layer alone."""
     return name if name.rpartition(".")[0] in family.tensors else re.sub(r"\.\d+\.", ".*.", name)
+
+
+def _count(form: Form, sizes: Mapping[str, int]) -> int:
+    """How many modules of a form a layer has."""
+    axes = dimension(Role.OUT, form.numbered).axes if form.numbered else ("experts",)
+    return math.prod(sizes.get(axis, 0) for axis in axes)
 
 
 def _first_parameter(module: str, form: Form) -> str:

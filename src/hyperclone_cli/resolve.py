@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hyperclone_cli.config import multiple_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth, padded, spread, tiled
-from hyperclone_cli.heads import choose_heads, grown_size, heads_of
+from hyperclone_cli.heads import choose_heads, grown_size, head_copies, heads_of
 from hyperclone_cli.request import Request
 from hyperclone_cli.rotary import check_rotary, grow_head
 
@@ -35,6 +36,7 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     embed = grown_size("--hidden-size", sizes["embed"], request.hidden_size, request.embed_mult)
     ffn = grown_size("--intermediate-size", sizes["ffn"], request.intermediate_size, request.ffn_mult)
     _check_heads(request, family)
+    request = replace(request, head_dim_mult=head_copies(request, sizes, family, embed))
     heads = choose_heads(request, sizes, family, embed)
     typed = request.typed("hidden_size", "embed_mult")
     if embed % sizes["embed"]:
@@ -51,6 +53,7 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     grown["ffn"] = spread(sizes["ffn"], ffn)
     grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
     grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
+    grown["kv_pairs"] = spread(max(1, sizes["kv_heads"] // 2), max(1, heads.key_value // 2))
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
     grown |= {
         axis: spread(sizes[axis], round(sizes[axis] * embed / sizes["embed"])) for axis in _WITH_EMBED & sizes.keys()
@@ -74,7 +77,7 @@ def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn
             "Use --ffn-mult.",
         )
     ratio = ffn_ratio if request.moe_ffn_mult is None else request.moe_ffn_mult
-    own = [axis for axis in ("moe_ffn", "shared_ffn") if axis in sizes]
+    own = [axis for axis in ("moe_ffn", "shared_ffn") if sizes.get(axis)]
     return {axis: spread(sizes[axis], round(sizes[axis] * ratio)) for axis in own}
 
 

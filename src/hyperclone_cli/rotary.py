@@ -28,6 +28,8 @@ def grow_head(size: int, copies: int, family: Family) -> dict[str, Growth]:
     if copies == 1:
         return {axis: tiled(size, 1) for axis in ("query", "key", "value")}
     scale = 1.0 if family.query_scalar else copies**0.5
+    if family.score_scale:
+        return dict.fromkeys(("query", "key", "value"), tiled(size, copies))
     if family.rotary:
         span = _TOGETHER[family.rotary]
         query, key = repeated(size, copies, scale, span), spaced(size, copies, span)

@@ -31,6 +31,10 @@ def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
             stack.callback(os.close, descriptors[path])
 
         def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+            read = [read_matrix(*member) for member in stored.members(start, stop)]
+            return read[0] if len(read) == 1 else torch.cat(read)
+
+        def read_matrix(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
             strips = stored.shape[0] if stored.transposed else 1
             shape = (strips, stop - start) if stored.transposed else (stop - start, *stored.shape[1:])
             data = torch.empty(shape, dtype=TORCH_DTYPES[stored.dtype])
@@ -43,10 +47,14 @@ def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
 
 def write_rows(descriptor: int, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:
     """Write contiguous `rows` (rows, …) of a tensor to their place in a file, the first as number `start`."""
-    strips = stored.shape[0] if stored.transposed else 1
-    data = rows.T.contiguous() if stored.transposed else rows
-    for piece, offset in _pieces(as_bytes(data), strips, stored, start):
-        write_all(descriptor, piece, offset)
+    written = 0
+    for matrix, first, last in stored.members(start, start + len(rows)):
+        part = rows[written : written + last - first]
+        written += last - first
+        strips = matrix.shape[0] if matrix.transposed else 1
+        data = part.T.contiguous() if matrix.transposed else part
+        for piece, offset in _pieces(as_bytes(data), strips, matrix, first):
+            write_all(descriptor, piece, offset)
 
 
 def _pieces(data: memoryview, strips: int, stored: StoredTensor, start: int) -> Iterator[tuple[memoryview, int]]:
@@ -62,11 +70,26 @@ def rows_in_memory(weights: Mapping[str, torch.Tensor]) -> Read:
     """Cut rows from tensors by name, on whichever device and in whichever layout these are."""
 
     def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        weight = weights[stored.name].reshape(stored.shape or (1,))  # a scalar is a row of one
-        rows = (weight.T if stored.transposed else weight)[start:stop]
+        rows = torch.cat(list(_rows_of(weights[stored.name], stored, start, stop)))
         return rows.cpu().contiguous()  # other devices may round otherwise
 
     return read
+
+
+def put_rows(weight: torch.Tensor, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:
+    """Write `rows` of a tensor to their place in memory, the first as number `start`."""
+    for place in _rows_of(weight, stored, start, start + len(rows)):
+        place.copy_(rows[: len(place)])
+        rows = rows[len(place) :]
+
+
+def _rows_of(weight: torch.Tensor, stored: StoredTensor, start: int, stop: int) -> Iterator[torch.Tensor]:
+    """Views of rows start … stop - 1, one for each matrix of a stack."""
+    matrices = weight.view(stored.stack or (1, *(stored.shape or (1,))))  # a scalar is a row of one
+    height = matrices.shape[-1 if stored.transposed else 1]
+    for number in range(start // height, -(-stop // height)):
+        matrix = matrices[number].T if stored.transposed else matrices[number]
+        yield matrix[max(start - number * height, 0) : stop - number * height]
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:

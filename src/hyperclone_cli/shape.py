@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
-from hyperclone_cli.heads import choose_heads
+from hyperclone_cli.heads import choose_heads, head_copies
 from hyperclone_cli.request import Request
 from hyperclone_cli.resolve import resolve
 
@@ -51,7 +51,8 @@ def propose(
         except RequestError:
             return False
         asked = (request.num_heads, request.heads_mult) != (None, None)
-        return asked or not family.has_heads or width == start or heads == width // unit
+        implied = width // unit * request.head_dim_mult // head_copies(plain, sizes, family, width)
+        return asked or not family.has_heads or width == start or heads == implied
 
     def next_that_works(index: int, step: int) -> int | None:
         while 0 <= index < len(widths):

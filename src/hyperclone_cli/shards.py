@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +30,9 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 class StoredTensor:
     """A tensor inside a safetensors file: `offset` counts from the file's first byte.
 
-    `shape` is the one on disk. What is `transposed` is stored as (columns, rows).
+    `shape` is the one on disk. What is `transposed` is stored as (columns, rows). `stack` is the shape of a stack
+    of matrices, (matrices, …), which `shape` may hold without the first dimension; empty for a single one.
+    The rows of a stack are numbered through, and transposed is each matrix by itself.
     """
 
     name: str
@@ -39,10 +41,23 @@ class StoredTensor:
     path: Path
     offset: int
     transposed: bool = False
+    stack: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    def members(self, start: int, stop: int) -> Iterator[tuple[StoredTensor, int, int]]:
+        """(matrix, its first row, its row after the last) of every matrix of a stack that has rows start … stop - 1."""
+        if not self.stack:
+            yield self, start, stop
+            return
+        height = self.stack[-1 if self.transposed else 1]
+        for number in range(start // height, -(-stop // height)):
+            first = number * height
+            one = replace(self, shape=self.stack[1:], stack=())
+            one = replace(one, offset=self.offset + number * one.nbytes)
+            yield one, max(start - first, 0), min(stop - first, height)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

@@ -52,12 +52,25 @@ class GrownTensor:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape on disk: a scalar's is none, although it grows as a row of one."""
+        if self.stack:
+            flat = (self.stack[0] * self.stack[1], *self.stack[2:])
+            return self.stack if len(self.source.shape) == len(self.stack) else flat
         targets = tuple(growth.target for growth in self.growths)[: len(self.source.shape)]
         return targets[::-1] if self.source.transposed else targets
 
+    @cached_property
+    def stack(self) -> tuple[int, ...]:
+        """(experts, …) of a stack of matrices; empty for all others."""
+        if not self.source.stack:
+            return ()
+        experts = self.source.stack[0]
+        rows, *columns = (growth.target for growth in self.growths)
+        matrix = (rows // experts, *columns)
+        return (experts, *(matrix[::-1] if self.source.transposed else matrix))
+
     def like(self, stored: StoredTensor) -> StoredTensor:
         """`stored`, a tensor of the clone's name and shape, to be read by rows as this one is."""
-        return replace(stored, transposed=self.source.transposed)
+        return replace(stored, transposed=self.source.transposed, stack=self.stack)
 
     @property
     def elements(self) -> int:
@@ -134,21 +147,24 @@ def grow_tensor(
     RequestError for a norm over a width that does not grow evenly.
     """
     dimensions = form.parameters[parameter]
-    shape = stored.shape or (1,)
+    stack = _stack(stored, len(dimensions), growths["experts"].source) if form.stacked else ()
+    shape = stack[1:] or stored.shape or (1,)
     if len(dimensions) != len(shape):
         raise CheckpointError(
             f"tensor {stored.name!r}: expected {len(dimensions)} dimensions, found shape {list(stored.shape)}."
         )
     transposed = form.transposed and len(dimensions) == 2
+    rows, *columns = shape[::-1] if transposed else shape
     grown = []
-    for dimension, size in zip(dimensions, shape[::-1] if transposed else shape, strict=True):
+    for dimension, size in zip(dimensions, (rows * math.prod(stack[:1]), *columns), strict=True):
         try:
             grown.append(grow_dimension(dimension.parts, size, growths))
         except ValueError as error:
             number = len(dimensions) - 1 - len(grown) if transposed else len(grown)
+            of_all = f" of all {stack[0]} experts" if stack and not grown else ""
             raise CheckpointError(
-                f"tensor {stored.name!r}: config.json makes dimension {number} ({dimension})"
-                f" {error}, found shape {list(stored.shape)}.",
+                f"tensor {stored.name!r}: config.json makes dimension {number + len(stack[:1])}{of_all} ({dimension})"
+                f" {error}, found shape {list(stack or stored.shape)}.",
                 "config.json and the weights do not belong together.",
             ) from None
     if stored.dtype not in FLOAT_DTYPES.values():
@@ -167,7 +183,7 @@ def grow_tensor(
         grown[0] = grown[0].unscaled()
     return GrownTensor(
         name=full,
-        source=replace(stored, transposed=transposed),
+        source=replace(stored, transposed=transposed, stack=stack),
         dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
         part=_part(form),
         roles=tuple(dimension.role for dimension in dimensions),
@@ -180,6 +196,19 @@ def grow_tensor(
         gain=gain,
         offset=float(form.plus_one and parameter == "weight"),
     )
+
+
+def _stack(stored: StoredTensor, dimensions: int, experts: int) -> tuple[int, ...]:
+    """The shape of a stack of matrices of so many dimensions: (experts, …)."""
+    shape = stored.shape
+    if len(shape) == dimensions and not shape[0] % experts:
+        shape = (experts, shape[0] // experts, *shape[1:])
+    if len(shape) != dimensions + 1 or shape[0] != experts:
+        raise CheckpointError(
+            f"tensor {stored.name!r}: expected matrices of {experts} experts, found shape {list(stored.shape)}.",
+            "config.json and the weights do not belong together.",
+        )
+    return shape
 
 
 def _gain(form: Form, parameter: str, embed: Growth, units: Growth) -> float:

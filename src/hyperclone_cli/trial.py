@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hyperclone_cli.clone import expand
-from hyperclone_cli.config import last_line
+from hyperclone_cli.config import last_line, with_value
 from hyperclone_cli.families import Family
 from hyperclone_cli.loaded import quiet
 from hyperclone_cli.request import Request
@@ -52,8 +52,12 @@ def tiny_config(family: Family) -> dict[str, Any]:
     config: dict[str, Any] = {family.context: 64, **_TOKENS}
     for axis, key in family.sizes.items():
         if axis in _SIZES:
-            config |= dict.fromkeys(family.names(key), _SIZES[axis])
-    return config | {key: value for key, value in family.when.items() if value is not ...} | dict(family.tiny)
+            for name in family.names(key):
+                config = with_value(config, name, _SIZES[axis])
+    for key, value in {**family.when, **family.tiny}.items():
+        if value is not ...:
+            config = with_value(config, key, value)
+    return config
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
@@ -74,12 +78,11 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def try_families(families: Iterable[Family], log: Callable[[str], None]) -> dict[str, Trial]:
-    """The trial of each architecture, by name, but for those that are refused."""
+    """The trial of each architecture, by name."""
     trials = {}
     for family in families:
-        if not family.refused:
-            log(family.name)
-            trials[family.name] = try_family(family)
+        log(family.name)
+        trials[family.name] = try_family(family)
     return trials
 
 
@@ -93,7 +96,7 @@ def try_family(family: Family) -> Trial:
             config = AutoConfig.for_model(family.model_type, **tiny_config(family))
             model = AutoModelForCausalLM.from_config(config)
             randomise(model)
-            model.save_pretrained(source)
+            model.save_pretrained(source, save_original_format=not family.holds)
             expected = _logits(source)
             for factor in FACTORS:
                 clone = Path(directory) / f"times {factor}"

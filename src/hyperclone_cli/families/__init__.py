@@ -6,7 +6,7 @@ config.json, and where checkpoints of one model_type come in several layouts, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,16 +15,23 @@ from hyperclone_cli.families import (
     bamba,
     biogpt,
     bitnet,
+    bloom,
     cohere,
+    dbrx,
     deepseek,
+    diffllama,
     exaone,
     falcon,
+    fused,
     gemma,
     glm,
     gpt2,
     gpt_neo,
     gpt_neox,
+    gpt_neox_japanese,
+    gpt_oss,
     gptj,
+    granite_moe,
     jamba,
     lfm2,
     llama,
@@ -46,41 +53,52 @@ from hyperclone_cli.families import (
     starcoder2,
     ungated,
 )
-from hyperclone_cli.families.table import Family, Fold, Limit, Stated
+from hyperclone_cli.families.refused import REFUSED
+from hyperclone_cli.families.table import Family, Fold, Limit, Stated, stated_value
 
-__all__ = ["FAMILIES", "Family", "Fold", "Limit", "Stated", "families_named", "find_family", "known_family"]
+__all__ = [
+    "FAMILIES", "REFUSED", "Family", "Fold", "Limit", "Stated",
+    "families_named", "find_family", "known_family", "stated_value",
+]  # fmt: skip
 
 _LINEAGES = (
     *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
-    *(persimmon, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
-    *(mixtral, qwen_moe, deepseek, minicpm3),  # mixtures of experts, and latent attention
+    *(diffllama, gpt_neox_japanese),
+    *(persimmon, bloom, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
+    fused,  # before those that have the same config, and are told by nothing
+    *(mixtral, qwen_moe, granite_moe, gpt_oss, dbrx, deepseek, minicpm3),  # mixtures of experts, and latent attention
     *(lfm2, jamba, recurrent_gemma, mamba, mamba2, bamba, rwkv, qwen_delta),  # recurrent and convolutional layers
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
 
 
-def known_family(config: Mapping[str, Any]) -> Family | None:
-    """The first table of a config's model_type that fits it. Raises CheckpointError for a layout that is refused."""
+def known_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family | None:
+    """The first table of a config's model_type that fits it, and the names of its tensors."""
     for family in FAMILIES.values():
-        if family.model_type == config["model_type"] and family.fits(config, family.when):
-            if family.refused:
-                raise CheckpointError(f"config.json: {family.name} is not supported: {family.refused}.")
+        fits = family.model_type == config["model_type"] and family.fits(config, family.when)
+        if fits and family.is_stored_in(names):
             return family
     return None
 
 
-def find_family(config: Mapping[str, Any], instead: str | None = None) -> Family:
+def find_family(config: Mapping[str, Any], names: Iterable[str] = (), instead: str | None = None) -> Family:
     """The table for the model that a config.json describes; `instead` names the one for a model_type without any.
 
-    Raises CheckpointError for a layout that is refused, and for an unknown model_type, naming the nearest known;
-    RequestError for a table that does not exist or is not needed.
+    `names` are those of the checkpoint's tensors, which tell layouts that have one config apart.
+    Raises CheckpointError for an architecture that is refused by name, with the reason, and for an unknown
+    model_type, naming the nearest known; RequestError for a table that does not exist or is not needed.
     """
-    family, model_type = known_family(config), config["model_type"]
+    family, model_type = known_family(config, names), config["model_type"]
     if instead is not None:
         if family and instead != family.name:
             raise RequestError(f"--family {instead}: {model_type} has a table of its own.", "Leave --family out.")
         return families_named([instead])[0]
+    if family is None and model_type in REFUSED:
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r} is not supported: {REFUSED[model_type]}.",
+            "`hyperclone families` lists those that are.",
+        )
     if family is None:
         nearest = get_close_matches(model_type, [family.model_type for family in FAMILIES.values()], n=1, cutoff=0.5)
         raise CheckpointError(

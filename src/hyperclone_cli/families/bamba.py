@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from hyperclone_cli.axes import Form, in_layers, linear, norm, optional
+from hyperclone_cli.families.granite_moe import EXPERTS
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.qwen_moe import NORMS
@@ -60,14 +61,11 @@ FALCON_H1 = BAMBA.variant(
     limits=(replace(NORMED, when={"mamba_rms_norm": True}),),
 )
 
-# without experts: what the others share is all there is
-GRANITE_DENSE = Family(
+GRANITE = Family(
     model_type="granitemoehybrid",
-    layout="dense",
-    known_as="Granite 4 without experts",
+    known_as="Granite 4",
     tiny={**_TINY, "layer_types": ["linear_attention", "full_attention"]},
-    when={"num_local_experts": 0},
-    sizes={**_SIZES, "shared_ffn": "shared_intermediate_size"},
+    sizes={**_SIZES, "shared_ffn": "shared_intermediate_size", "experts": "num_local_experts"},
     multiples=BAMBA.multiples,
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -75,6 +73,8 @@ GRANITE_DENSE = Family(
         **in_layers("attention", ATTENTION),
         "model.layers.*.shared_mlp.input_linear": linear("shared_ffn | shared_ffn", "embed"),
         "model.layers.*.shared_mlp.output_linear": linear("embed", "shared_ffn"),
+        # absent where what the experts share is all there is
+        **{module: optional(form) for module, form in EXPERTS.items()},
         **NORMS,
     },
     defaults={
@@ -86,12 +86,5 @@ GRANITE_DENSE = Family(
     query_scalar="attention_multiplier",
     limits=(NORMED,),
 )
-GRANITE = GRANITE_DENSE.variant(
-    "granitemoehybrid",
-    layout="",
-    known_as="Granite 4 with experts",
-    when={},
-    refused="all experts of a layer lie in one tensor",
-)
 
-FAMILIES = (BAMBA, FALCON_H1, GRANITE_DENSE, GRANITE)
+FAMILIES = (BAMBA, FALCON_H1, GRANITE)

@@ -1,7 +1,8 @@
 """StableLM: Llama with LayerNorm, rotary positions in a part of each head, sequential or parallel blocks."""
 
-from hyperclone_cli.axes import norm, optional
+from hyperclone_cli.axes import norm, numbered, optional, post_norm
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.phi import NORMED_HEADS
 from hyperclone_cli.families.table import Family
 
 STABLELM = Family(
@@ -30,7 +31,11 @@ NORMED = STABLELM.variant(
     layout="query and key norms",
     known_as="StableLM 2 12B",
     when={"qk_layernorm": True},
-    refused="the norm of every head is a tensor with a name of its own",
+    tensors={
+        "model.layers.*.self_attn.q_layernorm.norms.*": numbered("heads", post_norm("query")),
+        "model.layers.*.self_attn.k_layernorm.norms.*": numbered("kv_heads", post_norm("key")),
+    },
+    limits=(NORMED_HEADS,),
 )
 
 FAMILIES = (NORMED, STABLELM)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 from hyperclone_cli.axes import Form
+
+
+def stated_value(config: Mapping[str, Any], key: str) -> tuple[Any] | tuple[()]:
+    """What config.json states for a key, in a tuple of its own; an empty one if it says nothing."""
+    inner: Any = config
+    for part in key.split("."):
+        if not isinstance(inner, Mapping) or part not in inner:
+            return ()
+        inner = inner[part]
+    return (inner,)
 
 
 @dataclass(frozen=True)
@@ -60,14 +70,15 @@ class Family:
     layout    what tells this table from others of the same model_type; `when` are the values of config.json
               under which it is the one.
     known_as  models that have it.
-    refused   why checkpoints of this layout cannot be expanded; empty where they can.
+    holds     a module that only checkpoints of this layout have, where config.json does not tell.
     sizes     axis → the config key that states it. Without "kv_heads" every query head has its
               own key and value; without "head_dim" it is embed / heads, whatever the config says.
     fixed     axis → units, where the architecture leaves no choice.
     multiples axis → (n, other axis), of which it is n times the width, rounded up, where its key says nothing
               or "auto", or where it has no key: then always. n is a number, or the config key of one.
     stated    axis → how its key states it, where not in units.
-    aliases   config key → other keys that state the same number.
+    aliases   config key → other keys that state the same number. One with a default of its own is written in any case.
+              In all keys "a.b" is b inside a.
     context   the config key for the most tokens that the model takes.
     tensors   module name (the first `*` is a layer's number, the second that of an expert) → form.
     defaults  what transformers assumes for a key that config.json omits.
@@ -78,6 +89,8 @@ class Family:
               "" without them. A "rotary" in `sizes` is the number of units in a head that have them.
     rotary_fraction   the config key for the part of a head that has them, where it is not a rope parameter.
     query_scalar   the config key, or the number, that scales attention; empty if the root of head_dim does.
+    score_scale    the config key of what scores are multiplied by, 1 / √head size where it says nothing. In a larger
+              head it is divided by the copies, and the queries are left alone.
     cache     the packed axes of what one token adds to the cache in each layer.
     folds     where the factor of a tied head can go; the first that applies is used.
     extra_layers   the config key for layers beyond the stated ones, which predict further tokens and which
@@ -85,6 +98,8 @@ class Family:
     limits    what this architecture cannot have.
     embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
     tiny      what the config of a tiny model needs besides its widths; see `hyperclone families --check`.
+    paired_heads   head i works with head i + half of them, so that the key/value heads are even in number.
+    heads_stay     what a head does depends on its number and on how many there are: heads grow in size alone.
     heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
     """
 
@@ -94,8 +109,8 @@ class Family:
     defaults: Mapping[str, Any]
     layout: str = ""
     known_as: str = ""
-    refused: str = ""
     when: Mapping[str, Any] = field(default_factory=dict)
+    holds: str = ""
     fixed: Mapping[str, int] = field(default_factory=dict)
     multiples: Mapping[str, tuple[int | Fraction | str, str]] = field(default_factory=dict)
     stated: Mapping[str, Stated] = field(default_factory=dict)
@@ -109,12 +124,15 @@ class Family:
     rotary: str = "halves"
     rotary_fraction: str = ""
     query_scalar: str = ""
+    score_scale: str = ""
     extra_layers: str = ""
     extra_names: str = ""
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
     limits: tuple[Limit, ...] = ()
     embed_divides_by_heads: bool = False
     heads_fill_embed: bool = False
+    paired_heads: bool = False
+    heads_stay: bool = False
     tiny: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -145,7 +163,7 @@ class Family:
 
     def value(self, config: Mapping[str, Any], key: str) -> Any:
         """What transformers sees for `key`: the file's value, else the architecture's default."""
-        stated = [config[name] for name in self.names(key) if name in config]
+        stated = [found[0] for found in (stated_value(config, name) for name in self.names(key)) if found]
         assumed = None if stated else self.defaults.get(key)
         return next((item for item in stated if item is not None), assumed)
 
@@ -169,6 +187,11 @@ class Family:
             for module, form in self.tensors.items()
             for parameter in form.parameters
         )
+
+    def is_stored_in(self, names: Iterable[str]) -> bool:
+        """Whether a checkpoint with tensors of these names has the module that tells this layout, if there is one."""
+        module = self.tensors.get(self.holds)
+        return module is None or any(form is module for name in names for _, _, form in self.matches(name))
 
     def matches(self, name: str) -> list[tuple[str, str, Form]]:
         """Every (full tensor name, parameter, form) whose rule fits `name`, with or without prefix."""

@@ -1,0 +1,71 @@
+"""BLOOM and MPT: LayerNorm, and ALiBi, whose slopes depend on how many heads there are: heads grow in size alone."""
+
+from hyperclone_cli.axes import embedding, linear, norm, optional, post_norm
+from hyperclone_cli.families.table import Family, Fold
+
+BLOOM = Family(
+    model_type="bloom",
+    known_as="BLOOM, BLOOMZ",
+    sizes={"embed": "hidden_size", "heads": "n_head", "vocab": "vocab_size", "layers": "n_layer"},
+    multiples={"ffn": (4, "embed")},
+    aliases={
+        "hidden_size": ("n_embed",),
+        "n_head": ("num_attention_heads",),
+        "n_layer": ("num_hidden_layers",),
+    },
+    context="seq_length",
+    tensors={
+        "transformer.word_embeddings": embedding("vocab", "embed"),
+        "transformer.word_embeddings_layernorm": post_norm("embed"),
+        "transformer.h.*.input_layernorm": norm("embed"),
+        # a head's three parts lie together
+        "transformer.h.*.self_attention.query_key_value": linear("heads query+key+value", "embed"),
+        "transformer.h.*.self_attention.dense": linear("embed", "heads value"),
+        "transformer.h.*.post_attention_layernorm": norm("embed"),
+        "transformer.h.*.mlp.dense_h_to_4h": linear("ffn", "embed"),
+        "transformer.h.*.mlp.dense_4h_to_h": linear("embed", "ffn"),
+        "transformer.ln_f": norm("embed"),
+        "lm_head": optional(linear("vocab", "embed")),
+    },
+    defaults={"tie_word_embeddings": True},
+    norm="layer",
+    rotary="",
+    heads_stay=True,
+    prefix="transformer",
+    embedding="transformer.word_embeddings",
+    folds=(Fold("transformer.ln_f"),),
+)
+
+MPT = Family(
+    model_type="mpt",
+    known_as="MPT",
+    sizes={"embed": "d_model", "heads": "n_heads", "vocab": "vocab_size", "layers": "n_layers"},
+    multiples={"ffn": (4, "embed")},
+    aliases={
+        "d_model": ("hidden_size",),
+        "n_heads": ("num_attention_heads",),
+        "n_layers": ("num_hidden_layers",),
+    },
+    context="max_seq_len",
+    tensors={
+        "transformer.wte": embedding("vocab", "embed"),
+        "transformer.blocks.*.norm_1": norm("embed"),
+        "transformer.blocks.*.attn.Wqkv": linear("heads query | heads key | heads value", "embed"),
+        "transformer.blocks.*.attn.out_proj": linear("embed", "heads value"),
+        "transformer.blocks.*.norm_2": norm("embed"),
+        "transformer.blocks.*.ffn.up_proj": linear("ffn", "embed"),
+        "transformer.blocks.*.ffn.down_proj": linear("embed", "ffn"),
+        "transformer.norm_f": norm("embed"),
+        "lm_head": optional(linear("vocab", "embed")),
+    },
+    defaults={"max_seq_len": 2048, "tie_word_embeddings": True},
+    norm="layer",
+    rotary="",
+    heads_stay=True,
+    score_scale="attn_config.softmax_scale",
+    prefix="transformer",
+    embedding="transformer.wte",
+    folds=(Fold("transformer.norm_f"),),
+)
+
+FAMILIES = (BLOOM, MPT)

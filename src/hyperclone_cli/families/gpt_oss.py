@@ -1,0 +1,26 @@
+"""gpt-oss in 16 bits: all experts of a layer in two tensors of (in, out), gate and value by turns; attention sinks."""
+
+from hyperclone_cli.axes import bare, conv1d, linear, parameter, stacked
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.table import Family
+
+GPT_OSS = Family(
+    model_type="gpt_oss",
+    known_as="gpt-oss, dequantised",
+    sizes={**SIZES, "experts": "num_local_experts"},
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **ATTENTION,
+        "model.layers.*.self_attn.sinks": parameter("heads"),
+        "model.layers.*.mlp.router": linear("experts", "embed"),
+        "model.layers.*.mlp.experts.gate_up_proj": stacked(bare(conv1d("embed", "experts ffn 2"))),
+        "model.layers.*.mlp.experts.gate_up_proj_bias": stacked(parameter("experts ffn 2")),
+        "model.layers.*.mlp.experts.down_proj": stacked(bare(conv1d("ffn", "experts embed"))),
+        "model.layers.*.mlp.experts.down_proj_bias": stacked(parameter("experts embed")),
+        **NORMS,
+    },
+    defaults={"num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 128, "tie_word_embeddings": False},
+)
+
+FAMILIES = (GPT_OSS,)

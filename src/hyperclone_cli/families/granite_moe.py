@@ -1,0 +1,38 @@
+"""Granite's mixtures: all experts of a layer in two tensors, with or without a shared one beside them."""
+
+from hyperclone_cli.axes import linear, optional, stacked
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.table import Family
+
+EXPERTS = {
+    "model.layers.*.block_sparse_moe.router.layer": linear("experts", "embed"),
+    "model.layers.*.block_sparse_moe.input_linear": stacked(linear("experts ffn+ffn", "embed")),
+    "model.layers.*.block_sparse_moe.output_linear": stacked(linear("experts embed", "ffn")),
+}
+
+GRANITEMOE = Family(
+    model_type="granitemoe",
+    known_as="Granite 3 MoE",
+    sizes={**SIZES, "experts": "num_local_experts"},
+    tensors={
+        **EMBEDDING_AND_HEAD,
+        **ATTENTION,
+        **EXPERTS,
+        **NORMS,
+    },
+    defaults={"num_key_value_heads": None, "head_dim": None, "num_local_experts": 8, "tie_word_embeddings": False},
+    query_scalar="attention_multiplier",
+)
+
+GRANITEMOESHARED = GRANITEMOE.variant(
+    "granitemoeshared",
+    known_as="Granite 3 MoE with a shared expert",
+    sizes={**GRANITEMOE.sizes, "shared_ffn": "shared_intermediate_size"},
+    tensors={
+        "model.layers.*.shared_mlp.input_linear": optional(linear("shared_ffn+shared_ffn", "embed")),
+        "model.layers.*.shared_mlp.output_linear": optional(linear("embed", "shared_ffn")),
+    },
+)
+
+FAMILIES = (GRANITEMOE, GRANITEMOESHARED)
