@@ -132,8 +132,9 @@ def test_alibi_keeps_the_number_of_heads(variant: str, heads: str, source: Sourc
     assert after == 3 * before
     with pytest.raises(RequestError, match="heads grow in size alone"):
         plan(source(variant), embed_mult=2, ffn_mult=2, num_heads=8)
-    with pytest.raises(RequestError, match="it is 4 × "):
-        plan(source(variant), target_params="1M")
+    larger = plan(source(variant), target_params="1M")
+    assert larger.config[heads] == 4
+    assert larger.growths["embed"].target % larger.growths["embed"].source == 0
 
 
 @pytest.mark.parametrize("variant, scale", [("mpt", 12**-0.5), ("mpt-scaled", 0.4)])
@@ -174,12 +175,12 @@ def test_norms_of_other_heads_than_there_are_are_refused(
         plan(tmp_path / "src", embed_mult=2)
 
 
-@pytest.mark.parametrize("multiple", [0, 2.5, None, "4"])
-def test_a_feed_forward_width_must_be_a_whole_multiple(multiple: Any, source: Sources, tmp_path: Path) -> None:
+@pytest.mark.parametrize("multiple", [0, None, "4"])
+def test_a_feed_forward_width_must_be_a_multiple(multiple: Any, source: Sources, tmp_path: Path) -> None:
     shutil.copytree(source("gpt_neox_japanese-untied-twofold"), tmp_path / "src")
     config = json.loads((tmp_path / "src/config.json").read_text()) | {"intermediate_multiple_size": multiple}
     (tmp_path / "src/config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="intermediate_multiple_size should be a whole number"):
+    with pytest.raises(CheckpointError, match="intermediate_multiple_size should be a number above 0"):
         plan(tmp_path / "src", embed_mult=2)
 
 

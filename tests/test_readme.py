@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+import hyperclone_cli
 import models
 import opt_350m
 import readme_table
+from hyperclone_cli.cli import app
 from hyperclone_cli.families import FAMILIES
 from local_hub import TOKEN, LocalHub
 
@@ -113,3 +116,16 @@ def test_its_table_of_architectures_is_that_of_the_tables() -> None:
 
 def test_every_architecture_names_models_that_have_it() -> None:
     assert [name for name, family in FAMILIES.items() if not family.known_as] == []
+
+
+def test_it_names_every_option_of_every_command() -> None:
+    readme = readme_table.README.read_text()
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    options = {option for command in commands.values() for param in command.params for option in param.opts}
+    assert {option for option in options if option.startswith("--") and f"`{option}" not in readme} == set()
+
+
+def test_it_names_every_module() -> None:
+    readme, package = readme_table.README.read_text(), Path(hyperclone_cli.__file__).parent
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py", "errors.py"}
+    assert {module for module in modules if f"{module} " not in readme} == set()

@@ -42,7 +42,17 @@ GATED_NORM = "a norm spans the state space's heads"
 
 REFUSED: dict[str, dict[str, str]] = {
     "embed 1.5": dict.fromkeys(
-        ["mamba2", "mamba2-groups-tied", "bamba", "bamba-tied", "falcon_h1", "granite", "granite-tied"], GATED_NORM
+        [
+            "mamba2",
+            "mamba2-groups-tied",
+            "bamba",
+            "bamba-tied",
+            "falcon_h1",
+            "granite",
+            "granite-experts",
+            "granite-tied",
+        ],
+        GATED_NORM,
     )
     | dict.fromkeys(["rwkv", "rwkv-tied"], "leaves no room for padding"),
     "head_dim 2": dict.fromkeys(

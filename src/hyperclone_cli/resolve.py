@@ -105,8 +105,9 @@ def _check_multiple(request: Request, embed: int, ffn: int, family: Family, conf
     times, axis = multiple_of("ffn", config, family), family.multiples["ffn"][1]
     if ffn != times * embed:
         key = family.sizes[axis]
+        typed = request.typed("intermediate_size", "ffn_mult") or request.typed("hidden_size", "embed_mult")
         raise RequestError(
-            f"{request.typed('intermediate_size', 'ffn_mult')}: a feed-forward width of {ffn}: {family.name} has no key"
-            f" for it, it is {times} × {key}, here {times * embed}.",
+            f"{typed}: a feed-forward width of {ffn}: {family.name} has no key for it, it is {times} × {key},"
+            f" here {times * embed}.",
             f"Grow both alike: --intermediate-size {times * embed}.",
         )

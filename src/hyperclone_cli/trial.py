@@ -74,7 +74,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if parameter.dim() > 1:
                 parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5))
             else:
-                parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
+                around_zero = name.endswith("bias") or "lambda" in name  # those are exponents
+                parameter.copy_(0.3 * noise + (0.0 if around_zero else 1.0))
 
 
 def try_families(families: Iterable[Family], log: Callable[[str], None]) -> dict[str, Trial]:
