@@ -7,43 +7,38 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hyperclone_cli.axes import bare, linear, stacked
-from hyperclone_cli.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, ERNIE4_5_MOE, GLM4_MOE
-from hyperclone_cli.families.mixtral import MIXTRAL, PHIMOE
-from hyperclone_cli.families.qwen_moe import OLMOE, QWEN2_MOE, QWEN3_MOE
+from hyperclone_cli.families import deepseek, mixtral, qwen_moe
 from hyperclone_cli.families.table import Family
 
 _GATE_UP = "model.layers.*.mlp.experts.gate_up_proj"
 _DOWN = "model.layers.*.mlp.experts.down_proj"
+_CORRECTION = "e_score_correction_bias"
+
+_RENAMED = {
+    "mixtral": {"model.layers.*.block_sparse_moe.gate": "model.layers.*.mlp.gate"},
+    "phimoe": {"model.layers.*.block_sparse_moe.gate": "model.layers.*.mlp.router"},
+    "ernie4_5_moe": {
+        f"model.layers.*.mlp.moe_statics.{_CORRECTION}": f"model.layers.*.mlp.gate.moe_statics.{_CORRECTION}"
+    },
+}
+"""Modules beside the experts that have another name in memory."""
 
 
-def fused(family: Family, width: str, renamed: Mapping[str, str] | None = None) -> Family:
-    """The table of a mixture whose experts, `width` wide, are fused; the others of its modules may be `renamed`."""
+def fused(family: Family, renamed: Mapping[str, str]) -> Family:
+    """The table of a mixture whose experts are fused, with other modules `renamed`."""
     numbered = [module for module in family.tensors if module.count("*") == 2]
     kind = family.tensors[numbered[0]].layer_kind
+    width = "moe_ffn" if "moe_ffn" in family.sizes else "ffn"
     experts = {
         _GATE_UP: replace(stacked(bare(linear(f"experts {width}+{width}", "embed"))), layer_kind=kind),
         _DOWN: replace(stacked(bare(linear("experts embed", width))), layer_kind=kind),
     }
-    others = {(renamed or {}).get(module, module): form for module, form in family.without(*numbered).tensors.items()}
+    others = {renamed.get(module, module): form for module, form in family.without(*numbered).tensors.items()}
     return replace(family, layout="fused experts", holds=_GATE_UP, tensors=others | experts)
 
 
-FAMILIES = (
-    fused(MIXTRAL, "ffn", {"model.layers.*.block_sparse_moe.gate": "model.layers.*.mlp.gate"}),
-    fused(PHIMOE, "ffn", {"model.layers.*.block_sparse_moe.gate": "model.layers.*.mlp.router"}),
-    fused(OLMOE, "ffn"),
-    fused(QWEN2_MOE, "moe_ffn"),
-    fused(QWEN3_MOE, "moe_ffn"),
-    fused(DEEPSEEK_V2, "moe_ffn"),
-    fused(DEEPSEEK_V3, "moe_ffn"),
-    fused(GLM4_MOE, "moe_ffn"),
-    fused(
-        ERNIE4_5_MOE,
-        "moe_ffn",
-        {
-            "model.layers.*.mlp.moe_statics.e_score_correction_bias": (
-                "model.layers.*.mlp.gate.moe_statics.e_score_correction_bias"
-            )
-        },
-    ),
+FAMILIES = tuple(
+    fused(family, _RENAMED.get(family.model_type, {}))
+    for lineage in (mixtral, qwen_moe, deepseek)
+    for family in lineage.FAMILIES
 )
