@@ -89,6 +89,7 @@ MIXTURES: dict[str, Variant] = {
     "olmoe-tied": ("olmoe", MHA | NUMBERED | TIED | {"attention_bias": True}),
     "glm4_moe": ("glm4_moe", GQA | ROUTED | GROUPED | {"head_dim": 16, "attention_bias": True, "use_qk_norm": True}),
     "glm4_moe-tied": ("glm4_moe", GQA | ROUTED | TIED | {"head_dim": 16, "n_shared_experts": 2}),
+    "dots1": ("dots1", GQA | ROUTED | GROUPED | {"n_shared_experts": 2, "first_k_dense_replace": 1}),
     "ernie4_5_moe": ("ernie4_5_moe", GQA | ERNIE | {"moe_num_shared_experts": 2, "use_bias": True}),
     "ernie4_5_moe-untied": (
         "ernie4_5_moe",

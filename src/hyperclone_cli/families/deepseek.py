@@ -5,7 +5,7 @@ DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`,
 """
 
 from hyperclone_cli.axes import in_layers, linear, norm, optional, parameter, post_norm
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.qwen_moe import EXPERTS, NORMS
 from hyperclone_cli.families.table import Family, Limit
 
@@ -111,6 +111,16 @@ GLM4_MOE = Family(
     limits=(Limit("head_dim", "the eps of its norms of queries and keys would weigh more", {"use_qk_norm": True}),),
 )
 
+DOTS1 = GLM4_MOE.variant(
+    "dots1",
+    known_as="dots.llm1",
+    tensors=NORMED_ATTENTION,
+    defaults={"num_key_value_heads": 32, "partial_rotary_factor": 1.0},
+    rotary_fraction="",
+    extra_layers="",
+    limits=(),
+)
+
 ERNIE4_5_MOE = Family(
     model_type="ernie4_5_moe",
     known_as="ERNIE 4.5 21B",
@@ -142,4 +152,4 @@ ERNIE4_5_MOE = Family(
     extra_names="mtp",
 )
 
-FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE, ERNIE4_5_MOE)
+FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE, DOTS1, ERNIE4_5_MOE)
