@@ -20,7 +20,7 @@ LAYERS = [
     ["families"],
     ["mixing"],
     ["growth", "request"],
-    ["config", "heads", "noise", "rotary"],
+    ["config", "copies", "heads", "noise", "rotary"],
     ["capabilities", "resolve"],
     ["shape"],
     ["shards"],

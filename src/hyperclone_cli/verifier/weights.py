@@ -14,6 +14,7 @@ from math import inf
 import torch
 
 from hyperclone_cli.axes import Role
+from hyperclone_cli.copies import sum_copies
 from hyperclone_cli.expander import (
     Block,
     Survey,
@@ -82,7 +83,7 @@ def _compare(block: Block, source: torch.Tensor, found: list[torch.Tensor]) -> t
     copies = max(-(-growth.target // growth.source) for growth in tensor.growths)
     worst, wrong = 0.0, 0
     for rows in found:
-        total, size = sum_copies(rows.to(wide), tensor), sum_copies(rows.to(wide).abs(), tensor)
+        total, size = _sum_copies(rows.to(wide), tensor), _sum_copies(rows.to(wide).abs(), tensor)
         slack = rounding * size + 4 * torch.finfo(wide).eps * (size * (rounding > 0) + magnitude)
         slack += info.smallest_normal * info.eps * copies
         error = (total - expected).abs()
@@ -93,14 +94,7 @@ def _compare(block: Block, source: torch.Tensor, found: list[torch.Tensor]) -> t
     return worst, wrong
 
 
-def sum_copies(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
-    """Add up what the copies of each source column contribute: (rows, grown columns) to (rows, source columns)."""
-    if len(tensor.growths) == 1 or tensor.roles[1] is Role.OUT or not tensor.growths[1].grows:
-        return rows
-    total = rows.new_zeros(len(rows), tensor.growths[1].source)
-    position = 0
-    for run in tensor.growths[1].runs:
-        if not run.is_padding:
-            total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length))
-        position += run.length
-    return total
+def _sum_copies(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
+    """What the copies of each source column contribute: (rows, grown columns) to (rows, source columns)."""
+    reads_copies = len(tensor.growths) == 2 and tensor.roles[1] is Role.IN and tensor.growths[1].grows
+    return sum_copies(rows, tensor.growths[1]) if reads_copies else rows
