@@ -15,7 +15,7 @@ from hyperclone_cli.families import FAMILIES, Family
 PACKAGE = Path(__file__).parent.parent / "src" / "hyperclone_cli"
 
 LAYERS = [
-    ["errors", "axes"],
+    ["errors", "axes", "checksums"],
     ["hub_errors"],
     ["families"],
     ["mixing"],
@@ -34,7 +34,7 @@ LAYERS = [
     ["planner"],
     ["expander", "provenance", "symmetry"],
     ["card"],
-    ["verification"],
+    ["verification", "integrity"],
     ["publish", "push"],
     ["clone", "verifier"],
     ["api", "inspector"],

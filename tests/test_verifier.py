@@ -246,7 +246,8 @@ TOKENIZERS: dict[str, tuple[dict[str, int], str | None, str | None, str]] = {
 def test_a_tokenizer_that_cannot_be_used_is_noted_and_random_tokens_taken(
     vocab: dict[str, int], unknown: str | None, template: str | None, words: str, tmp_path: Path
 ) -> None:
-    from tokenizers import Tokenizer, models as tokenizer_models, pre_tokenizers
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers import models as tokenizer_models
     from transformers import PreTrainedTokenizerFast
 
     src = models.build("qwen3", tmp_path / "src")
