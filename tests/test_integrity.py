@@ -185,7 +185,6 @@ def test_where_the_source_is_finite_the_clone_has_to_be(tmp_path: Path) -> None:
     expand(src, tmp_path / "clone", embed_mult=2)
     edit_tensors(tmp_path / "clone" / "model.safetensors", lambda tensors: tensors[UP_PROJ][3].fill_(torch.nan))
     report = verify(tmp_path / "clone", weights_only=True)
-    assert [failure for failure in report.failures if UP_PROJ in failure and "96 of " not in failure] == []
     assert any(UP_PROJ in failure and "are off, by up to inf" in failure for failure in report.failures)
 
 

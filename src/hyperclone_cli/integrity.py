@@ -1,4 +1,4 @@
-"""Whether a clone can be trusted as it is written: what its source holds that is no number, what the disk kept of it."""
+"""Whether a clone can be trusted as it is written: what in its source is no number, what the disk kept of it."""
 
 from __future__ import annotations
 
