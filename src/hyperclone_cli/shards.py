@@ -113,8 +113,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _entry(path: Path, data_start: int, name: str, entry: dict[str, Any]) -> StoredTensor:
     begin, end = entry["data_offsets"]
+    if type(entry["shape"]) is not list:
+        raise ValueError(f"tensor {name!r} has no shape but a {type(entry['shape']).__name__}")
     shape = tuple(entry["shape"])
-    if type(entry["shape"]) is not list or len(shape) > _MAX_DIMENSIONS:
+    if len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"tensor {name!r} has {len(shape)} dimensions, at most {_MAX_DIMENSIONS} are expected")
     if any(type(number) is not int or number < 0 for number in (begin, end, *shape)):
         raise ValueError(f"tensor {name!r} has shape {shape} and offsets {begin}, {end}")
