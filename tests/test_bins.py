@@ -261,7 +261,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda src: save(torch.load(src / BIN) | {"model.norm.weight": torch.ones(48, dtype=torch.int8)})(src),
         "tensor 'model.norm.weight': expected floating-point weights, found int8",
     ),
-    "a name that is long to print": (save({many_times(12): torch.ones(2)}), "found Tensor under (('a', 'a'), ("),
+    "a name that is long to print": (save({many_times(12): torch.ones(2)}), "found Tensor under ((("),
     "an archive that unpacks to more": (compress, "is compressed, and could unpack to any size"),
     "an empty file": (write(b""), "truncated, damaged or no PyTorch file"),
     "garbage": (write(b"garbage" * 100), "truncated, damaged or no PyTorch file"),

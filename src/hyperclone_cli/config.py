@@ -16,6 +16,9 @@ from hyperclone_cli.growth import Growth
 
 _DEFAULT_CONTEXT = 2048
 
+_MOST_UNITS = 1 << 20
+"""Units of a width, and numbers of heads and experts. Plans are made unit by unit where they must."""
+
 _MAY_BE_NOTHING = {"experts", "shared", "shared_ffn", "q_latent"}
 """Axes that an architecture has in some checkpoints alone."""
 
@@ -73,6 +76,11 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
         if type(size) is not int or size < 1:
             raise CheckpointError(
                 f"config.json: {family.sizes[axis]} should be a whole number from 1 up, found {size!r}."
+            )
+        if size > _MOST_UNITS and axis not in ("vocab", "layers"):
+            raise CheckpointError(
+                f"config.json: {family.sizes[axis]} {size} is more than any model has, {_MOST_UNITS:,} at most.",
+                "Fetch the file again.",
             )
     context_length(config, family)
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
