@@ -28,7 +28,7 @@ import models_fused_experts
 import models_more
 import models_recurrent
 from hyperclone_cli import expand, plan
-from hyperclone_cli.errors import HypercloneError
+from hyperclone_cli.errors import CheckpointError, HypercloneError
 
 SECONDS = 5
 MEMORY_BYTES = 1 << 30
@@ -267,14 +267,14 @@ def test_any_index(examples: int, built: Built) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["config.json", INDEX, "model-00001-of-00005.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", INDEX, "model-00001-of-*.safetensors"])
 @few_or_many(40, 400)
 def test_any_bytes(examples: int, name: str, built: Built) -> None:
     @trials(examples)
     @given(byte_edits, requests)
     def check(changes: list[tuple[float, int, bytes]], request: dict[str, Any]) -> None:
         work = built("llama-gqa-tied", "60KB")
-        path = work / "src" / name
+        (path,) = (work / "src").glob(name)
         old = path.read_bytes()
         try:
             path.write_bytes(edit_bytes(old, changes))
@@ -302,3 +302,26 @@ def test_any_bin(examples: int, legacy: bool, built: Built, tmp_path: Path) -> N
         attempt(tmp_path, request)
 
     check()
+
+
+FOUND: dict[str, tuple[str, dict[str, Any], str]] = {
+    "as many heads as stars": ("qwen2_moe", {"num_attention_heads": 10**18}, "more than any model has"),
+    "a large product of sizes": ("mistral", {"num_attention_heads": 2**20, "head_dim": 2**14}, "makes dimension 0"),
+    "no width": ("qwen2_moe", {"shared_expert_intermediate_size": ""}, "shared_expert_intermediate_size"),
+    "half a surrogate pair": ("nemotron", {"tie_word_embeddings": "\ud800"}, ""),
+}
+"""Configs that once brought a traceback or never an end; refused with these words, or expanded."""
+
+
+@pytest.mark.parametrize("variant, changes, words", FOUND.values(), ids=list(FOUND))
+@pytest.mark.parametrize("request_", REQUESTS[:4], ids=str)
+def test_what_was_found(
+    request_: dict[str, Any], variant: str, changes: dict[str, Any], words: str, built: Built, tmp_path: Path
+) -> None:
+    shutil.copytree(built(variant) / "src", tmp_path / "src")
+    path = tmp_path / "src" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    attempt(tmp_path, request_)
+    if words:
+        with pytest.raises(CheckpointError, match=words):
+            plan(tmp_path / "src", **request_)
