@@ -15,12 +15,12 @@ from hyperclone_cli.families import FAMILIES, Family
 PACKAGE = Path(__file__).parent.parent / "src" / "hyperclone_cli"
 
 LAYERS = [
-    ["errors", "axes"],
+    ["errors", "axes", "checksums"],
     ["hub_errors"],
     ["families"],
     ["mixing"],
     ["growth", "request"],
-    ["config", "heads", "noise", "rotary"],
+    ["config", "copies", "heads", "noise", "rotary"],
     ["capabilities", "resolve"],
     ["shape"],
     ["shards"],
@@ -34,7 +34,7 @@ LAYERS = [
     ["planner"],
     ["expander", "provenance", "symmetry"],
     ["card"],
-    ["verification"],
+    ["verification", "integrity"],
     ["publish", "push"],
     ["clone", "verifier"],
     ["api", "inspector"],

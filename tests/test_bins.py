@@ -228,6 +228,23 @@ def edit_weight_map(src: Path, change: Callable[[dict[str, str]], object]) -> No
     (src / INDEX).write_text(json.dumps(index))
 
 
+def many_times(doublings: int) -> object:
+    """A tuple that takes little room and prints 2 ** doublings letters."""
+    name: object = "a"
+    for _ in range(doublings):
+        name = (name, name)
+    return name
+
+
+def compress(src: Path) -> None:
+    """Pack the file anew as the same archive, compressed."""
+    with zipfile.ZipFile(src / BIN) as archive:
+        content = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(src / BIN, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle that runs code": (save({"a": Malicious()}), "asks for 'posix.system', which could run code"),
     "an old pickle that runs code": (save({"a": Malicious()}, legacy=True), "asks for 'posix.system'"),
@@ -244,6 +261,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda src: save(torch.load(src / BIN) | {"model.norm.weight": torch.ones(48, dtype=torch.int8)})(src),
         "tensor 'model.norm.weight': expected floating-point weights, found int8",
     ),
+    "a name that is long to print": (save({many_times(12): torch.ones(2)}), "found Tensor under ((("),
+    "an archive that unpacks to more": (compress, "is compressed, and could unpack to any size"),
     "an empty file": (write(b""), "truncated, damaged or no PyTorch file"),
     "garbage": (write(b"garbage" * 100), "truncated, damaged or no PyTorch file"),
     "a pointer to a large file": (write(b"version https://git-lfs.github.com/spec/v1\n"), "truncated, damaged or no"),

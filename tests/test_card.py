@@ -236,7 +236,9 @@ def test_a_verification_is_recorded_and_shown_in_the_card(clone: Path) -> None:
 
 def test_the_record_names_the_files_that_it_is_about_by_their_digests(clone: Path) -> None:
     verify(clone)
-    expected = {name: sha256((clone / name).read_bytes()).hexdigest() for name in ("config.json", "model.safetensors")}
+    names = set(json.loads((clone / "hyperclone.json").read_text())["files"]) - {"README.md"} | {"hyperclone.json"}
+    assert {"config.json", "generation_config.json", "model.safetensors"} < names
+    expected = {name: sha256((clone / name).read_bytes()).hexdigest() for name in names}
     assert record_of(clone)["files"] == expected
 
 

@@ -274,3 +274,8 @@ def test_verify_passes(variant: str, source: Sources, tmp_path: Path) -> None:
     expand(source(variant), tmp_path / "clone", GROWTHS["twice, uneven and noisy"])
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
+
+
+def test_the_shape_that_a_number_of_parameters_leads_to_is_named_wherever_the_config_states_it(source: Sources) -> None:
+    note = plan(source("dbrx"), target_params=400_000).notes[0]
+    assert "d_model 108, ffn_config.ffn_hidden_size 128" in note

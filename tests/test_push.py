@@ -20,11 +20,7 @@ from local_hub import TOKEN, LocalHub, sha256
 REPO = "someone/larger"
 UPLOAD = "PUT /storage/"
 INDEX = "model.safetensors.index.json"
-
-
-def decides(name: str) -> bool:
-    """Whether a file of a clone decides what it computes."""
-    return name == "config.json" or name.startswith("model")
+GENERATION = "generation_config.json"
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +29,7 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("push")
     src = models.build("llama-gqa-tied", place / "src")
     plan = expand(src, place / "clone", embed_mult=2, ffn_mult=2, max_shard_size="150KB")
-    files = {path.name: sha256(path.read_bytes()) for path in (place / "clone").iterdir() if decides(path.name)}
+    files = {name: sha256(content) for name, content in contents(place / "clone").items() if name != "README.md"}
     record = {"schema_version": 1, "plan_digest": plan.digest, "passed": True, "files": files}
     (place / "clone" / "verification.json").write_text(json.dumps(record))
     return place / "clone"
@@ -282,6 +278,8 @@ UNVERIFIED: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "another weight": (flip_a_bit, 2, "changed since it was verified: model-00002-of-00006.safetensors"),
     "another config": (edit("config.json"), 2, "changed since it was verified: config.json"),
     "another index": (edit(INDEX), 2, f"changed since it was verified: {INDEX}"),
+    "another generation_config": (edit(GENERATION), 2, f"changed since it was verified: {GENERATION}"),
+    "another record": (edit("hyperclone.json"), 2, "changed since it was verified: hyperclone.json"),
     "more weights": (add_a_single_file, 2, "changed since it was verified: model.safetensors"),
 }
 
@@ -297,6 +295,12 @@ def test_what_was_not_verified_is_pushed_by_force_alone(
     assert hub.requests == []
     push("clone", REPO, "--force")
     assert REPO in hub.repos
+
+
+def test_the_card_is_the_users_to_edit(hub: LocalHub, push: Push, clone: Path) -> None:
+    edit("README.md")(clone)
+    push("clone", REPO)
+    assert hub.repos[REPO].files()["README.md"] == (clone / "README.md").read_bytes()
 
 
 def set_files(files: object) -> Callable[[Path], object]:
@@ -315,6 +319,7 @@ UNFINISHED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a damaged record": (lambda clone: (clone / "verification.json").write_text("{"), "verification.json: not valid"),
     "files that are a number": (set_files(3), "hyperclone.json: damaged"),
     "files that are numbers": (set_files([1]), "hyperclone.json: damaged"),
+    "a file outside the clone": (set_files(["../secret"]), "file '../secret' does not lie in the clone"),
     "nothing": (shutil.rmtree, "no hyperclone.json"),
 }
 

@@ -58,7 +58,13 @@ def test_we_read_what_the_library_writes(tmp_path: Path) -> None:
         ({"a": entry(0, 8)}, 8, "should take 4 bytes"),
         ({"a": entry(0, 4, shape=(-1,))}, 4, "shape"),
         ({"a": entry(0, 4, shape=(True,))}, 4, "shape"),
-        ({"a": entry(0, 4, shape="1")}, 4, "shape"),
+        ({"a": entry(0, 4, shape="1")}, 4, "no shape but a str"),
+        ({"a": entry(0, 4, shape={})}, 4, "no shape but a dict"),
+        ({"a": entry(0, 4, shape=[1] * 9)}, 4, "9 dimensions"),
+        ({"a": entry(0, 4, shape=[2**62] * 10_000)}, 4, "10000 dimensions"),
+        ({"a": entry(0, 4), "b": entry(0, 4)}, 4, "'b' starts at"),
+        ({"a": entry(4, 0)}, 4, "should take 4 bytes"),
+        ({"a": entry(0, 4, shape=[2**63, 2])}, 4, "should take"),
         ({"a": {"dtype": "F32"}}, 4, "data_offsets"),
         ({"a": 3}, 4, "damaged"),
         ({"a": entry(0, 1, dtype="F8_E4M3")}, 1, "F8_E4M3"),
@@ -82,3 +88,17 @@ def test_no_bytes_bring_anything_but_a_refusal(tmp_path_factory: pytest.TempPath
     path.write_bytes(data)
     with pytest.raises(CheckpointError):
         read_header(path)
+
+
+@pytest.mark.parametrize("length, words", [(2**64 - 1, "more than the 100,000,000"), (1000, "truncated")])
+def test_an_absurd_length_is_refused_before_anything_is_read(length: int, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match=words):
+        read_header(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="expected a file"):
+        read_header(tmp_path / "x.safetensors")

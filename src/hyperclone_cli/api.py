@@ -85,6 +85,7 @@ def expand(
     overwrite: bool = False,
     progress: clone.Progress | None = None,
     access: Access | None = None,
+    checksum: bool = False,
     **options: Unpack[GrowthOptions],
 ) -> Plan:
     """Write a larger checkpoint that computes the same function as `src` to the new directory `out`.
@@ -95,9 +96,10 @@ def expand(
     overwrite  replace a model at `out` once the new one is complete
     progress   called from any thread with the bytes just written and the bytes of the whole
     access     revision, token and cache for the Hub; None: the usual ones
+    checksum   also record the SHA-256 of every file, for `verify(out, checksum=True)`
     options    those of GrowthOptions
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub;
     then `out` is as it was.
     """
-    return clone.expand(src, Path(out), request(**options), overwrite, progress, access)
+    return clone.expand(src, Path(out), request(**options), overwrite, progress, access, checksum)

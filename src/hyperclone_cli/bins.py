@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as short
 from typing import TYPE_CHECKING
-from zipfile import is_zipfile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 from hyperclone_cli.config import last_line
 from hyperclone_cli.errors import CheckpointError
@@ -33,8 +34,9 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():  # torch's advice is for whoever wrote the file
             warnings.simplefilter("ignore")
+            _check_packing(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped(path))
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError, CheckpointError):
         raise
     except Exception as error:  # the unpickler, the zip reader and the storages each raise their own
         raise _refusal(path, error) from None
@@ -46,7 +48,7 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise CheckpointError(
-                f"{path}: expected a state dict, tensor by name, found {type(tensor).__name__} under {name!r}.",
+                f"{path}: expected a state dict, tensor by name, found {type(tensor).__name__} under {short(name)}.",
                 "Take the state dict out of the training checkpoint, or save the model with save_pretrained.",
             )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
@@ -55,6 +57,19 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
                 "Use the original weights, or dequantise and save them first.",
             )
     return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _check_packing(path: Path) -> None:
+    """Raise CheckpointError for an archive that holds more than it has bytes: torch writes none that is compressed."""
+    if not can_be_mapped(path):
+        return
+    with ZipFile(path) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != ZIP_STORED]
+    if packed:
+        raise CheckpointError(
+            f"{path}: {packed[0]!r} in it is compressed, and could unpack to any size; torch compresses nothing.",
+            "Load it and save it again with torch.save, or fetch the file again.",
+        )
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:

@@ -173,4 +173,5 @@ def _pair(*perplexities: float | None) -> str:
 
 def write_card(directory: Path, plan: Plan, base_model: str | None = None) -> None:
     """Write a clone's card into its directory."""
-    (directory / CARD_NAME).write_text(model_card(plan, base_model), encoding="utf-8", newline="\n")
+    text = model_card(plan, base_model)  # JSON can hold what is no text, half a surrogate pair
+    (directory / CARD_NAME).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -15,6 +15,7 @@ from hyperclone_cli.errors import MismatchError
 from hyperclone_cli.options import (
     CHECKING,
     CacheDir,
+    Checksum,
     Device,
     Dtype,
     EmbedMult,
@@ -112,6 +113,7 @@ def expand(
     dtype: StorageDtype = None,
     max_shard_size: MaxShardSize = "50GB",
     overwrite: Overwrite = False,
+    checksum: Checksum = False,
     no_verify: NoVerify = False,
     device: Device = None,
     revision: Revision = None,
@@ -143,7 +145,7 @@ def expand(
             )
         target = Target(push_to_hub, token=token)  # refused before anything is written
     with console.progress("Expanding") as written:
-        plan = api.expand(src, out, overwrite=overwrite, progress=written, access=access, **options)
+        plan = api.expand(src, out, overwrite=overwrite, progress=written, access=access, checksum=checksum, **options)
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
@@ -213,6 +215,7 @@ def verify(
             rich_help_panel=CHECKING,
         ),
     ] = False,
+    checksum: Checksum = False,
     new_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that greedy decoding adds to each prompt.", rich_help_panel=CHECKING)
     ] = 16,
@@ -231,7 +234,7 @@ def verify(
 
     with console.steps() as log:
         access = Access(revision, token, cache_dir)
-        report = check(clone, src, device, dtype.value, weights_only, new_tokens, log, access)
+        report = check(clone, src, device, dtype.value, weights_only, new_tokens, log, access, checksum)
     console.show_report(report, as_json)
     if not report.passed:
         raise MismatchError(f"{clone}: the clone does not match its source.")

@@ -7,14 +7,17 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hyperclone_cli.card import write_card
+from hyperclone_cli.card import CARD_NAME, write_card
+from hyperclone_cli.checksums import checksums
 from hyperclone_cli.config import check_config, read_sizes
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.hub import Access, cache_of, locate, open_checkpoint
+from hyperclone_cli.integrity import check_written, finiteness_note, watched
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
@@ -36,11 +39,13 @@ def expand(
     overwrite: bool = False,
     progress: Progress | None = None,
     access: Access | None = None,
+    checksum: bool = False,
 ) -> Plan:
     """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
 
     `src` is a directory or the name of a model on the Hub, which is fetched by `access`. `out` is either
-    absent (or the clone that was there before) or complete. The source is only read.
+    absent (or the clone that was there before) or complete. The source is only read; where it holds NaN or
+    Inf, a note of the plan says so. With `checksum` the SHA-256 of every file is recorded.
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub.
     """
@@ -58,16 +63,18 @@ def expand(
         # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
         check_config(plan.source.config)
         check_config(plan.config)
+    not_finite: set[str] = set()
     with new_directory(directory, out, overwrite) as partial:
         try:
-            _write_shards(plan, partial, progress)
-            _write_files(plan, partial, out)
+            _write_shards(plan, partial, progress, not_finite)
+            _write_files(plan, partial, out, not_finite, checksum)
+            check_written(plan, partial)
         except OSError as error:
             raise StorageError(
                 f"{error.filename or partial}: {error.strerror or error}.",
                 f"What was written is under {partial}; mend the cause and run the same command again.",
             ) from error
-    return plan
+    return replace(plan, notes=(*plan.notes, finiteness_note(not_finite))) if not_finite else plan
 
 
 def _check_request(config: Mapping[str, Any], request: Request) -> None:
@@ -93,12 +100,13 @@ def check_space(plan: Plan, out: Path) -> None:
         )
 
 
-def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
+def _write_shards(plan: Plan, partial: Path, progress: Progress | None, not_finite: set[str]) -> None:
     from hyperclone_cli.expander import Block, Survey, blocks, grow_block, survey, workers
     from hyperclone_cli.rows import write_rows
 
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with plan.source.rows() as read, workers() as pool:
+    with plan.source.rows() as rows, workers() as pool:
+        read = watched(rows, not_finite)
 
         def write(block: Block, target: StoredTensor, descriptor: int, surveyed: Survey) -> None:
             for place, data in grow_block(block, read, surveyed):
@@ -127,7 +135,7 @@ def _write_shards(plan: Plan, partial: Path, progress: Progress | None) -> None:
                 os.close(descriptor)
 
 
-def _write_files(plan: Plan, partial: Path, out: Path) -> None:
+def _write_files(plan: Plan, partial: Path, out: Path, not_finite: set[str], checksum: bool) -> None:
     if len(plan.shards) > 1:
         weight_map = {name: shard for shard, names in plan.shards.items() for name in names}
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
@@ -136,7 +144,10 @@ def _write_files(plan: Plan, partial: Path, out: Path) -> None:
     write_card(partial, plan)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
-    _write_json(partial / PROVENANCE_NAME, provenance(plan, out) | {"files": written})
+    record = provenance(plan, out) | {"files": written}
+    record |= {"not_finite": sorted(not_finite)} if not_finite else {}
+    record |= {"sha256": checksums(partial, set(written) - {CARD_NAME})} if checksum else {}
+    _write_json(partial / PROVENANCE_NAME, record)
     for path in partial.rglob("*"):
         sync(path)
 

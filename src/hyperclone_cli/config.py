@@ -16,6 +16,10 @@ from hyperclone_cli.growth import Growth
 
 _DEFAULT_CONTEXT = 2048
 
+_MOST_UNITS = 1 << 20
+"""Units of any width, heads and experts but not the vocabulary: plans are made unit by unit where they must."""
+_MOST_UNITS_OF_A_HEAD = 1 << 14
+
 _MAY_BE_NOTHING = {"experts", "shared", "shared_ffn", "q_latent"}
 """Axes that an architecture has in some checkpoints alone."""
 
@@ -68,11 +72,18 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     stated = {axis: None if size == "auto" else size for axis, size in stated.items()}
     for axis, size in stated.items():
         follows = axis in ("kv_heads", "head_dim", "proj", "ssm_value", *family.multiples)
-        if (size is None and follows) or (not size and axis in _MAY_BE_NOTHING):
+        nothing = size is None or (type(size) is int and size == 0)
+        if (size is None and follows) or (nothing and axis in _MAY_BE_NOTHING):
             continue
         if type(size) is not int or size < 1:
             raise CheckpointError(
                 f"config.json: {family.sizes[axis]} should be a whole number from 1 up, found {size!r}."
+            )
+        most = _MOST_UNITS_OF_A_HEAD if axis == "head_dim" else _MOST_UNITS
+        if size > most and axis not in ("vocab", "layers"):
+            raise CheckpointError(
+                f"config.json: {family.sizes[axis]} {size} is more than any model has, {most:,} at most.",
+                "Fetch the file again.",
             )
     context_length(config, family)
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}

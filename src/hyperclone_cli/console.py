@@ -144,6 +144,8 @@ def show_report(report: Report, as_json: bool) -> None:
         _print_json(report.as_json())
         return
     rows: list[tuple[str, str]] = []
+    if report.hashed is not None:
+        rows.append(("SHA-256 compared", f"{report.hashed} files"))
     if weights := report.weights:
         rows += [
             ("tensors compared", f"{weights.tensors:,} ({weights.elements:,} weights)"),

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 
 import torch
 
@@ -96,7 +96,10 @@ class Survey:
 
 
 def survey(tensor: GrownTensor, read: Read, pool: Executor) -> Survey:
-    """Read a tensor once over for its noise and padding; reads nothing if it has neither."""
+    """Read a tensor once over for its noise and padding; reads nothing if it has neither.
+
+    Raises RequestError for noise beside NaN or Inf.
+    """
     copied = [block for block in blocks(tensor) if not block.is_padding]
     power = 0.0
     if tensor.noisy:
@@ -106,6 +109,11 @@ def survey(tensor: GrownTensor, read: Read, pool: Executor) -> Survey:
 
         rows = sum((block.stop - block.start) * len(block.places) for block in copied)
         power = sum(pool.map(energy, copied)) / (rows * prod(growth.target for growth in tensor.growths[1:]))
+        if not isfinite(power):
+            raise RequestError(
+                f"tensor {tensor.source.name}: holds NaN or Inf, so noise has no size to take after.",
+                "Leave --noise-snr-db out, or mend the source.",
+            )
     mean = None
     if tensor.growths[0].padding and tensor.fillings[0] is Filling.MEAN:
         each_once = {(block.start, block.stop): block for block in copied}.values()

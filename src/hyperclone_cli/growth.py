@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
+from math import prod
 from typing import NamedTuple
 
 from hyperclone_cli.axes import ANY
@@ -166,6 +167,18 @@ def grow_axes(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth])
     return side_by_side([reduce(nest, map(growth, axes)) for axes in parts])
 
 
+def source_units(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> int:
+    """The units of what `grow_axes` would grow."""
+
+    def single(word: str) -> int:
+        return int(word) if word.isdecimal() else growths[word].source
+
+    def units(axis: str) -> int:
+        return sum(prod(map(single, part.split("."))) for part in axis.split("+"))
+
+    return sum(prod(map(units, axes)) for axes in parts)
+
+
 def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mapping[str, Growth]) -> Growth:
     """The growth of a tensor dimension of `size` units that packs `parts`, as `grow_axes` reads them.
 
@@ -173,7 +186,7 @@ def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mappi
     """
     if parts == ((ANY,),):
         return tiled(size, 1)
-    grown = grow_axes(parts, growths)
-    if grown.source != size:
-        raise ValueError(str(grown.source))
-    return grown
+    expected = source_units(parts, growths)
+    if expected != size:  # known before a run of it is made: of absurd sizes there would be as many
+        raise ValueError(str(expected))
+    return grow_axes(parts, growths)

@@ -6,6 +6,7 @@ import hashlib
 
 import torch
 
+from hyperclone_cli.copies import sum_copies
 from hyperclone_cli.growth import Growth
 
 _ROWS = 64  # rows that come from one generator
@@ -20,7 +21,7 @@ def zero_sum_noise(seed: int, name: str, start: int, stop: int, columns: Growth)
     """
     rows = _rows(seed, name, start, stop, columns.target)
     _mask_padding(rows, columns, keep=False)
-    rows -= _spread(_mean_of_copies(rows, columns), columns)
+    rows -= _spread(sum_copies(rows, columns, mean=True), columns)
     return rows / rows.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
@@ -53,16 +54,6 @@ def _group(seed: int, name: str, group: int, width: int) -> torch.Tensor:
     key = numpy.frombuffer(digest[:16], dtype="<u8")
     generator = numpy.random.Generator(numpy.random.Philox(key=key))
     return torch.from_numpy(generator.standard_normal((_ROWS, width), dtype="float32"))
-
-
-def _mean_of_copies(rows: torch.Tensor, columns: Growth) -> torch.Tensor:
-    total = rows.new_zeros(len(rows), columns.source)
-    position = 0
-    for run in columns.runs:
-        if not run.is_padding:
-            total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length), alpha=1 / run.copies)
-        position += run.length
-    return total
 
 
 def _spread(units: torch.Tensor, columns: Growth) -> torch.Tensor:

@@ -181,6 +181,12 @@ Overwrite = Annotated[
     ),
 ]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify at the end.", rich_help_panel=CHECKING)]
+Checksum = Annotated[
+    bool,
+    typer.Option(
+        "--checksum", help="SHA-256 of every file: expand records them, verify compares.", rich_help_panel=CHECKING
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="Where to run the models; a GPU if there is one.", show_default=False, rich_help_panel=CHECKING),

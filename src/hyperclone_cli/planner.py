@@ -139,7 +139,7 @@ def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], fa
     plan = make_plan(source, propose(request, sizes, family, source.config, count))
     total = plan.parameters()[1].total()
     keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
-    shape = ", ".join(f"{key} {plan.config[key]}" for key in keys)
+    shape = ", ".join(f"{key} {family.value(plan.config, key)}" for key in keys)
     note = f"--target-params {target:,}: {shape} make {total:,} ({total / target - 1:+.1%})."
     return replace(plan, notes=(note, *plan.notes))
 

@@ -7,8 +7,9 @@ file can be published.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hyperclone_cli import __version__
@@ -26,12 +27,16 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a clone recorded: where its source is, what was asked for, the digest of its plan, the files written."""
+    """What a clone recorded: where its source is, what was asked for, the digest of its plan, the files written.
+
+    `sha256` are the files' own, by name; empty where they were not asked for.
+    """
 
     source: Path | Origin
     request: Request
     plan_digest: str
     files: tuple[str, ...]
+    sha256: Mapping[str, str]
 
 
 def provenance(plan: Plan, out: Path) -> dict[str, Any]:
@@ -71,12 +76,22 @@ def read_provenance(clone: Path) -> Provenance | None:
         mixing = record["request"]["mixing"]
         mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
         request = Request(**{**record["request"], "mixing": mixing})
-        files = record["files"]
+        files, sha256 = record["files"], record.get("sha256", {})
         if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
             raise TypeError(f"files should be a list of names, found {files!r}")
-        return Provenance(source, request, record["plan_digest"], tuple(files))
+        if not isinstance(sha256, dict) or not all(isinstance(digest, str) for digest in sha256.values()):
+            raise TypeError(f"sha256 should be digests by name, found {sha256!r}")
+        outside = [name for name in (*files, *sha256) if _leads_out(name)]
+        if outside:
+            raise ValueError(f"file {outside[0]!r} does not lie in the clone")
+        return Provenance(source, request, record["plan_digest"], tuple(files), sha256)
     except (KeyError, TypeError, ValueError, RequestError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None
+
+
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
 def recorded_source(record: Provenance, access: Access) -> Path | Origin:

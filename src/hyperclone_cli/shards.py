@@ -24,6 +24,7 @@ FLOAT_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16"
 """torch's name of a float dtype → safetensors' name of it."""
 
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_MAX_DIMENSIONS = 8  # no weight has more; the product of very many would take forever
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,11 @@ class StoredTensor:
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Name → tensor of one file, in the order of their bytes.
 
-    Raises CheckpointError unless the header is well formed and the tensors fill the file exactly.
+    Raises CheckpointError unless it is an ordinary file, the header is well formed, and the tensors fill the file
+    exactly.
     """
+    if path.exists() and not path.is_file():  # to open a pipe would be to wait for it
+        raise CheckpointError(f"{path}: expected a file, found something else.", "Fetch the file.")
     with path.open("rb") as file:
         return header_of(file, path, path.stat().st_size)
 
@@ -73,7 +77,13 @@ def header_of(file: BinaryIO, path: Path, file_bytes: int) -> dict[str, StoredTe
     """As `read_header`, of an open file that need not be on this disk; `path` is what it is called."""
     broken = "Fetch the file again."
     length = int.from_bytes(file.read(8), "little")
-    if file_bytes < 8 or length > min(file_bytes - 8, _MAX_HEADER_BYTES):
+    if length > _MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path}: no safetensors file, or a damaged one: its header should take {length:,} bytes,"
+            f" more than the {_MAX_HEADER_BYTES:,} that the format allows.",
+            broken,
+        )
+    if file_bytes < 8 or length > file_bytes - 8:
         raise CheckpointError(
             f"{path}: truncated: the header should take {length + 8:,} bytes, the file has {file_bytes:,}.", broken
         )
@@ -103,7 +113,11 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _entry(path: Path, data_start: int, name: str, entry: dict[str, Any]) -> StoredTensor:
     begin, end = entry["data_offsets"]
+    if type(entry["shape"]) is not list:
+        raise ValueError(f"tensor {name!r} has no shape but a {type(entry['shape']).__name__}")
     shape = tuple(entry["shape"])
+    if len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"tensor {name!r} has {len(shape)} dimensions, at most {_MAX_DIMENSIONS} are expected")
     if any(type(number) is not int or number < 0 for number in (begin, end, *shape)):
         raise ValueError(f"tensor {name!r} has shape {shape} and offsets {begin}, {end}")
     if entry["dtype"] not in ITEM_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -224,7 +225,7 @@ def _read_sharded(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> 
     for shard in sorted(set(weight_map.values())):
         if PurePosixPath(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
             raise CheckpointError(f"{index}: shard name {shard!r} leads out of the directory.", "Do not use this file.")
-        if not (path / shard).is_file():
+        if not os.path.isfile(path / shard):  # which takes no name for an error, however long
             raise CheckpointError(
                 f"{path / shard}: missing shard; the index expects it.", "Fetch the file and run again."
             )

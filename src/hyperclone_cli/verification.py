@@ -6,7 +6,6 @@ that it can be published with the clone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.card import CARD_NAME, with_figures
+from hyperclone_cli.checksums import checksums
+from hyperclone_cli.provenance import PROVENANCE_NAME, Provenance
 from hyperclone_cli.source import WEIGHTS
 
 VERIFICATION_NAME = "verification.json"
@@ -23,14 +24,13 @@ SCHEMA_VERSION = 1
 _FIGURES = ("passed", "weights", "logits", "generation")
 
 
-def file_digests(clone: Path) -> dict[str, str]:
-    """Name → SHA-256 of each file that decides what a clone computes: its weights, their index, config.json."""
-    digests = {}
-    for path in sorted(clone.iterdir()):
-        if path.name == "config.json" or WEIGHTS.fullmatch(path.name):
-            with path.open("rb") as content:
-                digests[path.name] = hashlib.file_digest(content, "sha256").hexdigest()
-    return digests
+def file_digests(clone: Path, record: Provenance) -> dict[str, str]:
+    """Name → SHA-256 of each file that decides what a clone is: all that its record names, the record, any weights.
+
+    But for the card, which is the user's to edit.
+    """
+    weights = {path.name for path in clone.iterdir() if WEIGHTS.fullmatch(path.name)}
+    return checksums(clone, {*record.files, PROVENANCE_NAME, *weights} - {CARD_NAME})
 
 
 def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str], report: Mapping[str, Any]) -> str:

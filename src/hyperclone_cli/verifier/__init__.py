@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.checksums import differences
+from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.hub import Access, locate, open_checkpoint
+from hyperclone_cli.integrity import finiteness_note
 from hyperclone_cli.planner import make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance, recorded_source
 from hyperclone_cli.source import Source, open_source
@@ -31,6 +33,7 @@ def verify(
     new_tokens: int = 16,
     log: Callable[[str], None] | None = None,
     access: Access | None = None,
+    checksum: bool = False,
 ) -> Report:
     """Hold a clone against its source: config, tokenizer, every weight, logits, and greedy decoding.
 
@@ -43,6 +46,7 @@ def verify(
     new_tokens    tokens that greedy decoding continues each prompt by
     log           called with each step as it begins
     access        revision (of `src`), token and cache for the Hub; None: the usual ones
+    checksum      also compare the SHA-256 of every file with those that `expand` recorded
 
     What a full verification against the recorded source finds is also written into the clone, see `verification`.
     A clone that differs is no error but a report with `failures`. Raises RequestError and
@@ -56,6 +60,8 @@ def verify(
             f"{clone}: no {PROVENANCE_NAME}, so its source and its growth are not known.",
             "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
         )
+    if checksum and not (record and record.sha256):
+        raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     place = locate(src, access) if src is not None else recorded_source(record, access) if record else clone
     source = open_checkpoint(place, access, record.request.dtype if record else None)
     plan = make_plan(source, record.request) if record else None
@@ -63,10 +69,15 @@ def verify(
     if record and plan and src is None and not weights_only and plan.digest == record.plan_digest:
         if log:
             log(f"Hashing the files of {clone}")
-        files = file_digests(clone)  # before they are read: whatever changes meanwhile is not what was verified
+        files = file_digests(clone, record)  # before they are read: whatever changes meanwhile is not what was verified
     notes: list[str] = []
     failures: list[str] = []
     weights = logits = generation = None
+    strange = ""
+    if record and checksum:
+        if log:
+            log(f"Hashing the files of {clone}")
+        failures += differences(clone, record.sha256)
     if not record:
         notes.append(f"No {PROVENANCE_NAME}: config and weights were not compared, only what the models compute.")
     if plan and record:
@@ -80,6 +91,8 @@ def verify(
 
         weights = compare_weights(plan, found)
         failures += [f"tensor {name} {what}" for name, what in weights.bad.items()]
+        strange = finiteness_note(weights.not_finite)
+        notes += [strange] if strange else []
     if not weights_only:
         import torch
 
@@ -94,11 +107,12 @@ def verify(
             failures += compared.failures
         except CheckpointError as error:
             if not failures:
-                raise
+                raise CheckpointError(f"{error.message} {strange}".rstrip(), error.hint) from error
             failures.append(error.message)  # it cannot even be loaded: the reasons stand above
     origin = source.origin
     shown = origin.repo_id if origin else min(str(source.path), os.path.relpath(source.path), key=len)
-    report = Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation)
+    hashed = len(record.sha256) if record and checksum else None
+    report = Report(str(clone), shown, tuple(notes), tuple(failures), weights, logits, generation, hashed)
     if plan and files:
         note = record_verification(clone, plan.digest, files, finite(report.as_json()))
         report = replace(report, notes=(*report.notes, note)) if note else report

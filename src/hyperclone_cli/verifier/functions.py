@@ -90,6 +90,8 @@ def compare_functions(
     missing = [complaint for complaint in in_float32.complaints if not complaint.startswith("unexpected")]
     if missing:
         raise CheckpointError(f"{source.path}: {missing[0]}.", "The source is incomplete.")
+    if not bool(reference.logits.isfinite().all()):
+        raise CheckpointError(f"{source.path}: computes NaN or Inf, so there is nothing to hold a clone against.")
     written = [tensor for name, tensor in source.tensors.items() if not plan or name not in plan.dropped]
     rounded_dtype = (
         _rounded_dtype([*written, *clone.tensors.values()]) if setting.dtype == torch.float32 else setting.dtype

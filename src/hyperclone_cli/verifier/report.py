@@ -18,6 +18,7 @@ class WeightFigures:
     elements    how many numbers of the clone were read
     worst       the largest |difference| / (sum of the copies' magnitudes) of any element
     bad         tensor → what is wrong with it
+    not_finite  the source's tensors that hold NaN or Inf
     """
 
     tensors: int
@@ -25,6 +26,7 @@ class WeightFigures:
     worst: float
     worst_tensor: str
     bad: dict[str, str]
+    not_finite: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ class GenerationFigures:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole verification. `failures` is empty if the clone passed; each names a layer, tensor or key."""
+    """The whole verification. `failures` is empty if the clone passed; each names a layer, tensor, key or file.
+
+    `hashed` is the number of files whose SHA-256 was compared, None if that was not asked for.
+    """
 
     clone: str
     source: str
@@ -88,6 +93,7 @@ class Report:
     weights: WeightFigures | None = None
     logits: LogitFigures | None = None
     generation: GenerationFigures | None = None
+    hashed: int | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property

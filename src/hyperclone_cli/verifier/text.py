@@ -58,9 +58,12 @@ def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
     try:
         with quiet(), alone(path) as place:
             tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
-        largest = max(tokenizer(PAGE)["input_ids"], default=vocab_size)
-    except Exception as error:  # tokenizers raise what they like
+        made = [tokenizer(PAGE)["input_ids"], *_prompts(tokenizer)]
+    except Exception as error:  # tokenizers and chat templates raise what they like
         return None, f"The tokenizer does not load ({last_line(error)}); random tokens are used."
+    if len(made[0]) < 2 or not all(made):
+        return None, "The tokenizer makes no tokens of English; random tokens are used."
+    largest = max(map(max, made))
     if largest >= vocab_size:
         return None, f"The tokenizer makes token {largest}, the model knows {vocab_size}; random tokens are used."
     return tokenizer, ""
@@ -76,18 +79,20 @@ def page(tokenizer: Any, vocab_size: int, limit: int) -> list[int]:
 
 def prompts(tokenizer: Any, vocab_size: int, limit: int) -> list[list[int]]:
     """Token ids of the five prompts, as chats where the tokenizer has a template; their last `limit` tokens."""
-    if tokenizer is None:
-        ids = [_random_ids(length, vocab_size) for length in RANDOM_LENGTHS]
-    elif getattr(tokenizer, "chat_template", None):
-        ids = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
-            )["input_ids"]
-            for prompt in PROMPTS
-        ]
-    else:
-        ids = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    random = tokenizer is None
+    ids = [_random_ids(length, vocab_size) for length in RANDOM_LENGTHS] if random else _prompts(tokenizer)
     return [prompt[-limit:] for prompt in ids]
+
+
+def _prompts(tokenizer: Any) -> list[list[int]]:
+    if not getattr(tokenizer, "chat_template", None):
+        return [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        for prompt in PROMPTS
+    ]
 
 
 def _random_ids(count: int, vocab_size: int) -> list[int]:

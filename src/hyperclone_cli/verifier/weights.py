@@ -14,6 +14,7 @@ from math import inf
 import torch
 
 from hyperclone_cli.axes import Role
+from hyperclone_cli.copies import sum_copies
 from hyperclone_cli.expander import (
     Block,
     Survey,
@@ -25,6 +26,7 @@ from hyperclone_cli.expander import (
     wide_dtype,
     workers,
 )
+from hyperclone_cli.integrity import watched
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.rows import TORCH_DTYPES
 from hyperclone_cli.source import Source
@@ -49,7 +51,9 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
                 )
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
     worst, worst_tensor = 0.0, ""
-    with plan.source.rows() as read, checkpoint.rows() as clone_rows, workers() as pool:
+    not_finite: set[str] = set()
+    with plan.source.rows() as source, checkpoint.rows() as clone_rows, workers() as pool:
+        read = watched(source, not_finite)
 
         def check(block: Block, surveyed: Survey) -> tuple[float, int]:
             stored, rows = block.tensor.like(clone[block.tensor.name]), block.stop - block.start
@@ -66,7 +70,8 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
                 )
             if error >= worst:
                 worst, worst_tensor = error, tensor.name
-    return WeightFigures(len(compared), sum(t.elements for t in compared), worst, worst_tensor, bad)
+    elements = sum(tensor.elements for tensor in compared)
+    return WeightFigures(len(compared), elements, worst, worst_tensor, bad, tuple(sorted(not_finite)))
 
 
 def _compare(block: Block, source: torch.Tensor, found: list[torch.Tensor]) -> tuple[float, int]:
@@ -82,25 +87,22 @@ def _compare(block: Block, source: torch.Tensor, found: list[torch.Tensor]) -> t
     copies = max(-(-growth.target // growth.source) for growth in tensor.growths)
     worst, wrong = 0.0, 0
     for rows in found:
-        total, size = sum_copies(rows.to(wide), tensor), sum_copies(rows.to(wide).abs(), tensor)
+        total, size = _sum_copies(rows.to(wide), tensor), _sum_copies(rows.to(wide).abs(), tensor)
         slack = rounding * size + 4 * torch.finfo(wide).eps * (size * (rounding > 0) + magnitude)
         slack += info.smallest_normal * info.eps * copies
         error = (total - expected).abs()
-        good = (error <= slack) & total.isfinite()
-        wrong += int((~good).sum()) + int((~rows.isfinite()).sum()) * tensor.reads_padding
+        lost = ~(total.isfinite() | expected.isfinite())  # where the source has no number, the clone needs none
+        good = (error <= slack) & total.isfinite() | lost
+        wrong += int((~good).sum())
+        if tensor.reads_padding:
+            wrong += int((~rows.isfinite() & expected.isfinite().all(-1, keepdim=True)).sum())
         larger = torch.maximum(size, expected.abs()) + magnitude
-        worst = max(worst, float((error / larger.clamp_min(info.tiny)).nan_to_num(inf, inf).max()))
+        relative = (error / larger.clamp_min(info.tiny)).nan_to_num(inf, inf)
+        worst = max(worst, float(relative.masked_fill(lost, 0.0).max()))
     return worst, wrong
 
 
-def sum_copies(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
-    """Add up what the copies of each source column contribute: (rows, grown columns) to (rows, source columns)."""
-    if len(tensor.growths) == 1 or tensor.roles[1] is Role.OUT or not tensor.growths[1].grows:
-        return rows
-    total = rows.new_zeros(len(rows), tensor.growths[1].source)
-    position = 0
-    for run in tensor.growths[1].runs:
-        if not run.is_padding:
-            total.narrow(1, run.start, run.length).add_(rows.narrow(1, position, run.length))
-        position += run.length
-    return total
+def _sum_copies(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
+    """What the copies of each source column contribute: (rows, grown columns) to (rows, source columns)."""
+    reads_copies = len(tensor.growths) == 2 and tensor.roles[1] is Role.IN and tensor.growths[1].grows
+    return sum_copies(rows, tensor.growths[1]) if reads_copies else rows
