@@ -19,6 +19,7 @@ _WITH_EMBED = {"inner", "ssm_group", "delta_heads"}
 
 _INSTEAD = {
     "pads": "A whole --embed-mult works.",
+    "ffn": "A whole --ffn-mult works.",
     "heads": "Grow the feed-forward width alone: --ffn-mult.",
     "head_dim": "Leave --head-dim-mult out.",
 }
@@ -41,6 +42,9 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     typed = request.typed("hidden_size", "embed_mult")
     if embed % sizes["embed"]:
         _check_limits("pads", f"{typed}: hidden size {embed} is no multiple of {sizes['embed']}", family, config)
+    if ffn % sizes["ffn"]:
+        typed_ffn = request.typed("intermediate_size", "ffn_mult")
+        _check_limits("ffn", f"{typed_ffn}: width {ffn} is no multiple of {sizes['ffn']}", family, config)
     if heads != heads_of(sizes):
         _check_limits("heads", f"{heads.query} heads", family, config)
     if request.head_dim_mult > 1:
@@ -71,7 +75,7 @@ def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn
 
     Raises RequestError where experts have no width of their own.
     """
-    if request.moe_ffn_mult is not None and "moe_ffn" not in sizes:
+    if request.moe_ffn_mult is not None and not sizes.get("moe_ffn"):
         raise RequestError(
             f"--moe-ffn-mult {request.moe_ffn_mult}: {family.model_type} has no experts with a width of their own.",
             "Use --ffn-mult.",
