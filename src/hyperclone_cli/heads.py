@@ -140,7 +140,8 @@ def norms_all_heads(family: Family) -> bool:
     """Whether a norm spans all heads: it tells unequal numbers of copies from equal ones."""
 
     def spans_heads(form: Form) -> bool:
-        return form.kind == "norm" and "kv_heads" in form.parameters["weight"][-1].axes
+        weight = next(iter(form.parameters.values()))
+        return form.kind == "norm" and "kv_heads" in weight[-1].axes
 
     return any(map(spans_heads, family.tensors.values()))
 
