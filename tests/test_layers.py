@@ -146,9 +146,10 @@ def edited(src: Path, out: Path, tensors: dict[str, torch.Tensor] | None = None,
     return out
 
 
-def test_both_spellings_of_a_config_make_the_same_clone(source: Sources, tmp_path: Path) -> None:
-    variant, layout = "gemma4-keys-are-values-borrowing", {"num_key_value_heads": 4, "num_global_key_value_heads": 2}
-    saved = models.build(VARIANTS[variant], tmp_path / "saved", **layout)
+def test_both_spellings_of_a_config_make_the_same_clone(tmp_path: Path) -> None:
+    model_type, kwargs = VARIANTS["gemma4-keys-are-values-borrowing"]
+    heads = {"num_key_value_heads": 4, "num_global_key_value_heads": 2}
+    saved = models.build((model_type, kwargs | heads), tmp_path / "saved")
     own = {"head_dim": 24, "num_key_value_heads": 2}
     assert json.loads((saved / "config.json").read_text())["per_layer_config"] == {"1": own, "3": own}
     spelt = edited(saved, tmp_path / "spelt", per_layer_config=None, global_head_dim=24, num_global_key_value_heads=2)
@@ -176,9 +177,10 @@ def test_numbers_of_layers_may_be_padded(source: Sources, tmp_path: Path) -> Non
     assert made.layers[1]["value"].target == 24
 
 
-def test_key_value_heads_of_a_layer_grow_as_nearly_alike_as_they_can(source: Sources, tmp_path: Path) -> None:
+def test_key_value_heads_of_a_layer_grow_as_nearly_alike_as_they_can(tmp_path: Path) -> None:
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_global_key_value_heads": 2}
-    src = models.build(VARIANTS["gemma4-keys-are-values"], tmp_path / "src", **heads)
+    model_type, kwargs = VARIANTS["gemma4-keys-are-values"]
+    src = models.build((model_type, kwargs | heads), tmp_path / "src")
 
     def grown(**options: Any) -> tuple[int, int, int]:
         config = plan(src, **options).config
@@ -189,7 +191,7 @@ def test_key_value_heads_of_a_layer_grow_as_nearly_alike_as_they_can(source: Sou
     assert grown(embed_mult=1.5) == (12, 6, 3)
     assert grown(num_heads=16, num_kv_heads=4) == (16, 4, 2)
     assert grown(num_heads=10, num_kv_heads=5) == (10, 5, 2)
-    with pytest.raises(RequestError, match="8 heads over 2 key/value heads.*") as refused:
+    with pytest.raises(RequestError, match="8 heads over 2 key/value heads") as refused:
         plan(edited(src, tmp_path / "one", num_key_value_heads=1), num_heads=9)
     assert refused.value.hint == "A multiple of 8 heads works: --num-heads."
 
@@ -246,7 +248,7 @@ def test_one_width_for_all_layers_stays_one(source: Sources, tmp_path: Path) -> 
             "per_layer_config should have, under the numbers of layers below 4",
         ),
         ("gemma4", {"per_layer_config": {"1": {"head_dim": "24"}}}, "head_dim should be a whole number.*'24'"),
-        ("gemma4", {"per_layer_config": {}}, "q_proj.*makes dimension 0 .* 64, found shape"),
+        ("gemma4", {"per_layer_config": {}}, r"makes dimension 0 \(key\) 16, found shape \[24\]"),
         ("gemma4-borrowing", {"num_kv_shared_layers": 4}, "num_kv_shared_layers should be a whole number below 4"),
         ("gemma4-borrowing", {"num_kv_shared_layers": "two"}, "num_kv_shared_layers should be .* found 'two'"),
         ("gemma4-borrowing", {"num_kv_shared_layers": 0}, "missing tensors: model.layers.2.self_attn.k_norm"),
