@@ -83,7 +83,7 @@ GEMMA4 = Family(
         "tie_word_embeddings": True,
     },
     query_scalar="1",
-    limits=(Limit("head_dim", "whose two types of layer have heads of two sizes"),),
+    limits=(Limit("head_dim", "where the two types of layer have heads of two sizes"),),
 )
 KEYS_ARE_VALUES = GEMMA4.variant(
     "gemma4_text",
