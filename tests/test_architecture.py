@@ -20,7 +20,7 @@ LAYERS = [
     ["families"],
     ["mixing"],
     ["growth", "request"],
-    ["config", "heads", "noise", "rotary"],
+    ["alibi", "config", "heads", "noise", "rotary"],
     ["capabilities", "layers", "resolve"],
     ["shape"],
     ["shards"],

@@ -142,8 +142,14 @@ def make_plan(source: Source, request: Request) -> Plan:
         shards=_split(tensors, request.max_shard_size),
         dropped=dropped,
         head=head,
-        notes=source.notes,
+        notes=(*_silent_heads(growths["kv_heads"]), *source.notes),
     )
+
+
+def _silent_heads(heads: Growth) -> list[str]:
+    silent = sum(run.length for run in heads.runs if run.silent)
+    why = f"ALiBi gives each head a slope of its own, and {heads.source} of these are the source's."
+    return [f"{silent} of {heads.target} heads are silent until training reads them: {why}"] if silent else []
 
 
 def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], family: Family) -> Plan:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from hyperclone_cli.alibi import slotted
 from hyperclone_cli.config import multiple_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
@@ -56,7 +57,8 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     grown["embed"] = padded(sizes["embed"], embed)
     grown["ffn"] = spread(sizes["ffn"], ffn)
     grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
-    grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
+    has_slopes = family.alibi is not None and family.fits(config, family.alibi)
+    grown["kv_heads"] = (slotted if has_slopes else spread)(sizes["kv_heads"], heads.key_value)
     grown["kv_pairs"] = spread(max(1, sizes["kv_heads"] // 2), max(1, heads.key_value // 2))
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
     grown |= {

@@ -127,7 +127,7 @@ class GrownTensor:
         if self.roles[1:] != (Role.IN,):
             return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
         return tuple(
-            Fraction(0) if run.is_padding else self.mixing.share(reading, run.copy, run.copies)
+            Fraction(0) if run.is_padding or run.silent else self.mixing.share(reading, run.copy, run.copies)
             for run in self.growths[1].runs
         )
 

@@ -106,6 +106,8 @@ class Family:
     paired_heads   head i works with head i + half of them, so that the key/value heads are even in number.
     heads_stay     what a head does depends on its number and on how many there are: heads grow in size alone.
     heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
+    alibi     values of config.json under which heads have ALiBi's slopes, and may grow in number: those that the
+              source has not are silent.
     layer_keys   type of layer, as `layer_types` lists them → axis → the config key of the width that layers of
               this type have. transformers saves it in `per_layer_config` under the usual key, and reads that first.
     listed    axes whose key may list a width for each layer.
@@ -145,6 +147,7 @@ class Family:
     heads_fill_embed: bool = False
     paired_heads: bool = False
     heads_stay: bool = False
+    alibi: Mapping[str, Any] | None = None
     layer_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     listed: tuple[str, ...] = ()
     borrowers: str = ""
