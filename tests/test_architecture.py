@@ -20,8 +20,8 @@ LAYERS = [
     ["families"],
     ["mixing"],
     ["growth", "request"],
-    ["config", "copies", "heads", "noise", "rotary"],
-    ["capabilities", "resolve"],
+    ["alibi", "config", "copies", "heads", "noise", "rotary"],
+    ["capabilities", "layers", "resolve"],
     ["shape"],
     ["shards"],
     ["rows", "bins", "loaded"],
@@ -86,6 +86,7 @@ def test_light_commands_import_neither_torch_nor_transformers(arguments: list[st
 def test_defaults_are_those_of_transformers(family: Family) -> None:
     """What the table assumes of a key that config.json leaves out; None means that it follows from other keys."""
     config = AutoConfig.for_model(family.model_type)
+    config.allow_global_per_layer_attribute_access = True
     heads = getattr(config, "num_attention_heads", 1)
     follows = {
         "num_key_value_heads": heads,

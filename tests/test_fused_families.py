@@ -41,7 +41,6 @@ GROWTHS = {
 
 POST_NORM = "norms after the residual sum leave no room for padding"
 FOUR_TIMES = "it is 4 × n_embd"
-SLOPES = "ALiBi gives every head a slope that depends on how many there are"
 REFUSED: dict[tuple[str, str], str] = {
     ("gpt2-unscaled", "larger heads"): "no head size scales the scores",
     ("openai-gpt", "half as wide again"): POST_NORM,
@@ -49,10 +48,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("openai-gpt", "feed-forward alone"): FOUR_TIMES,
     ("openai-gpt-untied", "feed-forward alone"): FOUR_TIMES,
     ("codegen-tied", "half as wide again"): "heads come in 4 blocks",
-    ("falcon-rw", "twice"): SLOPES,
-    ("falcon-rw", "three times"): SLOPES,
-    ("falcon-rw", "twice, uneven and noisy"): SLOPES,
-    ("falcon-rw", "half as wide again"): SLOPES,
     ("falcon-rw", "larger heads"): "slopes are divided by the root of the head size",
     ("phi-gqa-tied-qk-norms", "larger heads"): "LayerNorm of queries and keys leaves no room",
     ("persimmon", "larger heads"): "LayerNorm of queries and keys leaves no room",
@@ -177,7 +172,7 @@ WRONG: dict[str, tuple[str, str, Family]] = {
     "ALiBi as if heads did not matter": (
         "falcon-rw",
         "twice",
-        replace(FAMILIES["falcon (multi-head)"], limits=()),
+        replace(FAMILIES["falcon (multi-head)"], alibi=None),
     ),
 }
 

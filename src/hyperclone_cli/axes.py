@@ -202,6 +202,11 @@ def parameter(*packed: str) -> Form:
     return Form("parameter", {"": tuple(dimension(Role.OUT, words) for words in packed)})
 
 
+def factor(width: str) -> Form:
+    """A vector that a width is multiplied by, unit by unit: (width). Named whole in the table, not by module."""
+    return Form("factor", {"": (dimension(Role.OUT, width),)})
+
+
 def bare(form: Form) -> Form:
     """The weight of a form under a name of its own. Named whole in the table, not by module."""
     return replace(form, parameters={"": form.parameters["weight"]})

@@ -12,7 +12,12 @@ _GROWN = (
     *("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads"),
     *("inner", "lru", "ssm_inner", "ssm_heads", "delta_heads", "delta_values"),
 )
-_MEANS = {"pads": "hidden size in whole multiples", "heads": "number of heads kept", "head_dim": "head size kept"}
+_MEANS = {
+    "pads": "hidden size in whole multiples",
+    "ffn": "feed-forward width in whole multiples",
+    "heads": "number of heads kept",
+    "head_dim": "head size kept",
+}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ _MOST_UNITS = 1 << 20
 """Units of any width, heads and experts but not the vocabulary: plans are made unit by unit where they must."""
 _MOST_UNITS_OF_A_HEAD = 1 << 14
 
-_MAY_BE_NOTHING = {"experts", "shared", "shared_ffn", "q_latent"}
+_MAY_BE_NOTHING = {"experts", "shared", "moe_ffn", "shared_ffn", "q_latent"}
 """Axes that an architecture has in some checkpoints alone."""
 
 
@@ -65,11 +65,14 @@ def check_readable(config: Mapping[str, Any]) -> None:
 def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     """Axis → units of the source, "group", "head_dim" and "layers" included. Without attention it has one head.
 
+    Where layers have widths of their own, these are what config.json has for all of them, or for the first.
+
     Raises CheckpointError for a missing or impossible number, naming the config key.
     """
     _check_aliases(config, family)
     stated = {axis: family.value(config, key) for axis, key in family.sizes.items()}
     stated = {axis: None if size == "auto" else size for axis, size in stated.items()}
+    stated |= {axis: stated[axis][0] for axis in family.listed if isinstance(stated[axis], list) and stated[axis]}
     for axis, size in stated.items():
         follows = axis in ("kv_heads", "head_dim", "proj", "ssm_value", *family.multiples)
         nothing = size is None or (type(size) is int and size == 0)
@@ -181,11 +184,7 @@ def grow_config(
     tie. `dtype` is written if the user chose one. There are no extra layers: they are not written either.
     """
     grown = dict(config)
-    targets = {axis: growth.target for axis, growth in growths.items()}
-    for product, (outer, inner) in reversed(PRODUCTS.items()):
-        if outer in targets and inner in targets:
-            targets[product] = targets[outer] * targets[inner]
-    targets["head_dim"] = targets["value"]
+    targets = targets_of(growths)
     if any(growth.grows for growth in growths.values()):
         for axis, how in family.stated.items():
             if how.switch:
@@ -211,6 +210,15 @@ def grow_config(
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]:
             grown[key] = dtype
     return grown
+
+
+def targets_of(growths: Mapping[str, Growth]) -> dict[str, int]:
+    """Axis → units of the clone, products of axes and "head_dim" included."""
+    targets = {axis: growth.target for axis, growth in growths.items()}
+    for product, (outer, inner) in reversed(PRODUCTS.items()):
+        if outer in targets and inner in targets:
+            targets[product] = targets[outer] * targets[inner]
+    return {**targets, "head_dim": targets["value"]}
 
 
 def with_value(config: Mapping[str, Any], key: str, number: Any) -> dict[str, Any]:

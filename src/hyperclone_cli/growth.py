@@ -21,6 +21,7 @@ class Run(NamedTuple):
     """New units that copy the source units start … start + length - 1: copy number `copy` of `copies`.
 
     Without copies it is padding, `length` units of it. `scale` is what writers of the units multiply by.
+    `silent` ones are written as the others are, but nobody reads them; `copies` leaves them out.
     """
 
     start: int
@@ -28,6 +29,7 @@ class Run(NamedTuple):
     copy: int
     copies: int
     scale: float = 1.0
+    silent: bool = False
 
     @property
     def is_padding(self) -> bool:
@@ -132,6 +134,7 @@ def nest(outer: Growth, inner: Growth) -> Growth:
                     run.copy * part.copies + part.copy,
                     run.copies * part.copies,
                     run.scale * part.scale,
+                    run.silent or part.silent,
                 )
                 for unit in range(run.start, run.start + run.length)
                 for part in inner.runs

@@ -77,10 +77,32 @@ def _possible(
             numbers = [wanted.key_value]
         elif old.key_value == 1 and "kv_heads" in family.sizes:
             numbers = [1]
-        pairs = [pair for pair in (Heads(query, number) for number in numbers) if _is_possible(pair, old, family)]
-        if pairs:
-            like_the_heads = old.key_value * query / old.query
-            yield min(pairs, key=lambda pair: abs(pair.key_value - like_the_heads))
+        pair = _nearest(query, numbers, old.key_value * query / old.query, old, family)
+        if pair:
+            yield pair
+
+
+def _nearest(query: int, numbers: Iterable[int], near: float, old: Heads, family: Family) -> Heads | None:
+    """So many query heads with that of the possible `numbers` of key/value heads that is nearest to `near`."""
+    pairs = [pair for pair in (Heads(query, number) for number in numbers) if _is_possible(pair, old, family)]
+    return min(pairs, key=lambda pair: abs(pair.key_value - near), default=None)
+
+
+def heads_like(old: Heads, others: Heads, grown: Heads, family: Family) -> Heads:
+    """The heads of a layer with other key/value heads than most, whose heads grow from `others` to `grown`.
+
+    Raises RequestError where the query heads cannot be shared out among at least as many as in the source.
+    """
+    query = old.query * grown.query // others.query
+    numbers = [1] if old.key_value == 1 else _divisors(query)
+    heads = _nearest(query, numbers, old.key_value * grown.key_value / others.key_value, old, family)
+    if heads is None:
+        raise RequestError(
+            f"{query} heads: not in this model, some of whose layers have {old.query} heads over {old.key_value}"
+            " key/value heads: each of these serves the same number of query heads, at least as many as in the source.",
+            f"A multiple of {old.query} heads works: --num-heads.",
+        )
+    return heads
 
 
 def _query_heads(near: int, request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Iterable[int]:
@@ -118,7 +140,8 @@ def norms_all_heads(family: Family) -> bool:
     """Whether a norm spans all heads: it tells unequal numbers of copies from equal ones."""
 
     def spans_heads(form: Form) -> bool:
-        return form.kind == "norm" and "kv_heads" in form.parameters["weight"][-1].axes
+        weight = next(iter(form.parameters.values()))
+        return form.kind == "norm" and "kv_heads" in weight[-1].axes
 
     return any(map(spans_heads, family.tensors.values()))
 

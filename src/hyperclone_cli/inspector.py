@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
@@ -174,18 +175,17 @@ def compare_copies(matrix: torch.Tensor, tensor: GrownTensor) -> Alikeness:
 
 def _products(matrix: torch.Tensor, dimension: int, growth: Growth) -> Iterable[list[float]]:
     """For each copy c but the first: (⟨copy 0, copy c⟩, |copy 0|², |copy c|²), in float64, over the units of c."""
-    firsts: dict[int, torch.Tensor] = {}
     sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    position = 0
-    for run in growth.runs:
-        if run.is_padding:
-            position += run.length
-            continue
-        units = matrix.narrow(dimension, position, run.length)
-        first = firsts.setdefault(run.start, units)
-        position += run.length
+    starts = accumulate((run.length for run in growth.runs), initial=0)
+    copies = [
+        (run, matrix.narrow(dimension, start, run.length))
+        for run, start in zip(growth.runs, starts, strict=False)
+        if not run.is_padding
+    ]
+    firsts = {run.start: units for run, units in copies if not run.copy}
+    for run, units in copies:
         if run.copy:
-            a, b = first.double(), units.double()
+            a, b = firsts[run.start].double(), units.double()
             for number, product in enumerate((a * b, a * a, b * b)):
                 sums[run.copy][number] += float(product.sum())
     return sums.values()

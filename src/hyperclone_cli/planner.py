@@ -21,6 +21,7 @@ from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
 from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
 from hyperclone_cli.growth import Growth, grow_axes
 from hyperclone_cli.head import Head, settle_head
+from hyperclone_cli.layers import borrowers, grow_layer_numbers, grow_layers, stated_kinds
 from hyperclone_cli.request import Request
 from hyperclone_cli.resolve import resolve
 from hyperclone_cli.shape import propose
@@ -33,12 +34,16 @@ _SIZE_HINT = 'Use a size such as "5GB".'
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that will be written, decided."""
+    """Everything that will be written, decided.
+
+    `layers` are the growths in each layer, where layers have widths of their own; empty where they are alike.
+    """
 
     source: Source
     family: Family
     request: Request
     growths: Mapping[str, Growth]
+    layers: Mapping[int, Mapping[str, Growth]]
     config: Mapping[str, Any]
     tensors: tuple[GrownTensor, ...]
     shards: Mapping[str, tuple[str, ...]]
@@ -78,13 +83,18 @@ class Plan:
     def kv_cache_bytes(self) -> tuple[int, int]:
         """Bytes of keys and values that one token adds, before and after, in the clone's dtype.
 
-        A recurrent layer adds none.
+        A recurrent layer adds none, nor does one that takes them from another.
         """
         attention = [tensor for tensor in self.tensors if tensor.part == "attention"]
-        cached = [grow_axes(dimension(Role.OUT, packed).parts, self.growths) for packed in self.family.cache]
-        layers = {number for tensor in attention for number in re.findall(r"\.(\d+)\.", tensor.name)[:1]}
-        rest = len(layers) * max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
-        return sum(growth.source for growth in cached) * rest, sum(growth.target for growth in cached) * rest
+        numbers = {int(number) for tensor in attention for number in re.findall(r"\.(\d+)\.", tensor.name)[:1]}
+        numbers -= set(borrowers(self.source.config, self.family, self.growths["layers"].source))
+        cached = [
+            grow_axes(dimension(Role.OUT, packed).parts, self.layers.get(number, self.growths))
+            for number in numbers
+            for packed in self.family.cache
+        ]
+        each = max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
+        return sum(growth.source for growth in cached) * each, sum(growth.target for growth in cached) * each
 
 
 def make_plan(source: Source, request: Request) -> Plan:
@@ -101,33 +111,45 @@ def make_plan(source: Source, request: Request) -> Plan:
     if request.target_params is not None:
         return _plan_of_size(source, request, sizes, family)
     growths = resolve(request, sizes, family, source.config)
-    matched = _match(source, family, sizes["layers"])
-    _check_complete(matched, family, sizes)
+    layers = grow_layers(request, source.config, family, sizes, growths)
+    kinds = stated_kinds(source.config, family, sizes["layers"])
+    matched = _match(source, family, sizes["layers"], kinds)
+    _check_complete(matched, family, sizes, kinds)
 
     dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
     tensors = [
-        grow_tensor(source.tensors[name], copy, parameter, form, family, growths, request)
+        grow_tensor(source.tensors[name], copy, parameter, form, family, inside, request)
         for name, (full, parameter, form) in matched.items()
         if not form.dropped
-        for copy in _copies(full, form, growths)
+        for inside in [layers.get(_layer(full), growths)]
+        for copy in _copies(full, form, inside)
     ]
     tensors, head, redundant = settle_head(source, family, request, growths, tensors)
     dropped.update(redundant)
     # widest items first, so that every tensor of a file is aligned to its own size
     tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
     config = grow_config(source.config, family, growths, request.dtype, head.tied)
+    if any(growth.grows for growth in growths.values()):
+        config = grow_layer_numbers(config, source.config, family, layers)
     return Plan(
         source=source,
         family=family,
         request=request,
         growths=growths,
+        layers=layers,
         config=config,
         tensors=tuple(tensors),
         shards=_split(tensors, request.max_shard_size),
         dropped=dropped,
         head=head,
-        notes=source.notes,
+        notes=(*_silent_heads(growths["kv_heads"]), *source.notes),
     )
+
+
+def _silent_heads(heads: Growth) -> list[str]:
+    silent = sum(run.length for run in heads.runs if run.silent)
+    why = f"ALiBi gives each head a slope of its own, and {heads.source} of these are the source's."
+    return [f"{silent} of {heads.target} heads are silent until training reads them: {why}"] if silent else []
 
 
 def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], family: Family) -> Plan:
@@ -161,22 +183,25 @@ def _check_known(source: Source, request: Request) -> None:
         )
 
 
-def _match(source: Source, family: Family, layers: int) -> dict[str, tuple[str, str, Form]]:
+def _match(
+    source: Source, family: Family, layers: int, kinds: Mapping[tuple[int, str], str]
+) -> dict[str, tuple[str, str, Form]]:
     matched = {}
     strangers = []
     extra = source.config.get(family.extra_layers)
     last = layers + (extra if type(extra) is int else 0)
     for name in source.tensors:
-        number = re.search(r"\.layers\.(\d+)\.", f".{name}")
-        beyond = number and layers <= int(number[1]) < last
-        if beyond or (family.extra_names and family.extra_names in name):
+        if layers <= _layer(name) < last or (family.extra_names and family.extra_names in name):
             matched[name] = (name, "", drop("multi-token prediction, which transformers does not load"))
             continue
         fits = family.matches(name)
         if len(fits) > 1:
             raise CheckpointError(f"tensor {name!r} fits {len(fits)} rules of {family.model_type}: a table is wrong.")
         if fits:
-            matched[name] = fits[0]
+            full, parameter, form = fits[0]
+            kind = kinds.get((_layer(name), _respect(form.layer_kind)), form.layer_kind)
+            borrowed = drop("of a layer that takes them from elsewhere: transformers does not load it")
+            matched[name] = (full, parameter, form if kind == form.layer_kind else borrowed)
         else:
             strangers.append(name)
     if strangers:
@@ -191,6 +216,12 @@ def _match(source: Source, family: Family, layers: int) -> dict[str, tuple[str, 
     return matched
 
 
+def _layer(name: str) -> int:
+    """The number of the layer that a tensor belongs to; -1 outside of any."""
+    number = re.search(r"\.layers\.(\d+)\.", f".{name}")
+    return int(number[1]) if number else -1
+
+
 def _copies(full: str, form: Form, growths: Mapping[str, Growth]) -> list[str]:
     """The names of the tensors that are made from one: its own, or where it is numbered one for each of its copies."""
     if not form.numbered:
@@ -201,8 +232,16 @@ def _copies(full: str, form: Form, growths: Mapping[str, Growth]) -> list[str]:
     return [f"{before}.{copy}.{after}" for copy, unit in enumerate(units) if unit == int(number)]
 
 
-def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family, sizes: Mapping[str, int]) -> None:
-    """Every module that is not optional, in every layer of its kind; a parameter that one of them has, all have."""
+def _check_complete(
+    matched: Mapping[str, tuple[str, str, Form]],
+    family: Family,
+    sizes: Mapping[str, int],
+    stated: Mapping[tuple[int, str], str],
+) -> None:
+    """Every module that is not optional, in every layer of its kind; a parameter that one of them has, all have.
+
+    A layer's kind is the `stated` one, or else that of the modules which it has.
+    """
     present = {full: form for full, _, form in matched.values() if not form.dropped}
     patterns = {_first_parameter(module, form): form for module, form in family.tensors.items() if not form.optional}
     patterns |= {_in_every_layer(name, family): form for name, form in present.items()}
@@ -210,11 +249,12 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
     # a number beyond those of the tensors is wrong already
     most = [len({found[place] for found in numbers.values() if found[place:]}) + 1 for place in (0, 1)]
     layers = min(sizes["layers"], most[0])
-    kinds = {
+    found = {
         (numbers[name][0], _respect(form.layer_kind)): form.layer_kind
         for name, form in present.items()
         if form.layer_kind
     }
+    kinds = {**found, **stated}
     usual: dict[str, str] = {}
     for form in family.tensors.values():
         if form.layer_kind:
@@ -231,9 +271,11 @@ def _check_complete(matched: Mapping[str, tuple[str, str, Form]], family: Family
         (present.keys() - expected, "too many tensors"),
     ):
         if names:
-            stated = f"{sizes['layers']} layers" + (f" of {sizes['experts']} experts" if "experts" in sizes else "")
+            layers_of = f"{sizes['layers']} layers" + (
+                f" of {sizes['experts']} experts" if sizes.get("experts") else ""
+            )
             raise CheckpointError(
-                f"config.json says {family.model_type} with {stated}; {what}: {_some(sorted(names))}.",
+                f"config.json says {family.model_type} with {layers_of}; {what}: {_some(sorted(names))}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
 

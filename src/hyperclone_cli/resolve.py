@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from hyperclone_cli.alibi import slotted
 from hyperclone_cli.config import multiple_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
@@ -19,6 +20,7 @@ _WITH_EMBED = {"inner", "ssm_group", "delta_heads"}
 
 _INSTEAD = {
     "pads": "A whole --embed-mult works.",
+    "ffn": "A whole --ffn-mult works.",
     "heads": "Grow the feed-forward width alone: --ffn-mult.",
     "head_dim": "Leave --head-dim-mult out.",
 }
@@ -41,6 +43,9 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     typed = request.typed("hidden_size", "embed_mult")
     if embed % sizes["embed"]:
         _check_limits("pads", f"{typed}: hidden size {embed} is no multiple of {sizes['embed']}", family, config)
+    if ffn % sizes["ffn"]:
+        typed_ffn = request.typed("intermediate_size", "ffn_mult")
+        _check_limits("ffn", f"{typed_ffn}: width {ffn} is no multiple of {sizes['ffn']}", family, config)
     if heads != heads_of(sizes):
         _check_limits("heads", f"{heads.query} heads", family, config)
     if request.head_dim_mult > 1:
@@ -52,7 +57,8 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
     grown["embed"] = padded(sizes["embed"], embed)
     grown["ffn"] = spread(sizes["ffn"], ffn)
     grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
-    grown["kv_heads"] = spread(sizes["kv_heads"], heads.key_value)
+    has_slopes = family.alibi is not None and family.fits(config, family.alibi)
+    grown["kv_heads"] = (slotted if has_slopes else spread)(sizes["kv_heads"], heads.key_value)
     grown["kv_pairs"] = spread(max(1, sizes["kv_heads"] // 2), max(1, heads.key_value // 2))
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
     grown |= {
@@ -71,7 +77,7 @@ def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn
 
     Raises RequestError where experts have no width of their own.
     """
-    if request.moe_ffn_mult is not None and "moe_ffn" not in sizes:
+    if request.moe_ffn_mult is not None and not sizes.get("moe_ffn"):
         raise RequestError(
             f"--moe-ffn-mult {request.moe_ffn_mult}: {family.model_type} has no experts with a width of their own.",
             "Use --ffn-mult.",

@@ -24,7 +24,16 @@ NOISE = "--noise-snr-db 10"
 def gradients_are_equal(tensors: Iterable[GrownTensor]) -> bool:
     """Whether all copies get the same gradients, dropout and rounding aside. True where nothing is copied."""
     tensors = list(tensors)
-    return all(map(_reads_all_copies_alike, tensors)) and not any(map(_spaces_keys, tensors))
+    return all(map(_reads_all_copies_alike, tensors)) and not any(map(_parts_heads, tensors))
+
+
+def _parts_heads(tensor: GrownTensor) -> bool:
+    return _spaces_keys(tensor) or _has_silent_heads(tensor)
+
+
+def _has_silent_heads(tensor: GrownTensor) -> bool:
+    """Whether some heads are not read: their queries, keys and values get no gradient, those of the others do."""
+    return any(run.silent for growth in tensor.growths for run in growth.runs)
 
 
 def _spaces_keys(tensor: GrownTensor) -> bool:
@@ -45,6 +54,8 @@ def _reads_all_copies_alike(tensor: GrownTensor) -> bool:
     for counts in {tuple(counter.items()) for counter in readings.values()}:
         read: dict[int, set[Fraction]] = defaultdict(set)  # input unit → how much each of its copies is read
         for run, *shares in zip(columns.runs, *(tensor.shares(reading) for reading, _ in counts), strict=True):
+            if run.silent:
+                continue
             amounts = (count * share for (_, count), share in zip(counts, shares, strict=True))
             read[run.start].add(sum(amounts, Fraction(0)))
         if any(len(sums) > 1 for sums in read.values()):
@@ -60,4 +71,5 @@ def advice(plan: Plan) -> str:
     parts_them = not all(_reads_all_copies_alike(replace(tensor, mixing=uneven)) for tensor in plan.tensors)
     options = f"{NOISE} or --strategy uneven" if parts_them else NOISE
     which = "All copies but those of queries" if any(map(_spaces_keys, plan.tensors)) else "The copies"
+    which = "All copies but those of heads" if any(map(_has_silent_heads, plan.tensors)) else which
     return f"{which} get equal gradients: without dropout, training keeps them equal. What parts them: {options}."

@@ -127,7 +127,7 @@ class GrownTensor:
         if self.roles[1:] != (Role.IN,):
             return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
         return tuple(
-            Fraction(0) if run.is_padding else self.mixing.share(reading, run.copy, run.copies)
+            Fraction(0) if run.is_padding or run.silent else self.mixing.share(reading, run.copy, run.copies)
             for run in self.growths[1].runs
         )
 
@@ -179,7 +179,7 @@ def grow_tensor(
         gain /= grown[1].runs[0].scale
     if form.kind == "norm":
         _check_norm(full, family, form, dimensions[-1].axes, grown[-1])
-    if form.normed or (form.kind == "norm" and not form.writes):
+    if form.normed or form.kind == "factor" or (form.kind == "norm" and not form.writes):
         grown[0] = grown[0].unscaled()
     return GrownTensor(
         name=full,
@@ -194,14 +194,14 @@ def grow_tensor(
         fillings=tuple(_filling(dimension, form, parameter, family) for dimension in dimensions),
         mixing=request.mixing,
         gain=gain,
-        offset=float(form.plus_one and parameter == "weight"),
+        offset=float(form.plus_one and parameter != "bias"),
     )
 
 
 def _stack(stored: StoredTensor, dimensions: int, experts: int) -> tuple[int, ...]:
     """The shape of a stack of matrices of so many dimensions: (experts, …)."""
     shape = stored.shape
-    if len(shape) == dimensions and not shape[0] % experts:
+    if len(shape) == dimensions and experts and not shape[0] % experts:
         shape = (experts, shape[0] // experts, *shape[1:])
     if len(shape) != dimensions + 1 or shape[0] != experts:
         raise CheckpointError(
@@ -220,7 +220,7 @@ def _gain(form: Form, parameter: str, embed: Growth, units: Growth) -> float:
     """
     density = float(units.density)
     if form.kind == "norm":
-        return math.sqrt(density) if parameter == "weight" else 1.0
+        return 1.0 if parameter == "bias" else math.sqrt(density)
     if form.normed:
         return 1 / math.sqrt(density)
     if form.forward_bits:
@@ -253,7 +253,7 @@ def _filling(dimension: Dimension, form: Form, parameter: str, family: Family) -
     if dimension.role is Role.IN:
         return Filling.NOISE
     if form.kind == "norm":
-        return Filling.MEAN if parameter == "weight" else Filling.ZERO
+        return Filling.ZERO if parameter == "bias" else Filling.MEAN
     writes_stream = "embed" in dimension.axes or "proj" in dimension.axes
     return Filling.MEAN if writes_stream and family.norm == "layer" else Filling.ZERO
 

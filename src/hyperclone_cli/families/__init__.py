@@ -24,6 +24,8 @@ from hyperclone_cli.families import (
     falcon,
     fused,
     gemma,
+    gemma3n,
+    gemma4,
     glm,
     gpt2,
     gpt_neo,
@@ -62,7 +64,24 @@ __all__ = [
 ]  # fmt: skip
 
 _LINEAGES = (
-    *(llama, ungated, exaone, cohere, gemma, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2, stablelm, glm),
+    *(
+        llama,
+        ungated,
+        exaone,
+        cohere,
+        gemma,
+        gemma3n,
+        gemma4,
+        olmo,
+        nanochat,
+        bitnet,
+        opt,
+        gpt_neox,
+        phi,
+        starcoder2,
+        stablelm,
+        glm,
+    ),
     *(diffllama, gpt_neox_japanese),
     *(persimmon, bloom, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
     fused,  # before those that have the same config, and are told by nothing

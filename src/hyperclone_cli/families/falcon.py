@@ -4,6 +4,7 @@ from hyperclone_cli.axes import embedding, linear, norm, optional
 from hyperclone_cli.families.table import Family, Fold, Limit
 
 _ALIBI = {"alibi": True}
+_HEAD_SIZE = Limit("head_dim", "where ALiBi's slopes are divided by the root of the head size", _ALIBI)
 _SIZES = {
     "embed": "hidden_size",
     "ffn": "ffn_hidden_size",
@@ -47,7 +48,7 @@ FALCON = Family(
     folds=(Fold("transformer.ln_f"),),
     limits=(
         Limit("heads", "where ALiBi gives every head a slope that depends on how many there are", _ALIBI),
-        Limit("head_dim", "where ALiBi's slopes are divided by the root of the head size", _ALIBI),
+        _HEAD_SIZE,
     ),
 )
 # 40b and 11b: in each key/value head its queries, its key, its value
@@ -69,6 +70,8 @@ MULTI_HEAD = FALCON.variant(
     aliases={"hidden_size": ("n_embed",), "num_attention_heads": ("num_kv_heads",)},
     fixed={},
     tensors={"transformer.h.*.self_attention.query_key_value": linear("heads query+key+value", "embed")},
+    alibi=_ALIBI,
+    limits=(_HEAD_SIZE,),
 )
 
 FAMILIES = (GROUPED, MULTI_HEAD, FALCON)

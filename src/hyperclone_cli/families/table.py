@@ -22,6 +22,10 @@ def stated_value(config: Mapping[str, Any], key: str) -> tuple[Any] | tuple[()]:
     return (inner,)
 
 
+def _is_set(value: Any) -> bool:
+    return any(value) if isinstance(value, list) else value is not None
+
+
 @dataclass(frozen=True)
 class Fold:
     """A module that feeds a tied head, able to carry the factor that the shared matrix cannot.
@@ -38,8 +42,9 @@ class Fold:
 class Limit:
     """A growth that the architecture cannot have, and why.
 
-    `growth` is "pads" (a hidden size that is no multiple of the source's), "heads" (their number) or
-    "head_dim". `when` are values of config.json under which it applies; `...` stands for any that is set.
+    `growth` is "pads" (a hidden size that is no multiple of the source's), "ffn" (a feed-forward width that is
+    none), "heads" (their number) or "head_dim". `when` are values of config.json under which it applies; `...`
+    stands for any that is set.
     """
 
     growth: str
@@ -101,6 +106,15 @@ class Family:
     paired_heads   head i works with head i + half of them, so that the key/value heads are even in number.
     heads_stay     what a head does depends on its number and on how many there are: heads grow in size alone.
     heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
+    alibi     values of config.json under which heads have ALiBi's slopes, and may grow in number: those that the
+              source has not are silent.
+    layer_keys   type of layer, as `layer_types` lists them → axis → the config key of the width that layers of
+              this type have. transformers saves it in `per_layer_config` under the usual key, and reads that first.
+    listed    axes whose key may list a width for each layer.
+    borrowers   the config key for the number of layers, the last ones, that take keys and values from an earlier one;
+              "keys/own" and "values/own" are the kind of layer that has the modules for these.
+    double_wide   the config key by which the feed-forward of borrowers is twice as wide as that of the others.
+    keys_are_values   types of layer that take their keys for values, before the norms.
     """
 
     model_type: str
@@ -133,6 +147,12 @@ class Family:
     heads_fill_embed: bool = False
     paired_heads: bool = False
     heads_stay: bool = False
+    alibi: Mapping[str, Any] | None = None
+    layer_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    listed: tuple[str, ...] = ()
+    borrowers: str = ""
+    double_wide: str = ""
+    keys_are_values: tuple[str, ...] = ()
     tiny: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -168,9 +188,9 @@ class Family:
         return next((item for item in stated if item is not None), assumed)
 
     def fits(self, config: Mapping[str, Any], when: Mapping[str, Any]) -> bool:
-        """Whether a config has the values `when`; `...` stands for any that is set."""
+        """Whether a config has the values `when`; `...` stands for any that is set: not null, nor a list of zeros."""
         found = {key: self.value(config, key) for key in when}
-        return all(found[key] is not None if wanted is ... else found[key] == wanted for key, wanted in when.items())
+        return all(_is_set(found[key]) if wanted is ... else found[key] == wanted for key, wanted in when.items())
 
     def without(self, *modules: str) -> Family:
         """The same table without some of its modules."""

@@ -1,0 +1,104 @@
+"""Gemma 4: two types of layer with heads of two sizes, an embedding for each layer, and in some models experts.
+
+Its layers may take keys and values from an earlier one, and their keys for values.
+"""
+
+from hyperclone_cli.axes import bare, embedding, in_layers, linear, norm, optional, parameter, post_norm, raw, stacked
+from hyperclone_cli.families.llama import GATED_MLP, NORMED_ATTENTION, SIZES
+from hyperclone_cli.families.table import Family, Limit
+
+SCALED_EMBEDDING_AND_HEAD = {
+    "model.embed_tokens": embedding("vocab", "embed", forward_power=0.5),
+    "lm_head": optional(linear("vocab", "embed")),
+}
+SANDWICH_NORMS = {
+    "model.layers.*.input_layernorm": norm("embed"),
+    "model.layers.*.post_attention_layernorm": post_norm("embed"),
+    "model.layers.*.pre_feedforward_layernorm": norm("embed"),
+    "model.layers.*.post_feedforward_layernorm": post_norm("embed"),
+    "model.norm": norm("embed"),
+}
+# an embedding of its own for each layer, narrow, and kept as it is
+EMBEDDING_PER_LAYER = {
+    "model.embed_tokens_per_layer": embedding("*", "*"),
+    "model.per_layer_model_projection": raw(linear("*", "embed", forward_power=-0.5)),
+    "model.per_layer_projection_norm": norm("*"),
+    "model.layers.*.per_layer_input_gate": raw(linear("*", "embed")),
+    "model.layers.*.per_layer_projection": linear("embed", "*"),
+    "model.layers.*.post_per_layer_input_norm": post_norm("embed"),
+}
+OWN_KEYS = ("model.layers.*.self_attn.k_proj", "model.layers.*.self_attn.k_norm")
+OWN_VALUES = ("model.layers.*.self_attn.v_proj",)
+BORROWING_ATTENTION = {
+    **NORMED_ATTENTION,
+    **in_layers("keys/own", {module: NORMED_ATTENTION[module] for module in OWN_KEYS}),
+    **in_layers("values/own", {module: NORMED_ATTENTION[module] for module in OWN_VALUES}),
+}
+_EXPERTS = {
+    "model.layers.*.router.scale": bare(norm("embed")),
+    "model.layers.*.router.proj": linear("experts", "embed", forward_power=-0.5),
+    "model.layers.*.router.per_expert_scale": parameter("experts"),
+    "model.layers.*.experts.gate_up_proj": stacked(bare(linear("experts moe_ffn+moe_ffn", "embed"))),
+    "model.layers.*.experts.down_proj": stacked(bare(linear("experts embed", "moe_ffn"))),
+    "model.layers.*.pre_feedforward_layernorm_2": norm("embed"),
+    "model.layers.*.post_feedforward_layernorm_1": post_norm("embed"),
+    "model.layers.*.post_feedforward_layernorm_2": post_norm("embed"),
+}
+_TINY = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 8,
+    "global_head_dim": 24,
+}
+
+GEMMA4 = Family(
+    model_type="gemma4_text",
+    known_as="Gemma 4 E2B and E4B (text)",
+    tiny={
+        **_TINY,
+        "hidden_size_per_layer_input": 12,
+        "vocab_size_per_layer_input": 96,
+        "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True,
+    },
+    sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
+    layer_keys={"full_attention": {"head_dim": "global_head_dim"}},
+    borrowers="num_kv_shared_layers",
+    double_wide="use_double_wide_mlp",
+    tensors={
+        **SCALED_EMBEDDING_AND_HEAD,
+        **BORROWING_ATTENTION,
+        **GATED_MLP,
+        **{module: optional(form) for module, form in (EMBEDDING_PER_LAYER | _EXPERTS).items()},
+        **SANDWICH_NORMS,
+        "model.layers.*.layer_scalar": parameter("1"),
+    },
+    defaults={
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "num_kv_shared_layers": 0,
+        "use_double_wide_mlp": False,
+        "attention_k_eq_v": False,
+        "tie_word_embeddings": True,
+    },
+    query_scalar="1",
+    limits=(Limit("head_dim", "where the two types of layer have heads of two sizes"),),
+)
+KEYS_ARE_VALUES = GEMMA4.variant(
+    "gemma4_text",
+    layout="keys are values",
+    known_as="Gemma 4 31B and 26B A4B (text)",
+    when={"attention_k_eq_v": True},
+    tiny={
+        **_TINY,
+        "hidden_size_per_layer_input": 0,
+        "num_global_key_value_heads": 1,
+        "enable_moe_block": True,
+        "top_k_experts": 2,
+    },
+    layer_keys={"full_attention": {"head_dim": "global_head_dim", "kv_heads": "num_global_key_value_heads"}},
+    keys_are_values=("full_attention",),
+)
+
+FAMILIES = (KEYS_ARE_VALUES, GEMMA4)
