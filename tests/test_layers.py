@@ -230,6 +230,12 @@ def test_every_layer_keeps_its_part_of_the_feed_forward_width(source: Sources) -
     assert wide["model.layers.2.mlp.up_proj.weight"] == (400, 48)
 
 
+def test_a_number_of_parameters_leads_to_whole_multiples_under_a_threshold(source: Sources) -> None:
+    made = plan(source("gemma3n-sparse"), target_params="300K")
+    assert made.config["intermediate_size"] in ([width] * 4 for width in (80, 160, 240, 320))
+    assert made.config["hidden_size"] > 48
+
+
 def test_one_width_for_all_layers_stays_one(source: Sources, tmp_path: Path) -> None:
     src = edited(source("gemma3n"), tmp_path / "src", intermediate_size=80)
     assert plan(src, ffn_mult=2).config["intermediate_size"] == 160
@@ -257,6 +263,8 @@ def test_one_width_for_all_layers_stays_one(source: Sources, tmp_path: Path) -> 
         ("gemma3n", {"intermediate_size": [80, 80]}, "intermediate_size should be one number, or one for each of 4"),
         ("gemma3n", {"intermediate_size": []}, r"intermediate_size should be a whole number from 1 up, found \[\]"),
         ("gemma3n", {"intermediate_size": [80, 80, "80", 80]}, "intermediate_size should be a whole number.*'80'"),
+        ("gemma4", {"layer_types": [[], {}, 1, None]}, r"layer_types should list .* found \[\[\], {}, 1, None\]"),
+        ("gemma4", {"per_layer_config": [24]}, "per_layer_config should have"),
         ("gemma3n", {"layer_types": 4}, "layer_types should list .* found 4"),
     ],
 )

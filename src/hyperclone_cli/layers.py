@@ -130,8 +130,8 @@ def _check(config: Mapping[str, Any], family: Family, layers: int) -> None:
 
 def _layer_types(config: Mapping[str, Any], layers: int) -> list[Any]:
     types = config.get(_TYPES)
-    if not isinstance(types, list) or len(types) != layers:
-        found = f"{len(types)} of them" if isinstance(types, list) else repr(types)
+    if not isinstance(types, list) or len(types) != layers or not all(isinstance(kind, str) for kind in types):
+        found = f"{len(types)} of them" if isinstance(types, list) and len(types) != layers else repr(types)
         raise CheckpointError(
             f"config.json: {_TYPES} should list the kinds of attention of {layers} layers, found {found}.",
             "Load the model with transformers and save it again: save_pretrained writes them out.",
@@ -145,7 +145,7 @@ def _own_keys(layer: int, config: Mapping[str, Any], family: Family) -> dict[str
         return {}
     if _PER_LAYER in config:
         spelt = {int(number): number for number in config[_PER_LAYER] or {}}  # "05" in a model of ten layers or more
-        inside = f"{_PER_LAYER}.{spelt.get(layer)}"
+        inside = f"{_PER_LAYER}.{spelt.get(layer, layer)}"
         keys: Mapping[str, str] = {axis: f"{inside}.{key}" for axis, key in family.sizes.items()}
     else:
         keys = family.layer_keys.get(config[_TYPES][layer], {})

@@ -25,9 +25,9 @@ def propose(
     """`request` with a hidden and a feed-forward size in place of its `target_params`.
 
     Of the hidden sizes that are multiples of the head size, and that the architecture can have, those above and
-    below are taken at which heads and feed-forward width grow in proportion; each with the feed-forward width,
-    a multiple of `multiple_of`, that comes closest; and the closer of the two. `count` tells how many
-    parameters a request makes.
+    below are taken at which heads and feed-forward width grow in proportion; each with the feed-forward width, a
+    multiple of `multiple_of` (of the source's width, where the architecture wants that), that comes closest; and the
+    closer of the two. `count` tells how many parameters a request makes.
 
     Raises RequestError for fewer parameters than the source has, or more than any shape makes.
     """
@@ -36,13 +36,15 @@ def propose(
     plain = replace(request, target_params=None)
     unit = sizes["embed"] // (sizes["kv_heads"] * sizes["group"]) * request.head_dim_mult
     start = sizes["embed"]
+    whole = any(limit.growth == "ffn" and family.fits(config, limit.when) for limit in family.limits)
+    step = sizes["ffn"] if whole else request.multiple_of
     widths = [start, *range((start // unit + 1) * unit, _LARGEST_RATIO * start, unit)]
 
     def proportional(width: int) -> Request:
         ffn = sizes["ffn"] * width / start
         if "ffn" not in family.sizes:
             return replace(plain, hidden_size=width, intermediate_size=round(ffn))
-        return replace(plain, hidden_size=width, intermediate_size=_at_least(sizes["ffn"], ffn, request.multiple_of))
+        return replace(plain, hidden_size=width, intermediate_size=_at_least(sizes["ffn"], ffn, step))
 
     def works(width: int) -> bool:
         try:
@@ -68,8 +70,8 @@ def propose(
         if "ffn" in family.sizes:
             ffn = chosen.intermediate_size
             assert ffn is not None
-            each = (count(replace(chosen, intermediate_size=ffn + request.multiple_of)) - total) / request.multiple_of
-            ffn = _at_least(sizes["ffn"], ffn + (target - total) / each, request.multiple_of)
+            each = (count(replace(chosen, intermediate_size=ffn + step)) - total) / step
+            ffn = _at_least(sizes["ffn"], ffn + (target - total) / each, step)
             chosen = replace(chosen, intermediate_size=ffn)
             total = count(chosen)
         return abs(total - target), chosen

@@ -50,17 +50,12 @@ _TINY = {
     "sliding_window": 8,
     "global_head_dim": 24,
 }
+_TINY_BORROWERS = {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
 
 GEMMA4 = Family(
     model_type="gemma4_text",
     known_as="Gemma 4 E2B and E4B (text)",
-    tiny={
-        **_TINY,
-        "hidden_size_per_layer_input": 12,
-        "vocab_size_per_layer_input": 96,
-        "num_kv_shared_layers": 2,
-        "use_double_wide_mlp": True,
-    },
+    tiny={**_TINY, **_TINY_BORROWERS, "hidden_size_per_layer_input": 12, "vocab_size_per_layer_input": 96},
     sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
     layer_keys={"full_attention": {"head_dim": "global_head_dim"}},
     borrowers="num_kv_shared_layers",
@@ -101,4 +96,14 @@ KEYS_ARE_VALUES = GEMMA4.variant(
     keys_are_values=("full_attention",),
 )
 
-FAMILIES = (KEYS_ARE_VALUES, GEMMA4)
+UNIFIED, UNIFIED_KEYS_ARE_VALUES = (
+    family.without(*EMBEDDING_PER_LAYER, *_EXPERTS).variant(
+        "gemma4_unified_text",
+        known_as="Gemma 4 Unified (text)",
+        sizes=SIZES,
+        tiny=_TINY | _TINY_BORROWERS | {"num_global_key_value_heads": 1},
+    )
+    for family in (GEMMA4, KEYS_ARE_VALUES)
+)
+
+FAMILIES = (KEYS_ARE_VALUES, GEMMA4, UNIFIED_KEYS_ARE_VALUES, UNIFIED)

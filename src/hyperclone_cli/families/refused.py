@@ -37,6 +37,7 @@ _WRAPPERS = {
     "gemma3": "gemma3_text",
     "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
     "git": "",
     "glm4v": "glm4",
     "glm4v_moe": "glm4_moe",
