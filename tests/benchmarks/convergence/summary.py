@@ -1,0 +1,130 @@
+"""Curves in, figures out: what each arm reached, and how soon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from benchmarks.convergence.presets import CLONES, RANDOM, SOURCE
+from benchmarks.convergence.runs import Bench, best_rate, final_runs, read_curve
+from benchmarks.convergence.training import Curve
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One figure over the seeds that have it."""
+
+    mean: float
+    deviation: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """One arm on one shape. None where no seed has the figure.
+
+    rate            the peak learning rate that was chosen; `at_edge` if it is the lowest or the highest that was tried
+    start, final    losses on the held-out text, nats
+    gain            the random arm's final loss minus this arm's, of the same seed
+    steps_to        steps until the random arm's final loss; 0 if the arm starts below it
+    reached         seeds that reach it
+    speedup         the random arm's steps over `steps_to`
+    flops_speedup   the random arm's FLOPs over the arm's until then and the source's own training
+    forgotten       the worst loss after the start minus the start
+    regained        steps until the loss is below the start again
+    stream, outputs, inputs, rank   of the copies at the end, see copies.py
+    """
+
+    shape: str
+    arm: str
+    rate: float
+    at_edge: bool
+    parameters: int
+    start: Spread | None
+    final: Spread | None
+    gain: Spread | None
+    reached: int
+    steps_to: Spread | None
+    speedup: Spread | None
+    flops_speedup: Spread | None
+    forgotten: Spread | None = None
+    regained: Spread | None = None
+    stream: Spread | None = None
+    outputs: Spread | None = None
+    inputs: Spread | None = None
+    rank: Spread | None = None
+
+
+def curves(bench: Bench, shape: str, arm: str) -> list[Curve]:
+    """The arm's curves on the shape, one a seed."""
+    preset = bench.preset
+    runs = final_runs(bench, [arm], preset.source_steps if arm == SOURCE else preset.steps)
+    return [read_curve(run.path(bench.work)) for run in runs if run.shape == shape]
+
+
+def summarise(bench: Bench) -> list[ArmFigures]:
+    """The figures of every shape and arm of a bench whose runs are complete."""
+    return [arm_figures(bench, shape, arm) for shape in bench.preset.shapes for arm in bench.preset.arms]
+
+
+def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
+    own, random, source = (curves(bench, shape, which) for which in (arm, RANDOM, SOURCE))
+    rate = best_rate(bench, shape, arm)
+    reached = [steps_to(curve, other.losses[-1]) for curve, other in zip(own, random, strict=True)]
+    clone = arm in CLONES
+    # what a pretrained source cost is not known
+    priced = bench.preset.source_steps > 0
+    last = [curve.copies[max(curve.copies)] if curve.copies else {} for curve in own]
+    return ArmFigures(
+        shape=shape,
+        arm=arm,
+        rate=rate,
+        at_edge=rate in (min(bench.preset.rates), max(bench.preset.rates)),
+        parameters=own[0].parameters,
+        start=spread(curve.losses[0] for curve in own),
+        final=spread(curve.losses[-1] for curve in own),
+        gain=spread(other.losses[-1] - curve.losses[-1] for curve, other in zip(own, random, strict=True)),
+        reached=sum(steps is not None for steps in reached),
+        steps_to=spread(reached),
+        speedup=spread(curve.steps[-1] / steps if steps else None for curve, steps in zip(own, reached, strict=True)),
+        flops_speedup=spread(
+            flops(other, other.steps[-1]) / (flops(curve, steps) + (flops(small, small.steps[-1]) if clone else 0))
+            if priced and steps is not None
+            else None
+            for curve, other, small, steps in zip(own, random, source, reached, strict=True)
+        ),
+        forgotten=spread(max(curve.losses[1:]) - curve.losses[0] for curve in own) if clone else None,
+        regained=spread(regained(curve) for curve in own) if clone else None,
+        **{name: spread(figures.get(name) for figures in last) for name in ("stream", "outputs", "inputs", "rank")},
+    )
+
+
+def steps_to(curve: Curve, loss: float) -> float | None:
+    """Steps until the curve is at `loss` or below for the first time, between evaluations by a straight line."""
+    before: tuple[int, float] | None = None
+    for step, found in zip(curve.steps, curve.losses, strict=True):
+        if found <= loss:
+            if before is None:
+                return float(step)
+            return before[0] + (step - before[0]) * (before[1] - loss) / (before[1] - found)
+        before = step, found
+    return None
+
+
+def regained(curve: Curve) -> float | None:
+    """Steps until the loss is below the start's and was above it before; 0 if it never was above."""
+    above = [step for step, loss in zip(curve.steps, curve.losses, strict=True) if loss > curve.losses[0]]
+    if not above:
+        return 0.0
+    return next((float(step) for step in curve.steps if step > max(above)), None)
+
+
+def flops(curve: Curve, steps: float) -> float:
+    return curve.flops_per_token * curve.tokens_per_step * steps
+
+
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """Mean and sample standard deviation of the values that are not None."""
+    found = [value for value in values if value is not None]
+    return Spread(fmean(found), stdev(found) if len(found) > 1 else None, len(found)) if found else None
