@@ -39,8 +39,8 @@ class Corpus:
     def vocab_size(self) -> int:
         return int(Tokenizer.from_file(str(self.tokenizer)).get_vocab_size())
 
-    def batches(self, steps: int, batch: int, length: int, seed: int) -> torch.Tensor:
-        """Where the sequences of every step start, (steps, batch): the order of the data, the same for a seed."""
+    def order(self, steps: int, batch: int, length: int, seed: int) -> torch.Tensor:
+        """Where the sequences of every step start, (steps, batch): the same for a seed."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randint(len(self.train) - length, (steps, batch), generator=generator)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from benchmarks.convergence.presets import CLONES, RANDOM, SOURCE
 from benchmarks.convergence.runs import Bench
-from benchmarks.convergence.summary import ArmFigures, Spread, curves, summarise
+from benchmarks.convergence.summary import ArmFigures, curves, summarise
 
-COLOURS = {RANDOM: "black"} | {arm: f"C{number}" for number, arm in enumerate(CLONES)}
+COLOURS = {RANDOM: "black"} | {arm: f"C{number // 2}" for number, arm in enumerate(CLONES)}
+"""One for each strategy; its arm with noise is dashed."""
 
 EQUAL = 1e-9
 """1 − cosine below this is drawn as this: copies that are equal but for rounding."""
@@ -45,7 +49,7 @@ def draw_curves(bench: Bench, shape: str) -> Figure:
         _band(axes, found[0].steps, columns, arm)
         finals += [curve.losses[-1] for curve in found]
     random = [curve.losses[-1] for curve in curves(bench, shape, RANDOM)]
-    axes.axhline(sum(random) / len(random), color="grey", linewidth=0.8, linestyle=":")
+    axes.axhline(fmean(random), color="grey", linewidth=0.8, linestyle=":")
     source = [curve.losses[-1] for curve in curves(bench, shape, SOURCE)]
     # the random arm's beginning would press all else into a line
     axes.set_ylim(min(finals) - 0.02, max(source) + 2 * (max(source) - min(finals)) + 0.1)
@@ -57,32 +61,28 @@ def draw_curves(bench: Bench, shape: str) -> Figure:
 
 
 def draw_speedups(rows: list[ArmFigures], shape: str) -> Figure:
-    """Speed-up of each arm that reached the random arm's final loss, the source's training left out and counted."""
-    drawing = Figure(figsize=(7, 0.6 + 0.45 * len(rows)), layout="constrained")
+    """Speed-up of each arm that reached the random arm's final loss, the source's training left out and counted.
+
+    An arm that starts below that loss has no bar of the first kind.
+    """
+    drawing = Figure(figsize=(7, 1.2 + 0.45 * len(rows)), layout="constrained")
     axes = drawing.subplots()
-    shown = [row for row in reversed(rows) if row.speedup or row.flops_speedup]
-    for offset, name, label, alpha in (
-        (0.2, "speedup", "steps, or FLOPs without the source", 1.0),
-        (-0.2, "flops_speedup", "FLOPs with the source's training", 0.4),
-    ):
-        for place, row in enumerate(shown):
-            value: Spread | None = getattr(row, name)
+    rows = rows[::-1]
+    bars = [
+        (0.2, 1.0, "steps, or FLOPs without the source", [row.speedup for row in rows]),
+        (-0.2, 0.4, "FLOPs with the source's training", [row.flops_speedup for row in rows]),
+    ]
+    for offset, alpha, _, values in bars:
+        for place, (row, value) in enumerate(zip(rows, values, strict=True)):
             if value:
-                axes.barh(
-                    place + offset,
-                    value.mean,
-                    height=0.38,
-                    xerr=value.deviation,
-                    color=COLOURS[row.arm],
-                    alpha=alpha,
-                    label=label if place == 0 else None,
-                )
+                style = {"color": COLOURS[row.arm], "alpha": alpha, "hatch": "//" if _noisy(row.arm) else ""}
+                axes.barh(place + offset, value.mean, 0.38, xerr=value.deviation, **style)
     axes.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(shown)), [row.arm for row in shown])
+    axes.set_yticks(range(len(rows)), [row.arm for row in rows])
     axes.set_xlabel("random start's cost over the arm's, to the random start's final loss")
     axes.set_title(shape, loc="left")
-    if shown:
-        axes.legend(frameon=False, loc="lower right")
+    legend = [Patch(color="grey", alpha=alpha, label=label) for _, alpha, label, _ in bars]
+    drawing.legend(handles=legend, frameon=False, loc="outside lower center", ncols=2)
     return drawing
 
 
@@ -109,8 +109,14 @@ def draw_copies(bench: Bench, shape: str) -> Figure:
     return drawing
 
 
-def _band(axes: Axes, steps: list[int], columns: list[list[float]] | list[tuple[float, ...]], arm: str) -> None:
-    axes.plot(steps, [sum(column) / len(column) for column in columns], color=COLOURS[arm], label=arm, linewidth=1.2)
-    axes.fill_between(
-        steps, [min(column) for column in columns], [max(column) for column in columns], color=COLOURS[arm], alpha=0.2
-    )
+def _band(axes: Axes, steps: list[int], columns: Sequence[Sequence[float]], arm: str) -> None:
+    """A line through the means of `columns`, one a step, and a band from their lowest to their highest values."""
+    means = [fmean(column) for column in columns]
+    colour = COLOURS[arm]
+    axes.plot(steps, means, color=colour, label=arm, linewidth=1.2, linestyle="--" if _noisy(arm) else "-")
+    lowest, highest = [min(column) for column in columns], [max(column) for column in columns]
+    axes.fill_between(steps, lowest, highest, color=colour, alpha=0.2)
+
+
+def _noisy(arm: str) -> bool:
+    return "noise_snr_db" in CLONES.get(arm, {})

@@ -93,10 +93,10 @@ def check_settings(bench: Bench, corpus: Corpus) -> None:
     shapes = {shape: asdict(SHAPES[shape]) for shape in bench.preset.shapes if shape != PRETRAINED}
     settings = {"preset": preset, "shapes": shapes, "corpus": corpus.digest, "device": bench.device}
     path = bench.work / "settings.json"
-    text = json.dumps(settings, indent=2) + "\n"
-    if path.exists() and path.read_text() != text:
+    if not path.exists():
+        _write(path, settings)
+    elif json.loads(path.read_text()) != json.loads(json.dumps(settings)):
         raise SystemExit(f"{path}: other settings or another corpus than now. Delete {bench.work}, or choose a --work.")
-    path.write_text(text)
 
 
 def tuning_runs(bench: Bench, arms: Iterable[str]) -> list[Run]:

@@ -32,7 +32,7 @@ class ArmFigures:
     speedup         the random arm's steps over `steps_to`
     flops_speedup   the random arm's FLOPs over the arm's until then and the source's own training
     forgotten       the worst loss after the start minus the start
-    regained        steps until the loss is below the start again
+    regained        steps until the loss is below the start for good
     stream, outputs, inputs, rank   of the copies at the end, see copies.py
     """
 
@@ -113,7 +113,7 @@ def steps_to(curve: Curve, loss: float) -> float | None:
 
 
 def regained(curve: Curve) -> float | None:
-    """Steps until the loss is below the start's and was above it before; 0 if it never was above."""
+    """Steps until the loss is at the start's or below for good; 0 if it never was above, None if it still is."""
     above = [step for step, loss in zip(curve.steps, curve.losses, strict=True) if loss > curve.losses[0]]
     if not above:
         return 0.0

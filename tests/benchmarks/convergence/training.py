@@ -52,7 +52,7 @@ def train(
     )
     device = model.device
     held_out = corpus.validation(preset.eval_windows, preset.length)
-    order = corpus.batches(steps, preset.batch, preset.length, seed)
+    order = corpus.order(steps, preset.batch, preset.length, seed)
     optimizer = make_optimizer(model, rate)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(
         optimizer, max(1, round(preset.warmup * steps)), steps, min_lr_rate=LAST_RATE
