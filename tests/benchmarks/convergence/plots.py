@@ -75,8 +75,15 @@ def draw_speedups(rows: list[ArmFigures], shape: str) -> Figure:
     for offset, alpha, _, values in bars:
         for place, (row, value) in enumerate(zip(rows, values, strict=True)):
             if value:
-                style = {"color": COLOURS[row.arm], "alpha": alpha, "hatch": "//" if _noisy(row.arm) else ""}
-                axes.barh(place + offset, value.mean, 0.38, xerr=value.deviation, **style)
+                axes.barh(
+                    place + offset,
+                    value.mean,
+                    height=0.38,
+                    xerr=value.deviation,
+                    color=COLOURS[row.arm],
+                    alpha=alpha,
+                    hatch="//" if _noisy(row.arm) else "",
+                )
     axes.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.arm for row in rows])
     axes.set_xlabel("random start's cost over the arm's, to the random start's final loss")
