@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean
 
 import torch
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
-from hyperclone_cli.inspector import inspect
+from hyperclone_cli.inspector import compare_copies, rank_fraction
+from hyperclone_cli.planner import Plan
+
+LAYER_PARTS = ("attention", "feed-forward")
 
 
 @torch.no_grad()
@@ -32,24 +33,26 @@ def stream_cosine(model: PreTrainedModel, ids: torch.Tensor, width: int) -> floa
     return fmean(cosines)
 
 
-def make_probe(
-    clone: Path, source: Path, ids: torch.Tensor, width: int
-) -> Callable[[PreTrainedModel], dict[str, float]]:
-    """A function of the model in training: `stream`, see above, and what `hyperclone inspect` finds.
+def make_probe(plan: Plan, ids: torch.Tensor) -> Callable[[PreTrainedModel], dict[str, float]]:
+    """A function of the clone in training: `stream`, see above, and what `hyperclone inspect` computes.
 
-    Of that, means over the layers: `outputs`, `inputs` (cosines of weights) and `rank` (of what the shape allows).
+    Of that, means over the matrices of all layers: `outputs` and `inputs`, cosines of weights, and `rank`, of what
+    the shapes allow. From memory and on the model's device: writing checkpoints would take longer than the training.
+
+    plan   the one that the clone was made by
+    ids    (batch, length), what the stream is computed of
     """
+    matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and tensor.part in LAYER_PARTS]
+    width = plan.growths["embed"].source
 
     def probe(model: PreTrainedModel) -> dict[str, float]:
-        with tempfile.TemporaryDirectory(dir=clone.parent) as place:
-            model.save_pretrained(place)
-            inspection = inspect(Path(place), clone, src=source)
-        layers = [layer for layer in inspection.layers if layer.layer is not None]
-        figures = {"stream": stream_cosine(model, ids, width)}
-        for name in ("outputs", "inputs", "rank"):
-            found = [value for layer in layers if (value := getattr(layer, name)) is not None]
-            if found:
-                figures[name] = fmean(found)
-        return figures
+        weights = dict(model.named_parameters())
+        alike = [compare_copies(weights[tensor.name].detach(), tensor) for tensor in matrices]
+        return {
+            "stream": stream_cosine(model, ids, width),
+            "outputs": fmean(cosine for found in alike for cosine in found.outputs),
+            "inputs": fmean(cosine for found in alike for cosine in found.inputs),
+            "rank": fmean(rank_fraction(weights[tensor.name].detach()) for tensor in matrices),
+        }
 
     return probe

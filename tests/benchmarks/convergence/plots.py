@@ -103,9 +103,7 @@ def draw_copies(bench: Bench, shape: str) -> Figure:
         if steps:
             distances = [[max(EQUAL, 1 - curve.copies[step]["stream"]) for curve in found] for step in steps]
             _band(parted, steps, distances, arm)
-            _band(
-                rank, steps, [[curve.copies[step].get("rank", float("nan")) for curve in found] for step in steps], arm
-            )
+            _band(rank, steps, [[curve.copies[step]["rank"] for curve in found] for step in steps], arm)
     parted.set_yscale("log")
     parted.set_ylabel("1 − cosine between copies of the residual stream")
     rank.set_ylabel("rank of the weights, of what their shapes allow")

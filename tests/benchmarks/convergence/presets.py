@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hyperclone_cli.api import GrowthOptions
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -90,7 +92,7 @@ SHAPES: dict[str, Shape] = {
 
 SOURCE, RANDOM = "source", "random"
 
-CLONES: dict[str, dict[str, Any]] = {
+CLONES: dict[str, GrowthOptions] = {
     "symmetric": {"strategy": "symmetric"},
     "symmetric + 10 dB": {"strategy": "symmetric", "noise_snr_db": 10.0},
     "uneven 1:2": {"strategy": "uneven"},
@@ -167,14 +169,14 @@ PRESETS: dict[str, Preset] = {
         arms=(RANDOM, "symmetric", "symmetric + 10 dB", "uneven 1:2"),
         seeds=1,
         source_steps=0,
-        steps=400,
-        tuning_steps=80,
+        steps=500,
+        tuning_steps=100,
         rates=(1e-4, 3e-4, 1e-3),
-        batch=32,
+        batch=16,
         length=512,
         vocab_size=0,
-        eval_every=20,
-        eval_windows=64,
+        eval_every=25,
+        eval_windows=128,
         probes=2,
         corpus="installed",
     ),

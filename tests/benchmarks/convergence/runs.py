@@ -25,8 +25,9 @@ from benchmarks.convergence.corpus import Corpus, prepare
 from benchmarks.convergence.presets import CLONES, PRETRAINED, RANDOM, SHAPES, SOURCE, Preset
 from benchmarks.convergence.training import Curve, train
 from hyperclone_cli import expand, plan
+from hyperclone_cli.api import GrowthOptions
 
-GROWTH: dict[str, Any] = {"embed_mult": 2, "ffn_mult": 2}
+GROWTH: GrowthOptions = {"embed_mult": 2, "ffn_mult": 2}
 
 Log = Callable[[str], None]
 
@@ -134,10 +135,13 @@ def make_clones(bench: Bench, log: Log) -> None:
                 out = bench.clone_of(shape, arm, seed)
                 if arm != RANDOM and not out.exists():
                     log(f"Expanding {out}")
-                    # float32 also where the source is not, so that all arms start from the same function
                     out.parent.mkdir(exist_ok=True)
-                    options = GROWTH | CLONES[arm]
-                    expand(bench.source_of(shape, seed), out, seed=seed, dtype="float32", **options)
+                    expand(bench.source_of(shape, seed), out, **clone_options(arm, seed))
+
+
+def clone_options(arm: str, seed: int) -> GrowthOptions:
+    """What makes an arm's clone. In float32 also where the source is not: there noise costs no precision."""
+    return {**GROWTH, **CLONES[arm], "seed": seed, "dtype": "float32"}
 
 
 def execute_all(bench: Bench, runs: list[Run], jobs: int, log: Log) -> None:
@@ -176,8 +180,7 @@ def execute(bench: Bench, run: Run) -> None:
     probe = None
     if run.arm in CLONES and not run.tuning:
         ids = corpus.validation(preset.batch, preset.length)[:, :-1]
-        width = int(AutoConfig.from_pretrained(source).hidden_size)
-        probe = make_probe(bench.clone_of(run.shape, run.arm, run.seed), source, ids, width)
+        probe = make_probe(plan(source, **clone_options(run.arm, run.seed)), ids)
     order = run.seed + (1000 if run.arm == SOURCE else 0)  # the larger models do not see the source's batches again
     curve = train(model, corpus, preset, run.steps, run.rate, order, probe)
     if run.arm == SOURCE and not run.tuning and run.shape != PRETRAINED:
