@@ -50,6 +50,19 @@ def test_equal_copies_stay_equal_and_noise_parts_them(results: dict[str, Any]) -
         assert rows[arm]["rank"]["mean"] > 0.9
 
 
+def test_speed_ups_are_over_the_random_start_and_less_once_the_source_is_counted(results: dict[str, Any]) -> None:
+    rows = {row["arm"]: row for row in results["summary"]}
+    assert rows[RANDOM]["speedup"]["mean"] == rows[RANDOM]["flops_speedup"]["mean"] == 1.0
+    (curves,) = results["curves"].values()
+    ((source,), (random,), (clone,)) = (curves[arm] for arm in (SOURCE, RANDOM, "symmetric"))
+    spent = (
+        source["flops_per_token"] * source["steps"][-1]
+        + clone["flops_per_token"] * rows["symmetric"]["steps_to"]["mean"]
+    )
+    expected = random["flops_per_token"] * rows[RANDOM]["steps_to"]["mean"] / spent
+    assert rows["symmetric"]["flops_speedup"]["mean"] == pytest.approx(expected)
+
+
 def test_the_table_has_a_row_for_every_arm_and_the_plots_are_written(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:

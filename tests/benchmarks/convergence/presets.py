@@ -66,22 +66,22 @@ SHAPES: dict[str, Shape] = {
     ),
     "llama": Shape(
         "llama",
-        {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4, "num_attention_heads": 4}
+        {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 3}
         | {"tie_word_embeddings": True},
     ),
     "opt-dropout": Shape(
         "opt",
-        {"hidden_size": 64, "ffn_dim": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "dropout": 0.1}
-        | {"word_embed_proj_dim": 64},
+        {"hidden_size": 48, "ffn_dim": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "dropout": 0.1}
+        | {"word_embed_proj_dim": 48},
     ),
     "opt": Shape(
         "opt",
-        {"hidden_size": 64, "ffn_dim": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "dropout": 0.0}
-        | {"word_embed_proj_dim": 64},
+        {"hidden_size": 48, "ffn_dim": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "dropout": 0.0}
+        | {"word_embed_proj_dim": 48},
     ),
     "pythia": Shape(
         "gpt_neox",
-        {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
+        {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3},
     ),
     "llama-12m": Shape(
         "llama",
@@ -125,9 +125,9 @@ PRESETS: dict[str, Preset] = {
         shapes=("llama",),
         arms=ARMS,
         seeds=3,
-        source_steps=1500,
-        steps=1500,
-        tuning_steps=300,
+        source_steps=3000,  # 23 tokens for each of its 132,000 parameters
+        steps=3000,
+        tuning_steps=400,
         rates=(1e-3, 2e-3, 4e-3, 8e-3),
         batch=8,
         length=128,
@@ -139,15 +139,15 @@ PRESETS: dict[str, Preset] = {
         shapes=("opt-dropout", "opt", "pythia"),
         arms=ARMS,
         seeds=1,
-        source_steps=1000,
-        steps=1000,
-        tuning_steps=200,
+        source_steps=2000,
+        steps=2000,
+        tuning_steps=300,
         rates=(2e-3, 4e-3, 8e-3),
         batch=8,
         length=128,
         vocab_size=1024,
-        eval_every=25,
-        eval_windows=64,
+        eval_every=50,
+        eval_windows=128,
     ),
     "gpu": Preset(
         shapes=("llama-12m",),

@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -163,11 +164,21 @@ def execute_all(bench: Bench, runs: list[Run], jobs: int, log: Log) -> None:
     elif waiting:
         threads = max(1, (os.cpu_count() or 1) // jobs)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
+        with ProcessPoolExecutor(jobs, context, begin_worker, (threads,)) as pool:
             futures = {pool.submit(execute, bench, run): run for run in waiting}
-            for number, future in enumerate(as_completed(futures), 1):
-                future.result()
-                report(number, futures[future])
+            try:
+                for number, future in enumerate(as_completed(futures), 1):
+                    future.result()
+                    report(number, futures[future])
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what runs may finish, and is kept
+                raise
+
+
+def begin_worker(threads: int) -> None:
+    """Give a process its part of the processors, and let Ctrl-C end it without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(threads)
 
 
 def execute(bench: Bench, run: Run) -> None:

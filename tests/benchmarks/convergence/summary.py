@@ -29,8 +29,8 @@ class ArmFigures:
     gain            the random arm's final loss minus this arm's, of the same seed
     steps_to        steps until the random arm's final loss; 0 if the arm starts below it
     reached         seeds that reach it
-    speedup         the random arm's steps over `steps_to`
-    flops_speedup   the random arm's FLOPs over the arm's until then and the source's own training
+    speedup         the random arm's steps to its own final loss over `steps_to`, and so its FLOPs
+    flops_speedup   the same, the source's own training added to the arm's FLOPs
     forgotten       the worst loss after the start minus the start
     regained        steps until the loss is below the start for good
     stream, outputs, inputs, rank   of the copies at the end, see copies.py
@@ -71,8 +71,11 @@ def summarise(bench: Bench) -> list[ArmFigures]:
 def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
     own, random, source = (curves(bench, shape, which) for which in (arm, RANDOM, SOURCE))
     rate = best_rate(bench, shape, arm)
-    reached = [steps_to(curve, other.losses[-1]) for curve, other in zip(own, random, strict=True)]
     clone = arm in CLONES
+    pairs = list(zip(own, random, strict=True))
+    reached = [steps_to(curve, other.losses[-1]) for curve, other in pairs]
+    costs = [(flops_to(other, other.losses[-1]), flops_to(curve, other.losses[-1])) for curve, other in pairs]
+    sources = [flops(curve, curve.steps[-1]) if clone else 0.0 for curve in source]
     # what a pretrained source cost is not known
     priced = bench.preset.source_steps > 0
     last = [curve.copies[max(curve.copies)] if curve.copies else {} for curve in own]
@@ -84,20 +87,35 @@ def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
         parameters=own[0].parameters,
         start=spread(curve.losses[0] for curve in own),
         final=spread(curve.losses[-1] for curve in own),
-        gain=spread(other.losses[-1] - curve.losses[-1] for curve, other in zip(own, random, strict=True)),
+        gain=spread(other.losses[-1] - curve.losses[-1] for curve, other in pairs),
         reached=sum(steps is not None for steps in reached),
         steps_to=spread(reached),
-        speedup=spread(curve.steps[-1] / steps if steps else None for curve, steps in zip(own, reached, strict=True)),
+        speedup=spread(ratio(before, after) for before, after in costs),
         flops_speedup=spread(
-            flops(other, other.steps[-1]) / (flops(curve, steps) + (flops(small, small.steps[-1]) if clone else 0))
-            if priced and steps is not None
-            else None
-            for curve, other, small, steps in zip(own, random, source, reached, strict=True)
+            ratio(before, after, more) if priced else None for (before, after), more in zip(costs, sources, strict=True)
         ),
         forgotten=spread(max(curve.losses[1:]) - curve.losses[0] for curve in own) if clone else None,
         regained=spread(regained(curve) for curve in own) if clone else None,
         **{name: spread(figures.get(name) for figures in last) for name in ("stream", "outputs", "inputs", "rank")},
     )
+
+
+def flops(curve: Curve, steps: float) -> float:
+    """What so many steps of the run cost."""
+    return curve.flops_per_token * curve.tokens_per_step * steps
+
+
+def flops_to(curve: Curve, loss: float) -> float | None:
+    """What the run cost until `loss`."""
+    steps = steps_to(curve, loss)
+    return None if steps is None else flops(curve, steps)
+
+
+def ratio(before: float | None, after: float | None, more: float = 0.0) -> float | None:
+    """Cost `before` over `after` and `more`; None where one is not known, or nothing was spent."""
+    if before is None or after is None or not after + more:
+        return None
+    return before / (after + more)
 
 
 def steps_to(curve: Curve, loss: float) -> float | None:
@@ -118,10 +136,6 @@ def regained(curve: Curve) -> float | None:
     if not above:
         return 0.0
     return next((float(step) for step in curve.steps if step > max(above)), None)
-
-
-def flops(curve: Curve, steps: float) -> float:
-    return curve.flops_per_token * curve.tokens_per_step * steps
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
