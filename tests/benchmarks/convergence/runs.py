@@ -231,8 +231,10 @@ def read_curve(path: Path) -> Curve:
 
 
 def _save(model: PreTrainedModel, tokenizer: Path, directory: Path) -> None:
+    """Replaces what a run left that was stopped before it wrote its record."""
     partial = directory.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for old in (partial, directory):
+        shutil.rmtree(old, ignore_errors=True)
     model.save_pretrained(partial)
     shutil.copy(tokenizer, partial)
     partial.rename(directory)
