@@ -50,7 +50,7 @@ class Preset:
     eval_every: int
     eval_windows: int
     warmup: float = 0.1
-    probes: int = 6
+    probes: int = 12
     corpus: str = "stdlib"
     max_bytes: int | None = None
 
