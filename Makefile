@@ -1,6 +1,7 @@
 # make demo   expand a real model and watch it be verified
 # make test   lint, types and every test
 # make bench  against cp, and against doing the same in memory
+# make convergence   train clones and random starts on the CPU and compare them: under an hour on two cores
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
 # make readme writes the README's table of architectures anew
 # Each sets up what it needs in .venv.
@@ -14,7 +15,7 @@ GEMMA3 := demo/gemma-3-270m
 EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
 VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 
-.PHONY: demo test lint bench real readme clean
+.PHONY: demo test lint bench convergence real readme clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +51,11 @@ test: lint
 
 bench: $(VENV)/ready $(SMOLLM2)/config.json
 	$(BIN)/python tests/benchmarks/against_in_memory.py $(SMOLLM2)
+
+# Other presets: PRESET=cpu-shapes, gpu, or smollm2 with ARGS='--source $(SMOLLM2)'. An interrupted run goes on.
+PRESET := cpu
+convergence: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.convergence $(PRESET) $(ARGS)
 
 real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(EXPAND) --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2 --out demo/smollm2-2x2

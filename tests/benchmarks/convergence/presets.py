@@ -1,0 +1,183 @@
+"""What is compared: the shapes, the arms, and what a preset spends on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hyperclone_cli.api import GrowthOptions
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The source's architecture; the larger model has twice its hidden and its feed-forward size.
+
+    config     what AutoConfig.for_model takes; the vocabulary and the context length follow the preset
+    """
+
+    model_type: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One benchmark: every arm on every shape, `seeds` times.
+
+    source_steps   of the source's own training, whose tokens a step are those of the larger model
+    steps          of each arm
+    tuning_steps   of one trial of one learning rate: a schedule of its own, on the first seed
+    rates          peak learning rates, tried for the source and for each arm
+    warmup         the part of a schedule in which the rate rises
+    batch, length  sequences a step, tokens a sequence
+    eval_every     steps between evaluations; the first ones are closer together
+    eval_windows   held-out sequences that an evaluation reads
+    probes         times that the copies are measured in a run, the start apart
+    corpus         "stdlib" or "installed", see corpus.py
+    max_bytes      of text that is read; None: all
+    """
+
+    shapes: tuple[str, ...]
+    arms: tuple[str, ...]
+    seeds: int
+    source_steps: int
+    steps: int
+    tuning_steps: int
+    rates: tuple[float, ...]
+    batch: int
+    length: int
+    vocab_size: int
+    eval_every: int
+    eval_windows: int
+    warmup: float = 0.1
+    probes: int = 12
+    corpus: str = "stdlib"
+    max_bytes: int | None = None
+
+
+PRETRAINED = "pretrained"
+"""The shape of a source that is not trained here but given, with its own tokenizer."""
+
+SHAPES: dict[str, Shape] = {
+    "llama-tiny": Shape(
+        "llama",
+        {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        | {"tie_word_embeddings": True},
+    ),
+    "llama": Shape(
+        "llama",
+        {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 3}
+        | {"tie_word_embeddings": True},
+    ),
+    "opt-dropout": Shape(
+        "opt",
+        {"hidden_size": 48, "ffn_dim": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "dropout": 0.1}
+        | {"word_embed_proj_dim": 48},
+    ),
+    "opt": Shape(
+        "opt",
+        {"hidden_size": 48, "ffn_dim": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "dropout": 0.0}
+        | {"word_embed_proj_dim": 48},
+    ),
+    "pythia": Shape(
+        "gpt_neox",
+        {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3},
+    ),
+    "llama-12m": Shape(
+        "llama",
+        {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 8, "num_attention_heads": 5}
+        | {"tie_word_embeddings": True},
+    ),
+}
+
+SOURCE, RANDOM = "source", "random"
+
+CLONES: dict[str, GrowthOptions] = {
+    "symmetric": {"strategy": "symmetric"},
+    "symmetric + 10 dB": {"strategy": "symmetric", "noise_snr_db": 10.0},
+    "uneven 1:2": {"strategy": "uneven"},
+    "uneven 1:2 + 10 dB": {"strategy": "uneven", "noise_snr_db": 10.0},
+    "diagonal": {"strategy": "diagonal"},
+    "diagonal + 10 dB": {"strategy": "diagonal", "noise_snr_db": 10.0},
+}
+"""Arm → the options of `hyperclone expand` that make its clones."""
+
+ARMS = (RANDOM, *CLONES)
+
+PRESETS: dict[str, Preset] = {
+    "smoke": Preset(
+        shapes=("llama-tiny",),
+        arms=ARMS,
+        seeds=1,
+        source_steps=20,
+        steps=10,
+        tuning_steps=5,
+        rates=(3e-3, 1e-2),
+        batch=4,
+        length=32,
+        vocab_size=320,
+        eval_every=5,
+        eval_windows=8,
+        probes=1,
+        max_bytes=1_000_000,
+    ),
+    "cpu": Preset(
+        shapes=("llama",),
+        arms=ARMS,
+        seeds=3,
+        source_steps=3000,  # 23 tokens for each of its 132,000 parameters
+        steps=3000,
+        tuning_steps=400,
+        rates=(2e-3, 4e-3, 8e-3, 16e-3),
+        batch=8,
+        length=128,
+        vocab_size=1024,
+        eval_every=50,
+        eval_windows=128,
+    ),
+    "cpu-shapes": Preset(
+        shapes=("opt-dropout", "opt", "pythia"),
+        arms=ARMS,
+        seeds=1,
+        source_steps=2000,
+        steps=2000,
+        tuning_steps=300,
+        rates=(2e-3, 4e-3, 8e-3, 16e-3),
+        batch=8,
+        length=128,
+        vocab_size=1024,
+        eval_every=50,
+        eval_windows=128,
+    ),
+    "gpu": Preset(
+        shapes=("llama-12m",),
+        arms=ARMS,
+        seeds=1,
+        source_steps=7800,  # 20 tokens for each of its 12.5 million parameters
+        steps=2000,
+        tuning_steps=300,
+        rates=(1e-3, 2e-3, 4e-3),
+        batch=64,
+        length=512,
+        vocab_size=8192,
+        eval_every=50,
+        eval_windows=256,
+        corpus="installed",
+    ),
+    "smollm2": Preset(
+        shapes=(PRETRAINED,),
+        arms=(RANDOM, "symmetric", "symmetric + 10 dB", "uneven 1:2"),
+        seeds=1,
+        source_steps=0,
+        steps=500,
+        tuning_steps=100,
+        rates=(1e-4, 3e-4, 1e-3),
+        batch=16,
+        length=512,
+        vocab_size=0,
+        eval_every=25,
+        eval_windows=128,
+        probes=2,
+        corpus="installed",
+    ),
+}

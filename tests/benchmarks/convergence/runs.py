@@ -1,0 +1,255 @@
+"""Every run of a preset, each kept as one JSON file, so that a benchmark that was interrupted goes on where it stopped.
+
+Below the work directory: corpus/, sources/ and clones/ hold checkpoints, tuning/ and runs/ the records.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from benchmarks.convergence.copies import make_probe
+from benchmarks.convergence.corpus import Corpus, prepare
+from benchmarks.convergence.presets import CLONES, PRETRAINED, RANDOM, SHAPES, SOURCE, Preset
+from benchmarks.convergence.training import Curve, train
+from hyperclone_cli import expand, plan
+from hyperclone_cli.api import GrowthOptions
+
+GROWTH: GrowthOptions = {"embed_mult": 2, "ffn_mult": 2}
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A preset, where it works, and what it runs on. `source` is the given checkpoint of the shape "pretrained"."""
+
+    preset: Preset
+    work: Path
+    device: str
+    source: Path | None = None
+
+    def corpus(self) -> Corpus:
+        tokenizer = self.source / "tokenizer.json" if self.source else None
+        preset = self.preset
+        return prepare(self.work / "corpus", preset.corpus, preset.vocab_size, preset.max_bytes, tokenizer)
+
+    def source_of(self, shape: str, seed: int) -> Path:
+        if shape == PRETRAINED:
+            assert self.source is not None
+            return self.source
+        return self.work / "sources" / f"{shape}-seed{seed}"
+
+    def clone_of(self, shape: str, arm: str, seed: int) -> Path:
+        return self.work / "clones" / f"{shape}-{_slug(arm)}-seed{seed}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model trained once. A run of `tuning` is a short one, to choose the rate of its arm."""
+
+    shape: str
+    arm: str
+    seed: int
+    rate: float
+    steps: int
+    tuning: bool = False
+
+    def path(self, work: Path) -> Path:
+        name = f"{self.shape}-{_slug(self.arm)}-seed{self.seed}"
+        return work / "tuning" / f"{name}-rate{self.rate:g}.json" if self.tuning else work / "runs" / f"{name}.json"
+
+
+def complete(bench: Bench, jobs: int, log: Log) -> None:
+    """Do every run of the preset that has no record yet: sources, then clones of them, then the arms.
+
+    `jobs` runs at a time, each in a process of its own with its part of the processors.
+    Raises SystemExit if the work directory holds records of other settings.
+    """
+    preset = bench.preset
+    check_settings(bench, bench.corpus())
+    if preset.source_steps:
+        execute_all(bench, tuning_runs(bench, [SOURCE]), jobs, log)
+    execute_all(bench, final_runs(bench, [SOURCE], preset.source_steps), jobs, log)
+    make_clones(bench, log)
+    execute_all(bench, tuning_runs(bench, preset.arms), jobs, log)
+    execute_all(bench, final_runs(bench, preset.arms, preset.steps), jobs, log)
+
+
+def check_settings(bench: Bench, corpus: Corpus) -> None:
+    """Write down what the records depend on, or refuse to mix them with those of something else."""
+    preset = {key: value for key, value in asdict(bench.preset).items() if key != "seeds"}
+    shapes = {shape: asdict(SHAPES[shape]) for shape in bench.preset.shapes if shape != PRETRAINED}
+    settings = {"preset": preset, "shapes": shapes, "corpus": corpus.digest, "device": bench.device}
+    path = bench.work / "settings.json"
+    if not path.exists():
+        _write(path, settings)
+    elif json.loads(path.read_text()) != json.loads(json.dumps(settings)):
+        raise SystemExit(f"{path}: other settings or another corpus than now. Delete {bench.work}, or choose a --work.")
+
+
+def tuning_runs(bench: Bench, arms: Iterable[str]) -> list[Run]:
+    preset = bench.preset
+    return [
+        Run(shape, arm, 0, rate, preset.tuning_steps, tuning=True)
+        for shape in preset.shapes
+        for arm in arms
+        for rate in preset.rates
+    ]
+
+
+def final_runs(bench: Bench, arms: Iterable[str], steps: int) -> list[Run]:
+    return [
+        Run(shape, arm, seed, best_rate(bench, shape, arm), steps)
+        for seed in range(bench.preset.seeds)
+        for shape in bench.preset.shapes
+        for arm in arms
+    ]
+
+
+def best_rate(bench: Bench, shape: str, arm: str) -> float:
+    """The rate whose short run ended with the lowest loss; 0 for a source that is not trained."""
+    if arm == SOURCE and not bench.preset.source_steps:
+        return 0.0
+    runs = [run for run in tuning_runs(bench, [arm]) if run.shape == shape]
+    return min(runs, key=lambda run: _or_infinity(read_curve(run.path(bench.work)).losses[-1])).rate
+
+
+def make_clones(bench: Bench, log: Log) -> None:
+    """Every clone that is not there yet, by hyperclone's own `expand`."""
+    for shape in bench.preset.shapes:
+        for arm in bench.preset.arms:
+            for seed in range(bench.preset.seeds):
+                out = bench.clone_of(shape, arm, seed)
+                if arm != RANDOM and not out.exists():
+                    log(f"Expanding {out}")
+                    out.parent.mkdir(exist_ok=True)
+                    expand(bench.source_of(shape, seed), out, **clone_options(arm, seed))
+
+
+def clone_options(arm: str, seed: int) -> GrowthOptions:
+    """What makes an arm's clone. In float32 also where the source is not: there noise costs no precision."""
+    return {**GROWTH, **CLONES[arm], "seed": seed, "dtype": "float32"}
+
+
+def execute_all(bench: Bench, runs: list[Run], jobs: int, log: Log) -> None:
+    """Execute the runs that have no record, `jobs` at a time."""
+    waiting = [run for run in runs if not run.path(bench.work).exists()]
+
+    def report(number: int, run: Run) -> None:
+        curve = read_curve(run.path(bench.work))
+        what = f"tuning, rate {run.rate:g}" if run.tuning else f"rate {run.rate:g}"
+        log(
+            f"{number} of {len(waiting)}: {run.shape}, {run.arm}, seed {run.seed}, {what}, {run.steps} steps:"
+            f" {curve.losses[0]:.4f} → {curve.losses[-1]:.4f} in {curve.seconds:.0f} s"
+        )
+
+    if jobs == 1:
+        for number, run in enumerate(waiting, 1):
+            execute(bench, run)
+            report(number, run)
+    elif waiting:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, begin_worker, (threads,)) as pool:
+            futures = {pool.submit(execute, bench, run): run for run in waiting}
+            try:
+                for number, future in enumerate(as_completed(futures), 1):
+                    future.result()
+                    report(number, futures[future])
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what runs may finish, and is kept
+                raise
+
+
+def begin_worker(threads: int) -> None:
+    """Give a process its part of the processors, and let Ctrl-C end it without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(threads)
+
+
+def execute(bench: Bench, run: Run) -> None:
+    """Build the run's model, train it and write its record; keep the model if it is a source."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    preset, corpus = bench.preset, bench.corpus()
+    source = bench.source_of(run.shape, run.seed)
+    model = build(bench, run, corpus).to(bench.device)
+    probe = None
+    if run.arm in CLONES and not run.tuning:
+        ids = corpus.validation(preset.batch, preset.length)[:, :-1]
+        probe = make_probe(plan(source, **clone_options(run.arm, run.seed)), ids)
+    order = run.seed + (1000 if run.arm == SOURCE else 0)  # the larger models do not see the source's batches again
+    curve = train(model, corpus, preset, run.steps, run.rate, order, probe)
+    if run.arm == SOURCE and not run.tuning and run.shape != PRETRAINED:
+        _save(model, corpus.tokenizer, source)
+    _write(run.path(bench.work), {"run": asdict(run), "curve": asdict(curve)})
+
+
+def build(bench: Bench, run: Run, corpus: Corpus) -> PreTrainedModel:
+    """The model that the run starts from, in float32."""
+    source = bench.source_of(run.shape, run.seed)
+    if run.arm in CLONES:
+        return AutoModelForCausalLM.from_pretrained(bench.clone_of(run.shape, run.arm, run.seed), dtype=torch.float32)
+    if run.arm == SOURCE and run.shape == PRETRAINED:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    config = source_config(bench, run.shape, corpus) if run.arm == SOURCE else dict(plan(source, **GROWTH).config)
+    torch.manual_seed(run.seed)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+
+
+def source_config(bench: Bench, shape: str, corpus: Corpus) -> dict[str, Any]:
+    """The source's config.json, as far as it differs from its architecture's defaults."""
+    return {
+        "model_type": SHAPES[shape].model_type,
+        **SHAPES[shape].config,
+        "vocab_size": corpus.vocab_size,
+        "max_position_embeddings": bench.preset.length,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": None,  # a padding token would not be trained
+    }
+
+
+def read_curve(path: Path) -> Curve:
+    curve = Curve(**json.loads(path.read_text())["curve"])
+    curve.copies = {int(step): figures for step, figures in curve.copies.items()}
+    return curve
+
+
+def _save(model: PreTrainedModel, tokenizer: Path, directory: Path) -> None:
+    """Replaces what a run left that was stopped before it wrote its record."""
+    partial = directory.with_suffix(".partial")
+    for old in (partial, directory):
+        shutil.rmtree(old, ignore_errors=True)
+    model.save_pretrained(partial)
+    shutil.copy(tokenizer, partial)
+    partial.rename(directory)
+
+
+def _write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def _slug(arm: str) -> str:
+    return "".join(letter for letter in arm.replace(":", "-") if letter not in " +")
+
+
+def _or_infinity(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss

@@ -1,0 +1,127 @@
+"""The benchmark of training: it runs, it goes on where it stopped, and its figures mean what they say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.convergence.plots import write_plots
+from benchmarks.convergence.presets import ARMS, CLONES, PRESETS, RANDOM, SOURCE
+from benchmarks.convergence.report import print_tables, write_results
+from benchmarks.convergence.runs import Bench, complete
+from benchmarks.convergence.summary import regained, steps_to
+from benchmarks.convergence.training import Curve, evaluated
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The smallest preset, complete."""
+    done = Bench(PRESETS["smoke"], tmp_path_factory.mktemp("smoke"), "cpu")
+    complete(done, jobs=1, log=print)
+    return done
+
+
+@pytest.fixture(scope="module")
+def results(bench: Bench) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(write_results(bench).read_text())
+    return found
+
+
+def test_every_clone_starts_at_the_loss_that_its_source_ended_with(results: dict[str, Any]) -> None:
+    (curves,) = results["curves"].values()
+    (source,) = curves[SOURCE]
+    for arm in CLONES:
+        (clone,) = curves[arm]
+        assert clone["losses"][0] == pytest.approx(source["losses"][-1], abs=1e-5)
+    (random,) = curves[RANDOM]
+    assert random["losses"][0] > source["losses"][-1] + 0.1
+
+
+def test_equal_copies_stay_equal_and_noise_parts_them(results: dict[str, Any]) -> None:
+    rows = {row["arm"]: row for row in results["summary"]}
+    assert rows["symmetric"]["stream"]["mean"] == pytest.approx(1.0, abs=1e-9)
+    assert rows["symmetric"]["rank"]["mean"] == pytest.approx(0.5, abs=0.01)
+    for arm in set(CLONES) - {"symmetric", "diagonal"}:
+        assert rows[arm]["stream"]["mean"] < 1 - 1e-6
+        assert rows[arm]["rank"]["mean"] > 0.9
+
+
+def test_speed_ups_are_over_the_random_start_and_less_once_the_source_is_counted(results: dict[str, Any]) -> None:
+    rows = {row["arm"]: row for row in results["summary"]}
+    assert rows[RANDOM]["speedup"]["mean"] == rows[RANDOM]["flops_speedup"]["mean"] == 1.0
+    (curves,) = results["curves"].values()
+    ((source,), (random,), (clone,)) = (curves[arm] for arm in (SOURCE, RANDOM, "symmetric"))
+    spent = (
+        source["flops_per_token"] * source["steps"][-1]
+        + clone["flops_per_token"] * rows["symmetric"]["steps_to"]["mean"]
+    )
+    expected = random["flops_per_token"] * rows[RANDOM]["steps_to"]["mean"] / spent
+    assert rows["symmetric"]["flops_speedup"]["mean"] == pytest.approx(expected)
+
+
+def test_the_table_has_a_row_for_every_arm_and_the_plots_are_written(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_tables(bench, Console(width=200))
+    table = capsys.readouterr().out
+    assert all(f"│ {arm} " in table for arm in ARMS)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in write_plots(bench))
+
+
+def test_a_benchmark_that_was_interrupted_does_only_what_is_missing(bench: Bench) -> None:
+    missing = bench.work / "runs" / "llama-tiny-random-seed0.json"
+    before = {path: path.stat().st_mtime_ns for path in bench.work.rglob("*") if path.is_file()}
+    first = json.loads(missing.read_text())["curve"]["losses"]
+    missing.unlink()
+    lines: list[str] = []
+    complete(bench, jobs=1, log=lines.append)
+    assert len(lines) == 1
+    assert json.loads(missing.read_text())["curve"]["losses"] == first
+    changed = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed == {missing}
+
+
+def test_records_of_other_settings_are_refused(bench: Bench) -> None:
+    other = replace(bench, preset=replace(bench.preset, batch=2))
+    with pytest.raises(SystemExit, match=r"settings\.json: other settings"):
+        complete(other, jobs=1, log=print)
+
+
+def curve(*losses: float) -> Curve:
+    """Losses at 0, 10, 20, … steps."""
+    return Curve(steps=[10 * number for number in range(len(losses))], losses=list(losses))
+
+
+@pytest.mark.parametrize(
+    "losses, target, steps",
+    [
+        ((4.0, 3.0, 2.0), 2.5, 15.0),
+        ((4.0, 3.0, 2.0), 3.0, 10.0),
+        ((4.0, 3.0, 2.0), 5.0, 0.0),
+        ((4.0, 3.0, 2.0), 1.9, None),
+        ((4.0, 2.0, 3.0, 1.0), 2.0, 10.0),  # the first time
+    ],
+)
+def test_steps_to_a_loss(losses: tuple[float, ...], target: float, steps: float | None) -> None:
+    assert steps_to(curve(*losses), target) == steps
+
+
+@pytest.mark.parametrize(
+    "losses, steps",
+    [
+        ((2.0, 2.5, 2.1, 1.9, 1.8), 30.0),
+        ((2.0, 2.5, 1.9, 2.1, 1.8), 40.0),  # for good
+        ((2.0, 1.9, 1.8), 0.0),
+        ((2.0, 2.2, 2.1), None),
+    ],
+)
+def test_steps_until_the_start_is_regained(losses: tuple[float, ...], steps: float | None) -> None:
+    assert regained(curve(*losses)) == steps
+
+
+def test_the_loss_is_taken_more_often_where_clones_forget() -> None:
+    assert sorted(evaluated(50, 20)) == [0, 1, 2, 4, 8, 16, 20, 40, 50]
