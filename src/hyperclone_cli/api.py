@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from hyperclone_cli import clone
+from hyperclone_cli.budget import DEFAULT_MAX_MEMORY
 from hyperclone_cli.hub import Access, locate
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.remote import open_headers
 from hyperclone_cli.request import Request
+
+if TYPE_CHECKING:
+    from hyperclone_cli.writer import Progress
 
 
 class GrowthOptions(TypedDict, total=False):
@@ -83,8 +87,11 @@ def expand(
     out: str | Path,
     *,
     overwrite: bool = False,
-    progress: clone.Progress | None = None,
+    progress: Progress | None = None,
     access: Access | None = None,
+    restart: bool = False,
+    threads: int | None = None,
+    max_memory: int | str = DEFAULT_MAX_MEMORY,
     **options: Unpack[GrowthOptions],
 ) -> Plan:
     """Write a larger checkpoint that computes the same function as `src` to the new directory `out`.
@@ -95,9 +102,13 @@ def expand(
     overwrite  replace a model at `out` once the new one is complete
     progress   called from any thread with the bytes just written and the bytes of the whole
     access     revision, token and cache for the Hub; None: the usual ones
+    restart    discard what an interrupted run has written, instead of going on with it
+    threads    how many to work with; None: one for each core
+    max_memory  of the blocks being worked on, in bytes or a size such as "512MB"
     options    those of GrowthOptions
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub;
     then `out` is as it was.
     """
-    return clone.expand(src, Path(out), request(**options), overwrite, progress, access)
+    wanted = request(**options)
+    return clone.expand(src, Path(out), wanted, overwrite, progress, access, restart, threads, max_memory)

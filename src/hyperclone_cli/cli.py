@@ -26,6 +26,7 @@ from hyperclone_cli.options import (
     IntermediateSize,
     Json,
     KvHeadsMult,
+    MaxMemory,
     MaxShardSize,
     MoeFfnMult,
     MultipleOf,
@@ -37,6 +38,7 @@ from hyperclone_cli.options import (
     Overwrite,
     PushToHub,
     RecordedSrc,
+    Restart,
     Revision,
     Seed,
     Src,
@@ -44,6 +46,7 @@ from hyperclone_cli.options import (
     Strategy,
     StrategyOption,
     TargetParams,
+    Threads,
     Tie,
     TieEmbeddings,
     Token,
@@ -112,6 +115,9 @@ def expand(
     dtype: StorageDtype = None,
     max_shard_size: MaxShardSize = "50GB",
     overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = None,
+    max_memory: MaxMemory = "512MB",
     no_verify: NoVerify = False,
     device: Device = None,
     revision: Revision = None,
@@ -143,7 +149,17 @@ def expand(
             )
         target = Target(push_to_hub, token=token)  # refused before anything is written
     with console.progress("Expanding") as written:
-        plan = api.expand(src, out, overwrite=overwrite, progress=written, access=access, **options)
+        plan = api.expand(
+            src,
+            out,
+            overwrite=overwrite,
+            progress=written,
+            access=access,
+            restart=restart,
+            threads=threads,
+            max_memory=max_memory,
+            **options,
+        )
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
