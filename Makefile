@@ -1,5 +1,6 @@
 # make demo   expand a real model and watch it be verified
 # make test   lint, types and every test
+# make stress expansions that are killed or run out of disk, 50 times each, and finished
 # make bench  against cp, and against doing the same in memory
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
 # make readme writes the README's table of architectures anew
@@ -14,7 +15,7 @@ GEMMA3 := demo/gemma-3-270m
 EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
 VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 
-.PHONY: demo test lint bench real readme clean
+.PHONY: demo test lint stress bench real readme clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +48,9 @@ lint: $(VENV)/ready
 
 test: lint
 	$(BIN)/pytest -n auto
+
+stress: $(VENV)/ready
+	$(BIN)/python tests/stress.py
 
 bench: $(VENV)/ready $(SMOLLM2)/config.json
 	$(BIN)/python tests/benchmarks/against_in_memory.py $(SMOLLM2)

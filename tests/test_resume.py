@@ -15,7 +15,7 @@ import pytest
 import faults
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import RequestError, StorageError
-from hyperclone_cli.journal import Journal, Making, open_journal
+from hyperclone_cli.journal import Making, open_journal
 from hyperclone_cli.request import Request
 
 Sources = Callable[[str], Path]
@@ -222,8 +222,10 @@ def test_a_struck_process_is_finished_by_the_next(
     words = faults.command(wide, out, "--max-shard-size", "50GB")
     status, stderr = faults.cut(words, blow, (partial / "model.safetensors").exists, pause_s)
     assert "Traceback" not in stderr
-    if status != 0:
+    if status != 0:  # else it had ended before
         assert status == code
+        assert ("Interrupted" in stderr) is (blow == signal.SIGINT)
+        assert partial.exists()
         assert not out.exists()
         again = faults.run(words)
         assert (again.returncode, again.stdout.count("parameters")) == (0, 1), again.stderr
