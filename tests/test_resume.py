@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_a_journal_without_a_beginning_is_begun_anew(damage: bytes, journal: Pat
         ({"tool": "hyperclone 2"}, "by hyperclone 1, this is hyperclone 2"),
     ],
 )
-def test_a_journal_of_something_else_is_refused_and_kept(changes: dict[str, object], words: str, journal: Path) -> None:
+def test_a_journal_of_something_else_is_refused_and_kept(changes: dict[str, Any], words: str, journal: Path) -> None:
     open_journal(journal, MAKING).record("one", ["a"])
     before = journal.read_bytes()
     with pytest.raises(RequestError, match=words) as refusal:

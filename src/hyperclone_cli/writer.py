@@ -25,7 +25,8 @@ _SYNC_BYTES = 256 << 20
 """How much is written between two calls that bring it to the disk: what a power cut can cost. It keeps the disk
 busy from the start, and bounds what a slow one still has to take in at the end."""
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Sync = Callable[[int, str, Sequence[str]], None]
 
 
