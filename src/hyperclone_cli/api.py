@@ -1,4 +1,7 @@
-"""The commands as functions: the same options, under the same names, with the same defaults."""
+"""The commands as functions: the same options, under the same names, with the same defaults.
+
+Each imports what it needs when it is called, so that `--help` need not.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from hyperclone_cli import clone
-from hyperclone_cli.budget import DEFAULT_MAX_MEMORY
-from hyperclone_cli.hub import Access, locate
 from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.planner import Plan, make_plan
-from hyperclone_cli.remote import open_headers
-from hyperclone_cli.request import Request
+from hyperclone_cli.request import DEFAULT_MAX_MEMORY, Request
 
 if TYPE_CHECKING:
+    from hyperclone_cli.hub import Access
+    from hyperclone_cli.planner import Plan
     from hyperclone_cli.writer import Progress
 
 
@@ -78,6 +78,10 @@ def plan(src: str | Path, *, access: Access | None = None, **options: Unpack[Gro
 
     Raises RequestError, CheckpointError or StorageError as `expand` does.
     """
+    from hyperclone_cli.hub import Access, locate
+    from hyperclone_cli.planner import make_plan
+    from hyperclone_cli.remote import open_headers
+
     wanted, access = request(**options), access or Access()
     return make_plan(open_headers(locate(src, access), access, wanted.dtype), wanted)
 
@@ -110,5 +114,7 @@ def expand(
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub;
     then `out` is as it was.
     """
+    from hyperclone_cli import clone
+
     wanted = request(**options)
     return clone.expand(src, Path(out), wanted, overwrite, progress, access, restart, threads, max_memory)

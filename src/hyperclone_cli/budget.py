@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from hyperclone_cli.errors import RequestError
+from hyperclone_cli.request import DEFAULT_MAX_MEMORY
 from hyperclone_cli.shards import ITEM_BYTES
 from hyperclone_cli.tensors import GrownTensor
 
@@ -19,8 +20,6 @@ SURVEY_BLOCK_BYTES = 1 << 20
 
 NOISE_ROWS = 64
 """Rows whose noise comes from one generator, and so are made together."""
-
-DEFAULT_MAX_MEMORY = "512MB"
 
 _COPIES = 16
 """How many times its block's bytes a thread holds at worst: source rows, noise, and all of it in wider dtypes."""

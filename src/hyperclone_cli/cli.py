@@ -52,6 +52,7 @@ from hyperclone_cli.options import (
     Token,
     UnevenRatio,
 )
+from hyperclone_cli.request import DEFAULT_MAX_MEMORY
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,7 +118,7 @@ def expand(
     overwrite: Overwrite = False,
     restart: Restart = False,
     threads: Threads = None,
-    max_memory: MaxMemory = "512MB",
+    max_memory: MaxMemory = DEFAULT_MAX_MEMORY,
     no_verify: NoVerify = False,
     device: Device = None,
     revision: Revision = None,

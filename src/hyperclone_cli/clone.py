@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.filesize import decimal
 
 from hyperclone_cli import __version__
-from hyperclone_cli.budget import DEFAULT_MAX_MEMORY, plan_budget
+from hyperclone_cli.budget import plan_budget
 from hyperclone_cli.card import command, write_card
 from hyperclone_cli.config import check_config, read_sizes
 from hyperclone_cli.errors import StorageError
@@ -24,7 +24,7 @@ from hyperclone_cli.journal import Journal, Making
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
 from hyperclone_cli.publish import check_places, new_directory, partial_of, settle_published, sync
-from hyperclone_cli.request import Request
+from hyperclone_cli.request import DEFAULT_MAX_MEMORY, Request
 from hyperclone_cli.resolve import resolve
 from hyperclone_cli.source import INDEX_NAME, Source
 
