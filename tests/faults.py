@@ -52,18 +52,25 @@ def run(words: Sequence[str], limit_bytes: int | None = None) -> subprocess.Comp
     )
 
 
-def cut(words: Sequence[str], blow: signal.Signals, when: Callable[[], bool], pause_s: float = 0.0) -> tuple[int, str]:
-    """Start a command, strike `pause_s` seconds after `when` becomes true: (its exit status, its stderr).
-
-    A command that ends before is not struck.
-    """
-    process = subprocess.Popen(
+def start(words: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a command whose stderr is to be read."""
+    return subprocess.Popen(
         words, env=models.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+
+
+def wait_for(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until `moment` is true, or the process has ended."""
     deadline = time.monotonic() + 120
-    while process.poll() is None and not when():
+    while process.poll() is None and not moment():
         assert time.monotonic() < deadline
         time.sleep(0.0005)
+
+
+def cut(words: Sequence[str], blow: signal.Signals, moment: Callable[[], bool], pause_s: float) -> tuple[int, str]:
+    """Start a command, and strike it `pause_s` seconds after `moment` is true: (its exit status, its stderr)."""
+    process = start(words)
+    wait_for(moment, process)
     time.sleep(pause_s)
     process.send_signal(blow)
     _, stderr = process.communicate(timeout=120)

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import faults
-import models
+from hyperclone_cli.publish import partial_of
 
 SHARD_BYTES = 20_000_000
 OPTIONS = ("--max-shard-size", SHARD_BYTES)
@@ -32,12 +32,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        src, disk = faults.wide_source(Path(work) / "src", hidden_size=384), Path(work) / "disk"
+        src, disk = faults.wide_source(Path(work) / "src"), Path(work) / "disk"
         disk.mkdir()
         out = disk / "clone"
+        process = faults.start(faults.command(src, out, *OPTIONS))
+        faults.wait_for(partial_of(out).exists, process)
         start = time.perf_counter()
-        assert faults.run(faults.command(src, out, *OPTIONS)).returncode == 0
-        uncut_s = time.perf_counter() - start
+        assert process.wait() == 0
+        uncut_s = time.perf_counter() - start  # from its first file on: to be killed before is no test
         whole = faults.contents(out)
         shutil.rmtree(out)
         total_bytes = sum(map(len, whole.values()))
@@ -60,12 +62,13 @@ def show(kind: str, ends: Iterable[str]) -> None:
 
 
 def strike(src: Path, out: Path, blow: signal.Signals, pause_s: float, whole: dict[str, bytes]) -> str:
-    """One round of a signal: SIGKILL from the start on, SIGINT once Python is up to hear it."""
-    partial = out.with_name(out.name + ".partial")
-    heard = partial.exists if blow == signal.SIGINT else lambda: True
-    status, stderr = faults.cut(faults.command(src, out, *OPTIONS), blow, heard, pause_s)
+    """One round of a signal."""
+    status, stderr = faults.cut(faults.command(src, out, *OPTIONS), blow, partial_of(out).exists, pause_s)
     assert "Traceback" not in stderr, stderr
-    assert status in (0, 130 if blow == signal.SIGINT else -blow), (status, stderr)
+    ends = {0, 130 if blow == signal.SIGINT else -blow}
+    if out.exists():  # all is done, and Python itself is on its way out
+        ends.add(-blow)
+    assert status in ends, (status, stderr)
     return compare(src, out, whole, status)
 
 
@@ -79,13 +82,8 @@ def limit(src: Path, out: Path, limit_bytes: int, whole: dict[str, bytes]) -> st
 
 def fill(src: Path, out: Path, pause_s: float, whole: dict[str, bytes]) -> str:
     """One round of a disk on which something else takes all the room that is left, after a while."""
-    process = subprocess.Popen(
-        faults.command(src, out, *OPTIONS),
-        env=models.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = faults.start(faults.command(src, out, *OPTIONS))
+    faults.wait_for(partial_of(out).exists, process)
     time.sleep(pause_s)
     filler = out.with_name("filler")
     with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -100,8 +98,8 @@ def fill(src: Path, out: Path, pause_s: float, whole: dict[str, bytes]) -> str:
 
 def compare(src: Path, out: Path, whole: dict[str, bytes], status: int) -> str:
     """Run the command again if it was cut, hold the clone against `whole`, and remove it; says how it was cut."""
-    partial = out.with_name(out.name + ".partial")
-    stage = "published" if out.exists() else "in the middle" if any(partial.glob("*.safetensors")) else "at the start"
+    written = any(partial_of(out).glob("*.safetensors"))
+    stage = "published" if out.exists() else "in the middle" if written else "at the start"
     if status:
         again = faults.run(faults.command(src, out, *OPTIONS))
         assert again.returncode == (2 if stage == "published" else 0), again.stderr  # a whole clone is not replaced
