@@ -45,7 +45,7 @@ def build(path: Path, size: float) -> Path:
     for tensor in tensors:
         for first in range(0, prod(tensor.shape), _BLOCK_ITEMS):
             count = min(_BLOCK_ITEMS, prod(tensor.shape) - first)
-            write_all(descriptor, memoryview(random[:count].view("uint8")), tensor.offset + 2 * first)
+            write_all(descriptor, memoryview(random[:count].tobytes()), tensor.offset + 2 * first)
     os.close(descriptor)
     return path
 
