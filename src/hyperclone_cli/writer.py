@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from hyperclone_cli.budget import Budget
@@ -49,14 +50,14 @@ def write_shards(plan: Plan, journal: Journal, budget: Budget, progress: Progres
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     with plan.source.rows() as read, workers(budget.threads) as pool, _syncing(journal) as sync:
 
-        def write(descriptor: int, job: _Job) -> int:
+        def write(descriptor: int, job: _Job) -> tuple[_Job, int]:
             written = 0
             for place, data in grow_block(job.block, read, job.surveyed):
                 write_rows(descriptor, job.block.tensor.like(job.target), place, data)
                 written += data.nbytes
                 if progress:
                     progress(data.nbytes, plan.nbytes)
-            return written
+            return job, written
 
         for shard, names in plan.shards.items():
             path = journal.directory / shard
@@ -70,7 +71,8 @@ def write_shards(plan: Plan, journal: Journal, budget: Budget, progress: Progres
             jobs = _jobs(missing, by_name, read, pool, budget.block_bytes)
             descriptor = create(path, head, total_bytes)
             try:
-                _write_jobs(descriptor, shard, jobs, write, pool, 4 * budget.threads, sync)
+                with closing(_map_ahead(pool, partial(write, descriptor), jobs, 4 * budget.threads)) as written:
+                    _sync_now_and_then(written, partial(sync, descriptor, shard))
             finally:
                 os.close(descriptor)
 
@@ -81,33 +83,23 @@ def _jobs(
     for target in targets:
         tensor = by_name[target.name]
         surveyed = survey(tensor, read, pool)
-        *most, last = blocks(tensor, block_bytes)
-        for block in most:
-            yield _Job(block, target, surveyed, False)
-        yield _Job(last, target, surveyed, True)
+        cut = list(blocks(tensor, block_bytes))
+        for number, block in enumerate(cut, 1):
+            yield _Job(block, target, surveyed, number == len(cut))
 
 
-def _write_jobs(
-    descriptor: int,
-    shard: str,
-    jobs: Iterator[_Job],
-    write: Callable[[int, _Job], int],
-    pool: Executor,
-    ahead: int,
-    sync: Sync,
-) -> None:
-    """Do the jobs of one shard. When this returns or raises, nothing writes to `descriptor` any more."""
+def _sync_now_and_then(written: Iterable[tuple[_Job, int]], sync: Callable[[Sequence[str]], None]) -> None:
+    """Follow the jobs of a shard and the bytes that each wrote, in order; `sync` with the tensors that are whole."""
     finished: list[str] = []
     unsynced = 0
-    with closing(_map_ahead(pool, lambda job: (job, write(descriptor, job)), jobs, ahead)) as done:
-        for job, written in done:
-            unsynced += written
-            if job.last:  # and so are all before it: they come in order
-                finished.append(job.target.name)
-            if unsynced >= _SYNC_BYTES:
-                sync(descriptor, shard, finished)
-                finished, unsynced = [], 0
-    sync(descriptor, shard, finished)
+    for job, nbytes in written:
+        unsynced += nbytes
+        if job.last:  # and so are all before it
+            finished.append(job.target.name)
+        if unsynced >= _SYNC_BYTES:
+            sync(finished)
+            finished, unsynced = [], 0
+    sync(finished)
 
 
 def _map_ahead(
