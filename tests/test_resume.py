@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import faults
 from hyperclone_cli.clone import expand
@@ -152,6 +154,17 @@ def test_a_source_that_changed_between_two_runs_is_refused(source: Sources, tmp_
     cut_at(src, tmp_path / "clone", 0.5)
     os.utime(src / "model.safetensors", ns=(0, 0))
     with pytest.raises(RequestError, match=r"changed since: model\.safetensors"):
+        expand(src, tmp_path / "clone", DOUBLE)
+
+
+def test_so_is_one_of_bin_files(source: Sources, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    shutil.copytree(source("qwen3"), src)
+    torch.save(load_file(src / "model.safetensors"), src / "pytorch_model.bin")
+    (src / "model.safetensors").unlink()
+    cut_at(src, tmp_path / "clone", 0.5)
+    os.utime(src / "pytorch_model.bin", ns=(0, 0))
+    with pytest.raises(RequestError, match=r"changed since: pytorch_model\.bin"):
         expand(src, tmp_path / "clone", DOUBLE)
 
 
