@@ -84,6 +84,17 @@ def test_light_commands_import_neither_torch_nor_transformers(arguments: list[st
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_help_imports_no_more_than_parsing_needs() -> None:
+    code = (
+        "import sys; from hyperclone_cli.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "ours = {name.split('.')[1] for name in sys.modules if name.startswith('hyperclone_cli.')}\n"
+        "assert ours == {'api', 'cli', 'errors', 'mixing', 'options', 'request'}, ours"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 def test_defaults_are_those_of_transformers(family: Family) -> None:
     """What the table assumes of a key that config.json leaves out; None means that it follows from other keys."""
