@@ -1,6 +1,6 @@
 """hyperclone expand at 2×2 against the disk, and against doing the same in memory, on random Llamas of growing size.
 
-    python speed.py [--sizes 0.3 1 4] [--runs 5] [--place /tmp] [--results DIRECTORY]
+    python speed.py [--sizes 0.3 1 4] [--runs 5] [--only cp dd] [--place /tmp] [--results DIRECTORY]
 
 Every process starts with its input out of the page cache, and ends with its output on the disk:
 
@@ -147,14 +147,16 @@ def available_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def bench(size: float, runs: int, parent: Path) -> dict[str, Any]:
-    """The figures of one size in GB: medians, ratios, and every single run."""
+def bench(size: float, runs: int, parent: Path, only: set[str]) -> dict[str, Any]:
+    """The figures of one size in GB: medians, ratios, and every single run of the processes named in `only`."""
     measured: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory(dir=parent) as place:
         src = synthetic.build(Path(place) / "src", size)
         source_bytes = directory_bytes(src)
         for _ in range(runs):
             for name, command, reads, writes in processes(src, Path(place)):
+                if only and name not in only:
+                    continue
                 forget(reads)
                 measured.setdefault(name, []).append(measure(command))
                 if name == OURS:
@@ -182,8 +184,8 @@ def summary(measured: Mapping[str, list[Measured]], clone_bytes: int) -> dict[st
     return {
         "medians": medians,
         "clone_bytes_per_s": clone_bytes / wall[OURS],
-        "over_cp": wall[OURS] / wall[COPY],
-        "over_dd": wall[OURS] / wall[DD],
+        "over_cp": wall[OURS] / wall[COPY] if COPY in wall else None,
+        "over_dd": wall[OURS] / wall[DD] if DD in wall else None,
         "in_memory_over_ours": wall[IN_MEMORY] / wall[OURS] if IN_MEMORY in wall else None,
     }
 
@@ -225,13 +227,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=float, nargs="+", default=list(synthetic.SHAPES), choices=synthetic.SHAPES)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[], metavar="PROCESS", help="beside hyperclone; all unless given")
     parser.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
+    only = {OURS, *arguments.only} if arguments.only else set()
     console = Console()
     results = []
     for size in arguments.sizes:
-        results.append(bench(size, arguments.runs, arguments.place))
+        results.append(bench(size, arguments.runs, arguments.place, only))
         show(console, results[-1])
     print(json.dumps(results))
     if arguments.results:
