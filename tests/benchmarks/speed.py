@@ -26,8 +26,8 @@ Where the time goes: CPU seconds of SmolLM2-135M at 2×2, 963 MB written with tw
 So there are two things to save on, and both are done: the row blocks of a tensor are grown once and written wherever
 they repeat, which leaves reading and arithmetic at a fifth of what writing takes; and nothing is imported before a
 path needs it, which leaves a fixed cost of 2.2 s, of which torch is three quarters. From a few GB up, that no longer
-shows. More than two threads gain nothing as long as one file is written: the kernel lets one thread at a time extend
-its page cache. They pay with noise, whose random numbers take four times as long as all the rest.
+shows. More than two threads gain little then: filesystems such as ext4 let one thread at a time write to a file. They
+pay with `--noise-snr-db`, whose random numbers take more than twice as long as all the rest (12.8 s in all).
 """
 
 from __future__ import annotations
