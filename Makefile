@@ -1,7 +1,8 @@
 # make demo   expand a real model and watch it be verified
 # make test   lint, types and every test
-# make bench  against cp, and against doing the same in memory
 # make convergence   train clones and random starts on the CPU and compare them: under an hour on two cores
+# make stress expansions that are killed or run out of disk, 50 times each, and finished; then 2,200 damaged inputs
+# make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
 # make readme writes the README's table of architectures anew
 # Each sets up what it needs in .venv.
@@ -15,7 +16,7 @@ GEMMA3 := demo/gemma-3-270m
 EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
 VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 
-.PHONY: demo test lint bench convergence real readme clean
+.PHONY: demo test lint stress bench convergence real readme clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,8 +50,12 @@ lint: $(VENV)/ready
 test: lint
 	$(BIN)/pytest -n auto
 
-bench: $(VENV)/ready $(SMOLLM2)/config.json
-	$(BIN)/python tests/benchmarks/against_in_memory.py $(SMOLLM2)
+stress: $(VENV)/ready
+	$(BIN)/python tests/stress.py
+	$(BIN)/pytest -m stress
+
+bench: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.speed --results demo/speed
 
 # Other presets: PRESET=cpu-shapes, gpu, or smollm2 with ARGS='--source $(SMOLLM2)'. An interrupted run goes on.
 PRESET := cpu

@@ -20,7 +20,7 @@ LAYERS = [
     ["families"],
     ["mixing"],
     ["growth", "request"],
-    ["alibi", "config", "copies", "heads", "noise", "rotary"],
+    ["alibi", "config", "copies", "heads", "rotary"],
     ["capabilities", "layers", "resolve"],
     ["shape"],
     ["shards"],
@@ -32,10 +32,12 @@ LAYERS = [
     ["tensors"],
     ["head"],
     ["planner"],
-    ["expander", "provenance", "symmetry"],
+    ["budget", "provenance", "symmetry"],
+    ["noise", "journal"],
+    ["expander"],
     ["card"],
     ["verification", "integrity"],
-    ["publish", "push"],
+    ["publish", "push", "writer"],
     ["clone", "verifier"],
     ["api", "inspector"],
     ["memory", "plot", "trial"],
@@ -78,6 +80,17 @@ def test_light_commands_import_neither_torch_nor_transformers(arguments: list[st
         f"try: app({arguments!r})\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_help_imports_no_more_than_parsing_needs() -> None:
+    code = (
+        "import sys; from hyperclone_cli.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "ours = {name.split('.')[1] for name in sys.modules if name.startswith('hyperclone_cli.')}\n"
+        "assert ours == {'api', 'cli', 'errors', 'mixing', 'options', 'request'}, ours"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 

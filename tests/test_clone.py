@@ -5,11 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import stat
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -301,40 +297,3 @@ def test_a_failure_while_writing_closes_nothing_that_is_still_written(
         with pytest.raises(StorageError, match="changed while it was read"):
             expand(src, tmp_path / "clone", DOUBLE)
     assert not (tmp_path / "clone").exists()
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source large enough for its expansion to be interrupted."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    path = tmp_path_factory.mktemp("wide") / "wide"
-    config = LlamaConfig(
-        vocab_size=8000, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    return path
-
-
-@pytest.mark.parametrize("blow, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_an_interrupted_run_leaves_no_model_and_the_next_one_succeeds(
-    blow: signal.Signals, code: int, wide: Path, tmp_path: Path
-) -> None:
-    out, partial = tmp_path / "clone", tmp_path / "clone.partial"
-    command = [sys.executable, "-m", "hyperclone_cli", "expand", "--no-verify", "--src", str(wide), "--out", str(out)]
-    command += ["--embed-mult", "8", "--ffn-mult", "8"]
-    process = subprocess.Popen(command, env=models.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (partial / "model.safetensors").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-    process.send_signal(blow)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert b"Traceback" not in stderr
-    assert (b"Interrupted" in stderr) is (blow == signal.SIGINT)
-    assert not out.exists()
-    assert partial.exists()
-    expand(wide, out, Request(embed_mult=2))
-    assert [path.name for path in tmp_path.iterdir()] == ["clone"]
-    assert verify(out, weights_only=True).passed

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
-from hyperclone_cli import clone_model, expander, plan
+from hyperclone_cli import budget, clone_model, expander, plan
 from hyperclone_cli.axes import Form, bare, conv1d, embedding, linear, parameter, stacked
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -157,13 +157,13 @@ def test_experts_may_be_cut_into_blocks_anywhere(
     variant: str, growth: str, source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expand(source(variant), tmp_path / "whole", GROWTHS[growth])
-    monkeypatch.setattr(expander, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(budget, "LARGEST_BLOCK_BYTES", 3000)
     made = expand(source(variant), tmp_path / "cut", GROWTHS[growth])
     experts = [tensor for tensor in made.tensors if tensor.stack and len(tensor.growths) == 2]
     assert experts
     for tensor in experts:
         of_one = tensor.growths[0].source // tensor.stack[0]
-        assert max(block.stop - block.start for block in expander.blocks(tensor)) < of_one
+        assert max(block.stop - block.start for block in expander.blocks(tensor, 3000)) < of_one
     assert (tmp_path / "cut/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 

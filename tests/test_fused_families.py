@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
-from hyperclone_cli import expander
+from hyperclone_cli import budget, expander
 from hyperclone_cli.axes import conv1d, embedding, linear
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -197,10 +197,10 @@ def test_a_transposed_tensor_may_be_cut_into_blocks_anywhere(
     growth: str, source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expand(source("gpt2"), tmp_path / "whole", GROWTHS[growth])
-    monkeypatch.setattr(expander, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(budget, "LARGEST_BLOCK_BYTES", 5000)
     plan = expand(source("gpt2"), tmp_path / "cut", GROWTHS[growth])
     tensor = next(tensor for tensor in plan.tensors if tensor.source.transposed)
-    assert len(list(expander.blocks(tensor))) > 3
+    assert len(list(expander.blocks(tensor, 5000))) > 3
     assert (tmp_path / "cut/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 

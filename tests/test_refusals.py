@@ -218,6 +218,9 @@ REQUESTS: dict[str, tuple[list[object], int, str]] = {
     "unknown strategy": (["--strategy", "both"], 2, "--strategy"),
     "absurd noise": (["--noise-snr-db", "nan"], 2, "--noise-snr-db"),
     "unknown device": (["--device", "tpu9"], 2, "--device tpu9"),
+    "no threads": (["--threads", 0], 2, "--threads"),
+    "memory that is no size": (["--max-memory", "lots"], 2, "--max-memory lots"),
+    "memory for no block": (["--max-memory", "1MB"], 2, "one thread needs 16,777,216 bytes"),
     "not enough disk": (["--embed-mult", 65536, "--ffn-mult", 65536], 5, "bytes, "),
 }
 

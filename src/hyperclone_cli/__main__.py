@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _interrupted() -> None:
-    print("Interrupted. What was being written can be deleted, or the same command run again.", file=sys.stderr)
+    print("Interrupted. The same command, run again, goes on where an expansion stopped.", file=sys.stderr)
     sys.exit(INTERRUPTED)
 
 

@@ -1,17 +1,21 @@
-"""The commands as functions: the same options, under the same names, with the same defaults."""
+"""The commands as functions: the same options, under the same names, with the same defaults.
+
+Each imports what it needs when it is called, so that `--help` need not.
+"""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from hyperclone_cli import clone
-from hyperclone_cli.hub import Access, locate
 from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.planner import Plan, make_plan
-from hyperclone_cli.remote import open_headers
-from hyperclone_cli.request import Request
+from hyperclone_cli.request import DEFAULT_MAX_MEMORY, Request
+
+if TYPE_CHECKING:
+    from hyperclone_cli.hub import Access
+    from hyperclone_cli.planner import Plan
+    from hyperclone_cli.writer import Progress
 
 
 class GrowthOptions(TypedDict, total=False):
@@ -74,6 +78,10 @@ def plan(src: str | Path, *, access: Access | None = None, **options: Unpack[Gro
 
     Raises RequestError, CheckpointError or StorageError as `expand` does.
     """
+    from hyperclone_cli.hub import Access, locate
+    from hyperclone_cli.planner import make_plan
+    from hyperclone_cli.remote import open_headers
+
     wanted, access = request(**options), access or Access()
     return make_plan(open_headers(locate(src, access), access, wanted.dtype), wanted)
 
@@ -83,9 +91,12 @@ def expand(
     out: str | Path,
     *,
     overwrite: bool = False,
-    progress: clone.Progress | None = None,
+    progress: Progress | None = None,
     access: Access | None = None,
     checksum: bool = False,
+    restart: bool = False,
+    threads: int | None = None,
+    max_memory: int | str = DEFAULT_MAX_MEMORY,
     **options: Unpack[GrowthOptions],
 ) -> Plan:
     """Write a larger checkpoint that computes the same function as `src` to the new directory `out`.
@@ -97,9 +108,15 @@ def expand(
     progress   called from any thread with the bytes just written and the bytes of the whole
     access     revision, token and cache for the Hub; None: the usual ones
     checksum   also record the SHA-256 of every file, for `verify(out, checksum=True)`
+    restart    discard what an interrupted run has written, instead of going on with it
+    threads    how many to work with; None: one for each core
+    max_memory  of the blocks being worked on, in bytes or a size such as "512MB"
     options    those of GrowthOptions
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub;
     then `out` is as it was.
     """
-    return clone.expand(src, Path(out), request(**options), overwrite, progress, access, checksum)
+    from hyperclone_cli import clone
+
+    wanted = request(**options)
+    return clone.expand(src, Path(out), wanted, overwrite, progress, access, checksum, restart, threads, max_memory)

@@ -27,6 +27,7 @@ from hyperclone_cli.options import (
     IntermediateSize,
     Json,
     KvHeadsMult,
+    MaxMemory,
     MaxShardSize,
     MoeFfnMult,
     MultipleOf,
@@ -38,6 +39,7 @@ from hyperclone_cli.options import (
     Overwrite,
     PushToHub,
     RecordedSrc,
+    Restart,
     Revision,
     Seed,
     Src,
@@ -45,11 +47,13 @@ from hyperclone_cli.options import (
     Strategy,
     StrategyOption,
     TargetParams,
+    Threads,
     Tie,
     TieEmbeddings,
     Token,
     UnevenRatio,
 )
+from hyperclone_cli.request import DEFAULT_MAX_MEMORY
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -114,6 +118,9 @@ def expand(
     max_shard_size: MaxShardSize = "50GB",
     overwrite: Overwrite = False,
     checksum: Checksum = False,
+    restart: Restart = False,
+    threads: Threads = None,
+    max_memory: MaxMemory = DEFAULT_MAX_MEMORY,
     no_verify: NoVerify = False,
     device: Device = None,
     revision: Revision = None,
@@ -145,7 +152,18 @@ def expand(
             )
         target = Target(push_to_hub, token=token)  # refused before anything is written
     with console.progress("Expanding") as written:
-        plan = api.expand(src, out, overwrite=overwrite, progress=written, access=access, checksum=checksum, **options)
+        plan = api.expand(
+            src,
+            out,
+            overwrite=overwrite,
+            progress=written,
+            access=access,
+            checksum=checksum,
+            restart=restart,
+            threads=threads,
+            max_memory=max_memory,
+            **options,
+        )
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check

@@ -5,31 +5,35 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hyperclone_cli.card import CARD_NAME, write_card
+from rich.filesize import decimal
+
+from hyperclone_cli import __version__
+from hyperclone_cli.budget import plan_budget
+from hyperclone_cli.card import CARD_NAME, command, write_card
 from hyperclone_cli.checksums import checksums
 from hyperclone_cli.config import check_config, read_sizes
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.hub import Access, cache_of, locate, open_checkpoint
-from hyperclone_cli.integrity import check_written, finiteness_note, watched
+from hyperclone_cli.integrity import check_written, finiteness_note
+from hyperclone_cli.journal import Journal, Making
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, provenance
-from hyperclone_cli.publish import check_places, new_directory, partial_of, sync
-from hyperclone_cli.request import Request
+from hyperclone_cli.publish import check_places, new_directory, partial_of, settle_published, sync
+from hyperclone_cli.request import DEFAULT_MAX_MEMORY, Request
 from hyperclone_cli.resolve import resolve
-from hyperclone_cli.shards import StoredTensor, create, lay_out
-from hyperclone_cli.source import INDEX_NAME
+from hyperclone_cli.source import INDEX_NAME, Source
+
+if TYPE_CHECKING:
+    from hyperclone_cli.writer import Progress
 
 _SPARE_BYTES = 64 << 20
-
-Progress = Callable[[int, int], None]
-"""Called from any thread with the number of bytes just written, and of all bytes to write."""
 
 
 def expand(
@@ -40,22 +44,30 @@ def expand(
     progress: Progress | None = None,
     access: Access | None = None,
     checksum: bool = False,
+    restart: bool = False,
+    threads: int | None = None,
+    max_memory: int | str = DEFAULT_MAX_MEMORY,
 ) -> Plan:
     """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
 
     `src` is a directory or the name of a model on the Hub, which is fetched by `access`. `out` is either
-    absent (or the clone that was there before) or complete. The source is only read; where it holds NaN or
-    Inf, a note of the plan says so. With `checksum` the SHA-256 of every file is recorded.
+    absent (or the clone that was there before) or complete. What an earlier run for the same clone has written is
+    kept, unless `restart` discards it. The source is only read; where it holds NaN or Inf, a note of the plan says
+    so. With `checksum` the SHA-256 of every file is recorded. `threads` and `max_memory` (see `plan_budget`) do
+    not change a byte of the clone.
 
-    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub.
+    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, the source changes
+    meanwhile, another run writes there, or the Hub fails.
     """
     access = access or Access()
     out = Path(os.path.abspath(out))
     place = locate(src, access)
     directory = place if isinstance(place, Path) else cache_of(access)
+    settle_published(out)
     check_places(directory, out, overwrite)
     source = open_checkpoint(place, access, request.dtype, lambda config: _check_request(config, request))
     plan = make_plan(source, request)
+    budget = plan_budget(plan.tensors, threads, max_memory)
     check_space(plan, out)
     growths = plan.growths
     if growths["embed"].ratio != growths["kv_heads"].ratio * growths["group"].ratio or growths["value"].grows:
@@ -63,18 +75,60 @@ def expand(
         # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
         check_config(plan.source.config)
         check_config(plan.config)
-    not_finite: set[str] = set()
-    with new_directory(directory, out, overwrite) as partial:
-        try:
-            _write_shards(plan, partial, progress, not_finite)
-            _write_files(plan, partial, out, not_finite, checksum)
-            check_written(plan, partial)
-        except OSError as error:
-            raise StorageError(
-                f"{error.filename or partial}: {error.strerror or error}.",
-                f"What was written is under {partial}; mend the cause and run the same command again.",
-            ) from error
-    return replace(plan, notes=(*plan.notes, finiteness_note(not_finite))) if not_finite else plan
+    making = _making(plan, src)
+    with _disk_errors(out), new_directory(directory, out, making, overwrite, restart) as journal:
+        from hyperclone_cli.writer import write_shards
+
+        not_finite = write_shards(plan, journal, budget, progress)
+        _check_unchanged(source, making)
+        _write_files(plan, journal.directory, out, not_finite, checksum)
+        check_written(plan, journal.directory)
+    notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(not_finite)]))
+    return replace(plan, notes=(*plan.notes, *notes))
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Raise what the system says of a file as a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        partial = partial_of(out)
+        raise StorageError(
+            f"{error.filename or partial}: {error.strerror or error}.",
+            f"Mend the cause and run the same command again: it goes on with what is in {partial}."
+            if partial.exists()
+            else "Mend the cause, or choose another --out.",
+        ) from error
+
+
+def _making(plan: Plan, src: str | Path) -> Making:
+    """What the journal of a plan's clone is begun with."""
+    return Making(command(plan.request, str(src)), plan.digest, _fingerprint(plan.source), f"hyperclone {__version__}")
+
+
+def _fingerprint(source: Source) -> dict[str, list[int]]:
+    """File of weights → [bytes, nanoseconds of its last change]: what a change of the source shows in."""
+    paths = {tensor.path for tensor in source.tensors.values()}
+    files = sorted(file for path in paths for file in (path.glob("pytorch_model*.bin") if path.is_dir() else [path]))
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def _check_unchanged(source: Source, making: Making) -> None:
+    now = _fingerprint(source)
+    changed = [name for name, found in making.source.items() if now.get(name) != found]
+    if changed:
+        raise StorageError(
+            f"{source.path}: {changed[0]} changed while it was read.",
+            "Run the command again with --restart once the source is complete.",
+        )
+
+
+def _resumed(plan: Plan, journal: Journal) -> list[str]:
+    """What to tell about what was there already."""
+    done = [tensor for tensor in plan.tensors if any(tensor.name in names for names in journal.done.values())]
+    kept = decimal(sum(tensor.nbytes for tensor in done))
+    return [f"An earlier run had written {kept} in {len(done)} of {len(plan.tensors)} tensors."] if done else []
 
 
 def _check_request(config: Mapping[str, Any], request: Request) -> None:
@@ -87,7 +141,7 @@ def _check_request(config: Mapping[str, Any], request: Request) -> None:
 def check_space(plan: Plan, out: Path) -> None:
     """Raise StorageError if the filesystem of `out` has too little room for the clone.
 
-    What a killed run left under `<out>.partial` counts as free: it is cleared first.
+    What a killed run left under `<out>.partial` counts as free: it is kept, or cleared first.
     """
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
@@ -100,42 +154,7 @@ def check_space(plan: Plan, out: Path) -> None:
         )
 
 
-def _write_shards(plan: Plan, partial: Path, progress: Progress | None, not_finite: set[str]) -> None:
-    from hyperclone_cli.expander import Block, Survey, blocks, grow_block, survey, workers
-    from hyperclone_cli.rows import write_rows
-
-    by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with plan.source.rows() as rows, workers() as pool:
-        read = watched(rows, not_finite)
-
-        def write(block: Block, target: StoredTensor, descriptor: int, surveyed: Survey) -> None:
-            for place, data in grow_block(block, read, surveyed):
-                write_rows(descriptor, block.tensor.like(target), place, data)
-                if progress:
-                    progress(data.nbytes, plan.nbytes)
-
-        for shard, names in plan.shards.items():
-            head, targets = lay_out(
-                partial / shard, [(name, by_name[name].dtype, by_name[name].shape) for name in names]
-            )
-            descriptor = create(partial / shard, head, len(head) + sum(target.nbytes for target in targets))
-            jobs: list[Future[None]] = []
-            try:
-                for target in targets:
-                    tensor = by_name[target.name]
-                    surveyed = survey(tensor, read, pool)
-                    jobs += [pool.submit(write, block, target, descriptor, surveyed) for block in blocks(tensor)]
-                for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
-                    job.result()
-                os.fsync(descriptor)
-            finally:  # after a failure or Ctrl-C, nothing may write to a descriptor that is closed
-                for job in jobs:
-                    job.cancel()
-                wait(jobs)
-                os.close(descriptor)
-
-
-def _write_files(plan: Plan, partial: Path, out: Path, not_finite: set[str], checksum: bool) -> None:
+def _write_files(plan: Plan, partial: Path, out: Path, not_finite: frozenset[str], checksum: bool) -> None:
     if len(plan.shards) > 1:
         weight_map = {name: shard for shard, names in plan.shards.items() for name in names}
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})

@@ -6,27 +6,23 @@ grown once, and the result is written wherever those rows repeat.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
 from math import isfinite, prod, sqrt
 
 import torch
 
 from hyperclone_cli.axes import Role
+from hyperclone_cli.budget import SURVEY_BLOCK_BYTES
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth import Growth
 from hyperclone_cli.noise import padding_noise, zero_sum_noise
 from hyperclone_cli.rows import TORCH_DTYPES, Read
 from hyperclone_cli.tensors import Filling, GrownTensor
-
-BLOCK_BYTES = 4 << 20
-"""Bytes of one grown block: small enough to stay in the processor's cache, large enough to write well."""
 
 WIDER = {"F64": torch.float64, "F32": torch.float64, "F16": torch.float32, "BF16": torch.float32}
 
@@ -53,15 +49,15 @@ class Block:
         return read(self.tensor.source, self.start, self.stop)
 
 
-def blocks(tensor: GrownTensor) -> Iterator[Block]:
-    """Cut a grown tensor into blocks of about BLOCK_BYTES, each of one run of source rows."""
+def blocks(tensor: GrownTensor, block_bytes: int) -> Iterator[Block]:
+    """Cut a grown tensor into blocks of about `block_bytes`, each of one run of source rows."""
     places: dict[tuple[int, int, int, float, bool], list[int]] = defaultdict(list)
     position = 0
     for run in tensor.growths[0].runs:
         places[run.start, run.length, tensor.reading(run), run.scale, run.is_padding].append(position)
         position += run.length
     row_bytes = max(1, tensor.nbytes // max(1, position))
-    step = max(1, BLOCK_BYTES // row_bytes)
+    step = max(1, block_bytes // row_bytes)
     for (start, length, reading, scale, is_padding), positions in places.items():
         shares = tensor.shares(reading)
         for first in range(0, length, step):
@@ -71,16 +67,15 @@ def blocks(tensor: GrownTensor) -> Iterator[Block]:
 
 
 @contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
+def workers(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool that works on blocks in parallel. Meanwhile torch itself keeps to one thread in each."""
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # more than eight find the disk busy and cost memory
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             yield pool
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ def survey(tensor: GrownTensor, read: Read, pool: Executor) -> Survey:
 
     Raises RequestError for noise beside NaN or Inf.
     """
-    copied = [block for block in blocks(tensor) if not block.is_padding]
+    copied = [block for block in blocks(tensor, SURVEY_BLOCK_BYTES) if not block.is_padding]
     power = 0.0
     if tensor.noisy:
 
@@ -126,10 +121,11 @@ def _means(tensor: GrownTensor, sums: Iterable[tuple[int, torch.Tensor]]) -> tor
     """(matrices of the stack, …): the mean of the rows of each, from the sums of blocks and where these start."""
     matrices = prod(tensor.source.stack[:1])
     height = tensor.growths[0].source // matrices
-    totals: dict[int, list[torch.Tensor]] = defaultdict(list)
-    for start, total in sums:
-        totals[start // height].append(total)
-    return torch.stack([reduce(torch.add, totals[number]) for number in range(matrices)]) / height
+    totals: list[torch.Tensor | None] = [None] * matrices
+    for start, part in sums:  # added as they come: all of them at once can be larger than the tensor
+        total = totals[start // height]
+        totals[start // height] = part if total is None else total + part
+    return torch.stack([total for total in totals if total is not None]) / height
 
 
 def source_rows(block: Block, read: Read, survey: Survey) -> torch.Tensor:

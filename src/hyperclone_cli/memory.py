@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 import torch
 
 from hyperclone_cli.api import GrowthOptions, request
+from hyperclone_cli.budget import plan_budget
 from hyperclone_cli.config import check_config, check_readable
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.expander import Block, Survey, blocks, grow_block, survey, workers
@@ -67,7 +68,8 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
     grown = {tensor.name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype]) for tensor in plan.tensors}
     stored = stored_tensors(plan.source.path, grown)
 
-    with plan.source.rows() as read, workers() as pool:
+    budget = plan_budget(plan.tensors)
+    with plan.source.rows() as read, workers(budget.threads) as pool:
 
         def fill(block: Block, surveyed: Survey) -> None:
             whole = grown[block.tensor.name]
@@ -75,7 +77,7 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
                 put_rows(whole, block.tensor.like(stored[block.tensor.name]), place, rows)
 
         for tensor in plan.tensors:
-            list(pool.map(fill, blocks(tensor), repeat(survey(tensor, read, pool))))
+            list(pool.map(fill, blocks(tensor, budget.block_bytes), repeat(survey(tensor, read, pool))))
     return grown
 
 

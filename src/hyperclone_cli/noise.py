@@ -6,10 +6,9 @@ import hashlib
 
 import torch
 
+from hyperclone_cli.budget import NOISE_ROWS
 from hyperclone_cli.copies import sum_copies
 from hyperclone_cli.growth import Growth
-
-_ROWS = 64  # rows that come from one generator
 
 
 def zero_sum_noise(seed: int, name: str, start: int, stop: int, columns: Growth) -> torch.Tensor:
@@ -33,9 +32,9 @@ def padding_noise(seed: int, name: str, start: int, stop: int, columns: Growth) 
 
 
 def _rows(seed: int, name: str, start: int, stop: int, width: int) -> torch.Tensor:
-    first, last = start // _ROWS, -(-stop // _ROWS)  # groups of rows that hold the wanted ones
+    first, last = start // NOISE_ROWS, -(-stop // NOISE_ROWS)  # groups of rows that hold the wanted ones
     groups = [_group(seed, name, group, width) for group in range(first, last)]
-    return torch.cat(groups)[start - first * _ROWS : stop - first * _ROWS]
+    return torch.cat(groups)[start - first * NOISE_ROWS : stop - first * NOISE_ROWS]
 
 
 def _mask_padding(rows: torch.Tensor, columns: Growth, keep: bool) -> None:
@@ -53,7 +52,7 @@ def _group(seed: int, name: str, group: int, width: int) -> torch.Tensor:
     digest = hashlib.sha256(f"{seed} {group} {name}".encode()).digest()
     key = numpy.frombuffer(digest[:16], dtype="<u8")
     generator = numpy.random.Generator(numpy.random.Philox(key=key))
-    return torch.from_numpy(generator.standard_normal((_ROWS, width), dtype="float32"))
+    return torch.from_numpy(generator.standard_normal((NOISE_ROWS, width), dtype="float32"))
 
 
 def _spread(units: torch.Tensor, columns: Growth) -> torch.Tensor:

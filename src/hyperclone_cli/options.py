@@ -180,6 +180,22 @@ Overwrite = Annotated[
         "--overwrite", help="Replace the model at --out once the new one is complete.", rich_help_panel=WRITING
     ),
 ]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart", help="Discard what an interrupted run has written, and start over.", rich_help_panel=WRITING
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Threads to work with; one for each core unless given.", show_default=False, rich_help_panel=WRITING
+    ),
+]
+MaxMemory = Annotated[
+    str,
+    typer.Option(help="Memory for the blocks that are worked on; fewer threads if need be.", rich_help_panel=WRITING),
+]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify at the end.", rich_help_panel=CHECKING)]
 Checksum = Annotated[
     bool,

@@ -1,6 +1,7 @@
 """A directory that appears whole or not at all, and that no two runs write at once.
 
-It is written as `<out>.partial` and renamed at the end. Only what hyperclone wrote is ever replaced.
+It is written as `<out>.partial`, where a run that was cut goes on, and renamed at the end. Only what hyperclone
+wrote is ever replaced.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
+from hyperclone_cli.journal import Journal, Making, open_journal
 from hyperclone_cli.provenance import PROVENANCE_NAME
 from hyperclone_cli.verification import VERIFICATION_NAME
 
-_LOCK_NAME = ".hyperclone-partial"
+_JOURNAL_NAME = ".hyperclone-partial"
+"""The journal, which is also what a run holds locked."""
 _ASIDE_MARK = ".replaced-by-hyperclone"
 _ELSEWHERE = "Choose another directory."
 
@@ -49,7 +52,7 @@ def _check_is_clone(out: Path) -> None:
         raise RequestError(
             f"--out {out}: exists and is no clone, so --overwrite will not replace it.", _ELSEWHERE
         ) from None
-    written = files | {PROVENANCE_NAME, VERIFICATION_NAME, _LOCK_NAME, _ASIDE_MARK}
+    written = files | {PROVENANCE_NAME, VERIFICATION_NAME, _JOURNAL_NAME, _ASIDE_MARK}
     strangers = sorted(str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink())
     strangers = [name for name in strangers if name not in written]
     if strangers:
@@ -60,38 +63,57 @@ def _check_is_clone(out: Path) -> None:
 
 
 @contextmanager
-def new_directory(src: Path, out: Path, overwrite: bool) -> Iterator[Path]:
-    """An empty `<out>.partial` to write; it becomes `out` (absolute) if the block ends without an error.
+def new_directory(
+    src: Path, out: Path, making: Making, overwrite: bool = False, restart: bool = False
+) -> Iterator[Journal]:
+    """The journal of `<out>.partial`, which becomes `out` (absolute) if the block ends without an error.
 
-    What a killed run left is cleared first. If the block fails, `out` is as it was; a request that
-    turns out to be impossible leaves nothing, other failures leave what was written.
-    Raises RequestError, or StorageError if another run is at it.
+    Nothing else is there but the shards that the journal names: those that an earlier run for `making` left, none
+    after a `restart`. If the block fails, `out` is as it was; a request that turns out to be impossible leaves
+    nothing, other failures leave what was written.
+    Raises RequestError, also if the directory is for something else, or StorageError if another run is at it.
     """
     partial = partial_of(out)
-    lock = partial / _LOCK_NAME
+    lock = partial / _JOURNAL_NAME
     strange = partial.is_symlink() or (partial.exists() and not partial.is_dir())
     if strange or (partial.exists() and not lock.exists() and any(partial.iterdir())):
         raise RequestError(f"{partial}: exists and is not ours.", "Move it away, or choose another --out.")
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(lock):
         _settle_overwrite(out)
+        journal = open_journal(lock, making, restart)
         try:
             check_places(src, out, overwrite)  # again: another run may have come first
             for leftover in partial.iterdir():
-                if leftover != lock:
+                if leftover != lock and leftover.name not in journal.done:
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            yield partial
+            yield journal
         except RequestError:
             shutil.rmtree(partial)
             raise
         sync(partial)
-        if out.exists():
-            (out / _ASIDE_MARK).touch()
-            out.rename(_aside(out))
-        partial.rename(out)
-        (out / _LOCK_NAME).unlink()  # only now: whoever waits for the old path must not find it free
+        try:
+            if out.exists():
+                (out / _ASIDE_MARK).touch()
+                out.rename(_aside(out))
+            partial.rename(out)
+        except BaseException:  # between the two renames there is no model: not even Ctrl-C may leave it so
+            _settle_overwrite(out)
+            raise
+        (out / _JOURNAL_NAME).unlink()  # only now: whoever waits for the old path must not find it free
         sync(out.parent)
         _settle_overwrite(out)
+
+
+def settle_published(out: Path) -> None:
+    """Take away the journal of a clone whose run was killed when it was published already, and only that.
+
+    Raises StorageError if that run is still at it.
+    """
+    journal = out / _JOURNAL_NAME
+    if journal.exists() and (out / PROVENANCE_NAME).exists():
+        with _locked(journal):
+            journal.unlink(missing_ok=True)
 
 
 @contextmanager

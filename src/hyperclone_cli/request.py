@@ -11,6 +11,7 @@ from hyperclone_cli.mixing import Mixing
 
 MAX_MULTIPLIER = 65536
 MAX_UNITS = 1 << 30
+DEFAULT_MAX_MEMORY = "512MB"
 DTYPES = ("float32", "bfloat16", "float16")
 TIES = ("auto", "keep", "untie")
 

@@ -39,7 +39,10 @@ def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
             shape = (strips, stop - start) if stored.transposed else (stop - start, *stored.shape[1:])
             data = torch.empty(shape, dtype=TORCH_DTYPES[stored.dtype])
             for piece, offset in _pieces(as_bytes(data), strips, stored, start):
-                read_into(descriptors[stored.path], piece, offset)
+                try:
+                    read_into(descriptors[stored.path], piece, offset)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(stored.path)) from None
             return data.T.contiguous() if stored.transposed else data
 
         yield read

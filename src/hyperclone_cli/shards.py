@@ -149,13 +149,15 @@ def lay_out(path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> 
 
 
 def create(path: Path, head: bytes, total_bytes: int) -> int:
-    """A new file of `total_bytes` that begins with `head`; returns its descriptor, open for reading and writing.
+    """A file of `total_bytes` that begins with `head`; returns its descriptor, open for reading and writing.
 
-    The space is claimed at once where the filesystem can, so that a full disk shows before any work.
+    Bytes that it has already stay. The space is claimed at once where the filesystem can, so that a full disk
+    shows before any work.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _claim_space(descriptor, total_bytes)
+        os.ftruncate(descriptor, total_bytes)
         write_all(descriptor, memoryview(head), 0)
     except BaseException:
         os.close(descriptor)
@@ -185,5 +187,5 @@ def read_into(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         got = os.preadv(descriptor, [data], offset)
         if got == 0:
-            raise OSError(f"the file ends at byte {offset:,}: it changed while it was read")
+            raise OSError(errno.EIO, f"the file ends at byte {offset:,}: it changed while it was read")
         data, offset = data[got:], offset + got

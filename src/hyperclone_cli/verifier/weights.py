@@ -14,6 +14,7 @@ from math import inf
 import torch
 
 from hyperclone_cli.axes import Role
+from hyperclone_cli.budget import plan_budget
 from hyperclone_cli.copies import sum_copies
 from hyperclone_cli.expander import (
     Block,
@@ -52,7 +53,8 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
     worst, worst_tensor = 0.0, ""
     not_finite: set[str] = set()
-    with plan.source.rows() as source, checkpoint.rows() as clone_rows, workers() as pool:
+    budget = plan_budget(plan.tensors)
+    with plan.source.rows() as source, checkpoint.rows() as clone_rows, workers(budget.threads) as pool:
         read = watched(source, not_finite)
 
         def check(block: Block, surveyed: Survey) -> tuple[float, int]:
@@ -62,7 +64,7 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
 
         for tensor in compared:
             noise_free = replace(tensor, mixing=replace(tensor.mixing, noise_snr_db=None))  # the noise cancels
-            results = list(pool.map(check, blocks(tensor), repeat(survey(noise_free, read, pool))))
+            results = list(pool.map(check, blocks(tensor, budget.block_bytes), repeat(survey(noise_free, read, pool))))
             error, wrong = max(error for error, _ in results), sum(count for _, count in results)
             if wrong:
                 bad[tensor.name] = (

@@ -1,0 +1,93 @@
+"""Expansions that are cut: by a signal, a full disk or a limit; each to be followed by a run that finishes."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import models
+
+JOURNAL = ".hyperclone-partial"
+
+
+def wide_source(path: Path, hidden_size: int = 256, layers: int = 4) -> Path:
+    """A random Llama in bfloat16, large enough for its expansion to be cut anywhere."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=8000,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
+def command(src: Path, out: Path, *options: object) -> list[str]:
+    """`hyperclone expand` of `src` at 4×4 to `out`, not verified."""
+    words = ["--no-verify", "--src", src, "--out", out, "--embed-mult", 4, "--ffn-mult", 4, *options]
+    return [sys.executable, "-m", "hyperclone_cli", "expand", *map(str, words)]
+
+
+def run(words: Sequence[str], limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; with a limit, no file that it writes can grow beyond that."""
+
+    def limit() -> None:
+        if limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    return subprocess.run(
+        words, env=models.environment(), text=True, capture_output=True, timeout=120, preexec_fn=limit
+    )
+
+
+def start(words: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a command whose stderr is to be read."""
+    return subprocess.Popen(
+        words, env=models.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until `moment` is true, or the process has ended."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not moment():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def cut(words: Sequence[str], blow: signal.Signals, moment: Callable[[], bool], pause_s: float) -> tuple[int, str]:
+    """Start a command, and strike it `pause_s` seconds after `moment` is true: (its exit status, its stderr)."""
+    process = start(words)
+    wait_for(moment, process)
+    time.sleep(pause_s)
+    process.send_signal(blow)
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Name → bytes of every file below a directory."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def moments(count: int, longest_s: float, seed: int = 0) -> list[float]:
+    """Random pauses in seconds."""
+    generator = random.Random(seed)
+    return [generator.uniform(0, longest_s) for _ in range(count)]
+
+
+def can_mount() -> bool:
+    """Whether this user may mount a small filesystem of its own."""
+    return sys.platform == "linux" and os.geteuid() == 0

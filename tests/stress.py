@@ -1,0 +1,125 @@
+"""The faults that take minutes: python stress.py [--rounds 50] [--seed 0]; `make stress` runs it.
+
+Each round cuts an expansion at a random moment, runs the same command again, and compares every byte with a clone
+that was never cut. The cuts: SIGKILL, SIGINT, a limit on the size of files, and a disk that something else fills
+meanwhile. The last needs a filesystem of its own, which only root may mount, and is left out for others.
+Prints a line for each; the first difference ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import faults
+from hyperclone_cli.publish import partial_of
+
+SHARD_BYTES = 20_000_000
+OPTIONS = ("--max-shard-size", SHARD_BYTES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        src, disk = faults.wide_source(Path(work) / "src"), Path(work) / "disk"
+        disk.mkdir()
+        out = disk / "clone"
+        process = faults.start(faults.command(src, out, *OPTIONS))
+        faults.wait_for(partial_of(out).exists, process)
+        start = time.perf_counter()
+        assert process.wait() == 0
+        uncut_s = time.perf_counter() - start  # from its first file on: to be killed before is no test
+        whole = faults.contents(out)
+        shutil.rmtree(out)
+        total_bytes = sum(map(len, whole.values()))
+        print(f"uncut: {total_bytes:,} bytes in {len(whole)} files, {uncut_s:.1f} s", flush=True)
+
+        moments = faults.moments(arguments.rounds, 1.0, arguments.seed)
+        for blow in (signal.SIGKILL, signal.SIGINT):
+            show(blow.name, (strike(src, out, blow, moment * uncut_s, whole) for moment in moments))
+        show("file too large", (limit(src, out, int(moment * SHARD_BYTES), whole) for moment in moments))
+        if faults.can_mount():
+            with small_disk(disk, total_bytes):
+                show("disk full", (fill(src, out, moment * uncut_s, whole) for moment in moments))
+
+
+def show(kind: str, ends: Iterable[str]) -> None:
+    """Go through the rounds, and print how the runs that were cut ended."""
+    counts = Counter(ends)
+    listed = ", ".join(f"{count} {end}" for end, count in sorted(counts.items()))
+    print(f"{kind}: {counts.total()} clones identical after a rerun; the cut runs: {listed}", flush=True)
+
+
+def strike(src: Path, out: Path, blow: signal.Signals, pause_s: float, whole: dict[str, bytes]) -> str:
+    """One round of a signal."""
+    status, stderr = faults.cut(faults.command(src, out, *OPTIONS), blow, partial_of(out).exists, pause_s)
+    assert "Traceback" not in stderr, stderr
+    ends = {0, 130 if blow == signal.SIGINT else -blow}
+    if out.exists():  # all is done, and Python itself is on its way out
+        ends.add(-blow)
+    assert status in ends, (status, stderr)
+    return compare(src, out, whole, status)
+
+
+def limit(src: Path, out: Path, limit_bytes: int, whole: dict[str, bytes]) -> str:
+    """One round of files that can grow no further."""
+    failed = faults.run(faults.command(src, out, *OPTIONS), limit_bytes)
+    assert failed.returncode in (0, 5), failed.stderr
+    assert failed.stderr.count("Error:") == (failed.returncode == 5), failed.stderr
+    return compare(src, out, whole, failed.returncode)
+
+
+def fill(src: Path, out: Path, pause_s: float, whole: dict[str, bytes]) -> str:
+    """One round of a disk on which something else takes all the room that is left, after a while."""
+    process = faults.start(faults.command(src, out, *OPTIONS))
+    faults.wait_for(partial_of(out).exists, process)
+    time.sleep(pause_s)
+    filler = out.with_name("filler")
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+    _, stderr = process.communicate(timeout=120)
+    filler.unlink()
+    assert process.returncode in (0, 5), stderr
+    assert stderr.count("Error:") == (process.returncode == 5), stderr
+    return compare(src, out, whole, process.returncode)
+
+
+def compare(src: Path, out: Path, whole: dict[str, bytes], status: int) -> str:
+    """Run the command again if it was cut, hold the clone against `whole`, and remove it; says how it was cut."""
+    written = any(partial_of(out).glob("*.safetensors"))
+    stage = "published" if out.exists() else "in the middle" if written else "at the start"
+    if status:
+        again = faults.run(faults.command(src, out, *OPTIONS))
+        assert again.returncode == (2 if stage == "published" else 0), again.stderr  # a whole clone is not replaced
+    found = faults.contents(out)
+    assert found.keys() == whole.keys(), (status, stage, found.keys() ^ whole.keys())
+    assert found == whole, (status, stage, [name for name in whole if found[name] != whole[name]])
+    shutil.rmtree(out)
+    return f"with status {status} {stage}"
+
+
+@contextmanager
+def small_disk(place: Path, clone_bytes: int) -> Iterator[None]:
+    """A filesystem at `place` with room for one clone and what `expand` wants to see free beside it."""
+    size = clone_bytes + (80 << 20)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+if __name__ == "__main__":
+    main()
