@@ -168,7 +168,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
         "leads out of the directory",
     ),
     "shard has an endless name": (
-        lambda src: edit_weight_map(src, lambda weights: weights.update({"model.norm.weight": "x" * 300})),
+        lambda src: edit_weight_map(src, lambda weights: weights.update({"model.norm.weight": "A" * 300})),
         3,
         "missing shard",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from fractions import Fraction
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,9 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
             raise CheckpointError(
                 f"config.json: {family.sizes[axis]} should be a whole number from 1 up, found {size!r}."
             )
-        most = _MOST_UNITS_OF_A_HEAD if axis == "head_dim" else _MOST_UNITS
-        if size > most and axis not in ("vocab", "layers"):
-            raise CheckpointError(
-                f"config.json: {family.sizes[axis]} {size} is more than any model has, {most:,} at most.",
-                "Fetch the file again.",
-            )
     context_length(config, family)
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
+    _check_plausible(sizes, family)
     sizes |= family.fixed
     sizes |= dict.fromkeys(_MAY_BE_NOTHING & stated.keys() - sizes.keys(), 0)
     for axis, (_, of) in family.multiples.items():
@@ -104,7 +99,18 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
             _factor(sizes, product, outer, inner, family)
     if "proj" in family.sizes:
         sizes.setdefault("proj", sizes["embed"])
+    _check_plausible(sizes, family)
     return sizes
+
+
+def _check_plausible(sizes: Mapping[str, int], family: Family) -> None:
+    for axis, size in sizes.items():
+        most = _MOST_UNITS_OF_A_HEAD if axis == "head_dim" else _MOST_UNITS
+        if size > most and axis not in ("vocab", "layers"):
+            raise CheckpointError(
+                f"config.json: {_spelt(axis, family)} {size} is more than any model has, {most:,} at most.",
+                "Fetch the file again.",
+            )
 
 
 def multiple_of(axis: str, config: Mapping[str, Any], family: Family) -> int | Fraction:
@@ -112,9 +118,13 @@ def multiple_of(axis: str, config: Mapping[str, Any], family: Family) -> int | F
     times = family.multiples[axis][0]
     if not isinstance(times, str):
         return times
-    stated = family.value(config, times)
-    if type(stated) not in (int, float) or stated <= 0:
-        raise CheckpointError(f"config.json: {times} should be a number above 0, found {stated!r}.")
+    return _positive(config, times, family)
+
+
+def _positive(config: Mapping[str, Any], key: str, family: Family) -> Fraction:
+    stated = family.value(config, key)
+    if type(stated) not in (int, float) or not isfinite(stated) or stated <= 0:
+        raise CheckpointError(f"config.json: {key} should be a number above 0, found {stated!r}.")
     return Fraction(stated)
 
 
@@ -123,10 +133,11 @@ def _stated_width(number: int, how: Stated, config: Mapping[str, Any], family: F
         return number
     width = int(number * how.part)
     if how.times and family.value(config, how.times) is not None:
-        width = int(width * family.value(config, how.times))
-    return (
-        -(-width // family.value(config, how.multiple)) * family.value(config, how.multiple) if how.multiple else width
-    )
+        width = int(width * _positive(config, how.times, family))
+    if not how.multiple:
+        return width
+    multiple = _positive(config, how.multiple, family)
+    return int(ceil(width / multiple) * multiple)
 
 
 def _spelt(axis: str, family: Family) -> str:

@@ -34,7 +34,7 @@ def propose(
     target = request.target_params
     assert isinstance(target, int)
     plain = replace(request, target_params=None)
-    unit = sizes["embed"] // (sizes["kv_heads"] * sizes["group"]) * request.head_dim_mult
+    unit = max(1, sizes["embed"] // (sizes["kv_heads"] * sizes["group"])) * request.head_dim_mult
     start = sizes["embed"]
     widths = [start, *range((start // unit + 1) * unit, _LARGEST_RATIO * start, unit)]
 
