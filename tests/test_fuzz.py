@@ -318,6 +318,7 @@ FOUND: dict[str, tuple[str, dict[str, Any], str]] = {
     "no width": ("qwen2_moe", {"shared_expert_intermediate_size": ""}, "shared_expert_intermediate_size"),
     "no factor": ("lfm2-adjusted-untied", {"block_ffn_dim_multiplier": "x"}, "block_ffn_dim_multiplier should be"),
     "no end of a factor": ("mamba", {"intermediate_size": None, "expand": float("inf")}, "expand should be"),
+    "a special number that is none": ("mamba2", {"time_step_limit": [0.0, {"__float__": None}]}, ""),
     "half a surrogate pair": ("nemotron", {"tie_word_embeddings": "\ud800"}, ""),
 }
 """Configs that once brought a traceback or never an end; refused with these words, or expanded."""

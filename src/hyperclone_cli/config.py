@@ -240,8 +240,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     from transformers import AutoConfig
 
     fields = {key: item for key, item in config.items() if key != "model_type"}
-    fields = json.loads(json.dumps(fields), object_hook=_special_float)  # as from a file, and a copy
     try:
+        fields = json.loads(json.dumps(fields), object_hook=_special_float)  # as from a file, and a copy
         AutoConfig.for_model(config["model_type"], **fields)
     except Exception as error:  # each architecture raises what it likes
         raise CheckpointError(f"transformers refuses the config: {last_line(error)}") from None
