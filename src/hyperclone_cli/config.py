@@ -12,6 +12,7 @@ from typing import Any
 from hyperclone_cli.axes import PRODUCTS
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import Family, Stated, stated_value
+from hyperclone_cli.files import check_is_file
 from hyperclone_cli.growth import Growth
 
 _DEFAULT_CONTEXT = 2048
@@ -26,6 +27,7 @@ _MAY_BE_NOTHING = {"experts", "shared", "shared_ffn", "q_latent"}
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError if it is missing or not one."""
+    check_is_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
