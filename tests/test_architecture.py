@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "hyperclone_cli"
 
 LAYERS = [
     ["errors", "axes", "checksums"],
-    ["hub_errors"],
+    ["files", "hub_errors"],
     ["families"],
     ["mixing"],
     ["growth", "request"],

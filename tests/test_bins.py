@@ -236,6 +236,11 @@ def many_times(doublings: int) -> object:
     return name
 
 
+def make_pipe(src: Path) -> None:
+    (src / BIN).unlink()
+    os.mkfifo(src / BIN)
+
+
 def compress(src: Path) -> None:
     """Pack the file anew as the same archive, compressed."""
     with zipfile.ZipFile(src / BIN) as archive:
@@ -263,6 +268,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a name that is long to print": (save({many_times(12): torch.ones(2)}), "found Tensor under ((("),
     "an archive that unpacks to more": (compress, "is compressed, and could unpack to any size"),
+    "a pipe": (make_pipe, "pytorch_model.bin: expected a file"),
     "an empty file": (write(b""), "truncated, damaged or no PyTorch file"),
     "garbage": (write(b"garbage" * 100), "truncated, damaged or no PyTorch file"),
     "a pointer to a large file": (write(b"version https://git-lfs.github.com/spec/v1\n"), "truncated, damaged or no"),

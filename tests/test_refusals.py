@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,16 @@ def edit_tensors(src: Path, change: Callable[[dict[str, torch.Tensor]], object])
 def replace_by_file(src: Path) -> None:
     shutil.rmtree(src)
     src.write_text("")
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def remove_weights(src: Path) -> None:
@@ -146,6 +157,11 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "a file instead of a directory": (replace_by_file, 2, "not a directory"),
     "missing shard": (lambda src: shard(src).unlink(), 3, "missing shard"),
     "truncated shard": (truncate, 3, "truncated"),
+    "a pipe for a shard": (lambda src: replace_by_pipe(shard(src)), 3, "missing shard"),
+    "a pipe for a config": (lambda src: replace_by_pipe(src / "config.json"), 3, "config.json: expected a file"),
+    "a pipe for an index": (lambda src: replace_by_pipe(src / INDEX), 3, f"{INDEX}: expected a file"),
+    "a pipe for the weights": (lambda src: os.mkfifo(src / "model.safetensors"), 3, "model.safetensors: expected a"),
+    "a directory for a config": (lambda src: replace_by_directory(src / "config.json"), 3, "expected a file"),
     "empty shard": (lambda src: shard(src).write_bytes(b""), 3, "truncated"),
     "index names an absent tensor": (
         lambda src: edit_weight_map(src, lambda weights: weights.update({"model.ghost.weight": shard(src).name})),
@@ -168,7 +184,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
         "leads out of the directory",
     ),
     "shard has an endless name": (
-        lambda src: edit_weight_map(src, lambda weights: weights.update({"model.norm.weight": "x" * 300})),
+        lambda src: edit_weight_map(src, lambda weights: weights.update({"model.norm.weight": "A" * 300})),
         3,
         "missing shard",
     ),

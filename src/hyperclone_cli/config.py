@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from fractions import Fraction
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.axes import PRODUCTS
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import Family, Stated, stated_value
+from hyperclone_cli.files import check_is_file
 from hyperclone_cli.growth import Growth
 
 _DEFAULT_CONTEXT = 2048
@@ -26,6 +27,7 @@ _MAY_BE_NOTHING = {"experts", "shared", "moe_ffn", "shared_ffn", "q_latent"}
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError if it is missing or not one."""
+    check_is_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -82,14 +84,9 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
             raise CheckpointError(
                 f"config.json: {family.sizes[axis]} should be a whole number from 1 up, found {size!r}."
             )
-        most = _MOST_UNITS_OF_A_HEAD if axis == "head_dim" else _MOST_UNITS
-        if size > most and axis not in ("vocab", "layers"):
-            raise CheckpointError(
-                f"config.json: {family.sizes[axis]} {size} is more than any model has, {most:,} at most.",
-                "Fetch the file again.",
-            )
     context_length(config, family)
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
+    _check_plausible(sizes, family)
     sizes |= family.fixed
     sizes |= dict.fromkeys(_MAY_BE_NOTHING & stated.keys() - sizes.keys(), 0)
     for axis, (_, of) in family.multiples.items():
@@ -107,7 +104,18 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
             _factor(sizes, product, outer, inner, family)
     if "proj" in family.sizes:
         sizes.setdefault("proj", sizes["embed"])
+    _check_plausible(sizes, family)
     return sizes
+
+
+def _check_plausible(sizes: Mapping[str, int], family: Family) -> None:
+    for axis, size in sizes.items():
+        most = _MOST_UNITS_OF_A_HEAD if axis == "head_dim" else _MOST_UNITS
+        if size > most and axis not in ("vocab", "layers"):
+            raise CheckpointError(
+                f"config.json: {_spelt(axis, family)} {size} is more than any model has, {most:,} at most.",
+                "Fetch the file again.",
+            )
 
 
 def multiple_of(axis: str, config: Mapping[str, Any], family: Family) -> int | Fraction:
@@ -115,9 +123,13 @@ def multiple_of(axis: str, config: Mapping[str, Any], family: Family) -> int | F
     times = family.multiples[axis][0]
     if not isinstance(times, str):
         return times
-    stated = family.value(config, times)
-    if type(stated) not in (int, float) or stated <= 0:
-        raise CheckpointError(f"config.json: {times} should be a number above 0, found {stated!r}.")
+    return _positive(config, times, family)
+
+
+def _positive(config: Mapping[str, Any], key: str, family: Family) -> Fraction:
+    stated = family.value(config, key)
+    if type(stated) not in (int, float) or not isfinite(stated) or stated <= 0:
+        raise CheckpointError(f"config.json: {key} should be a number above 0, found {stated!r}.")
     return Fraction(stated)
 
 
@@ -126,10 +138,11 @@ def _stated_width(number: int, how: Stated, config: Mapping[str, Any], family: F
         return number
     width = int(number * how.part)
     if how.times and family.value(config, how.times) is not None:
-        width = int(width * family.value(config, how.times))
-    return (
-        -(-width // family.value(config, how.multiple)) * family.value(config, how.multiple) if how.multiple else width
-    )
+        width = int(width * _positive(config, how.times, family))
+    if not how.multiple:
+        return width
+    multiple = _positive(config, how.multiple, family)
+    return int(ceil(width / multiple) * multiple)
 
 
 def _spelt(axis: str, family: Family) -> str:
@@ -237,8 +250,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     from transformers import AutoConfig
 
     fields = {key: item for key, item in config.items() if key != "model_type"}
-    fields = json.loads(json.dumps(fields), object_hook=_special_float)  # as from a file, and a copy
     try:
+        fields = json.loads(json.dumps(fields), object_hook=_special_float)  # as from a file, and a copy
         AutoConfig.for_model(config["model_type"], **fields)
     except Exception as error:  # each architecture raises what it likes
         raise CheckpointError(f"transformers refuses the config: {last_line(error)}") from None

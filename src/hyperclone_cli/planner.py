@@ -158,6 +158,7 @@ def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], fa
 
     target = request.target_params
     assert isinstance(target, int)
+    make_plan(source, Request(family=request.family))  # what is wrong with the source, no shape mends
     plan = make_plan(source, propose(request, sizes, family, source.config, count))
     total = plan.parameters()[1].total()
     keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]

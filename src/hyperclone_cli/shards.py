@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.files import check_is_file
 
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -67,8 +68,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises CheckpointError unless it is an ordinary file, the header is well formed, and the tensors fill the file
     exactly.
     """
-    if path.exists() and not path.is_file():  # to open a pipe would be to wait for it
-        raise CheckpointError(f"{path}: expected a file, found something else.", "Fetch the file.")
+    check_is_file(path)
     with path.open("rb") as file:
         return header_of(file, path, path.stat().st_size)
 

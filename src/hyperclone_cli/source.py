@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperclone_cli.config import read_config, read_json
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.files import check_is_file
 from hyperclone_cli.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor, read_header
 
@@ -188,6 +189,7 @@ def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
     unmapped: list[str] = []
 
     def read(file: Path) -> dict[str, torch.Tensor]:
+        check_is_file(file)
         if not can_be_mapped(file):
             unmapped.append(file.name)
         return read_bin(file)
