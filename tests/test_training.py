@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,17 @@ Sources = Callable[[str], Path]
 RATE = 1e-3
 
 
+def next_token_loss(model: Any) -> torch.Tensor:
+    ids = models.tokens()
+    return cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
 def moved(path: Path, name: str) -> torch.Tensor:
     """By how much one step of Adam at RATE changes a weight of the checkpoint."""
     model = models.load(path)
     weight: torch.Tensor = model.get_parameter(name)
     before = weight.detach().clone()
-    ids = models.tokens()
-    cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()  # type: ignore[no-untyped-call]
+    next_token_loss(model).backward()  # type: ignore[no-untyped-call]
     torch.optim.Adam(model.parameters(), lr=RATE).step()
     return (weight - before).detach()
 
@@ -40,3 +45,28 @@ def test_at_one_rate_adam_moves_a_symmetric_layer_as_many_times_as_far_as_there_
     computed = after[:rows].reshape(rows, copies, columns).sum(1)
     assert float(computed.norm() / before.norm()) == pytest.approx(copies, rel=0.01)
     assert models.relative_error(computed, copies * before) < 0.05
+
+
+@pytest.mark.parametrize("dropout, parted", [(0.0, False), (0.1, True)])
+def test_the_dropout_of_opt_parts_the_copies_of_the_residual_stream_and_no_others(
+    dropout: float, parted: bool, tmp_path: Path
+) -> None:
+    """It drops what layers write to the stream: copies of a feed-forward unit or of a head still have equal readers."""
+    models.build("opt-125m", tmp_path / "source", dropout=dropout)
+    expand(tmp_path / "source", tmp_path / "clone", embed_mult=2, ffn_mult=2)
+    model = models.load(tmp_path / "clone").train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    for _ in range(3):
+        next_token_loss(model).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def apart(name: str, dimension: int) -> bool:
+        return models.relative_error(*model.get_parameter(name).detach().chunk(2, dimension)) > 1e-4
+
+    layer = "model.decoder.layers.0"
+    assert apart("model.decoder.embed_tokens.weight", 1) == parted
+    assert apart(f"{layer}.fc1.weight", 1) == parted
+    assert apart(f"{layer}.fc2.weight", 0) == parted
+    for name, dimension in (("fc1", 0), ("fc2", 1), ("self_attn.v_proj", 0), ("self_attn.out_proj", 1)):
+        assert not apart(f"{layer}.{name}.weight", dimension)
