@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,10 +36,10 @@ def main() -> None:
         disk.mkdir()
         out = disk / "clone"
         process = faults.start(faults.command(src, out, *OPTIONS))
-        faults.wait_for(partial_of(out).exists, process)
+        faults.wait_for(begun(out), process)
         start = time.perf_counter()
         assert process.wait() == 0
-        uncut_s = time.perf_counter() - start  # from its first file on: to be killed before is no test
+        uncut_s = time.perf_counter() - start  # from its first shard on: to be killed before is no test
         whole = faults.contents(out)
         shutil.rmtree(out)
         total_bytes = sum(map(len, whole.values()))
@@ -54,6 +54,11 @@ def main() -> None:
                 show("disk full", (fill(src, out, moment * uncut_s, whole) for moment in moments))
 
 
+def begun(out: Path) -> Callable[[], bool]:
+    """Whether there is a shard yet, of a clone that is to stand at `out`."""
+    return lambda: any(partial_of(out).glob("*.safetensors")) or out.exists()
+
+
 def show(kind: str, ends: Iterable[str]) -> None:
     """Go through the rounds, and print how the runs that were cut ended."""
     counts = Counter(ends)
@@ -63,7 +68,7 @@ def show(kind: str, ends: Iterable[str]) -> None:
 
 def strike(src: Path, out: Path, blow: signal.Signals, pause_s: float, whole: dict[str, bytes]) -> str:
     """One round of a signal."""
-    status, stderr = faults.cut(faults.command(src, out, *OPTIONS), blow, partial_of(out).exists, pause_s)
+    status, stderr = faults.cut(faults.command(src, out, *OPTIONS), blow, begun(out), pause_s)
     assert "Traceback" not in stderr, stderr
     ends = {0, 130 if blow == signal.SIGINT else -blow}
     if out.exists():  # all is done, and Python itself is on its way out
@@ -83,7 +88,7 @@ def limit(src: Path, out: Path, limit_bytes: int, whole: dict[str, bytes]) -> st
 def fill(src: Path, out: Path, pause_s: float, whole: dict[str, bytes]) -> str:
     """One round of a disk on which something else takes all the room that is left, after a while."""
     process = faults.start(faults.command(src, out, *OPTIONS))
-    faults.wait_for(partial_of(out).exists, process)
+    faults.wait_for(begun(out), process)
     time.sleep(pause_s)
     filler = out.with_name("filler")
     with filler.open("wb", buffering=0) as file, suppress(OSError):
