@@ -30,7 +30,7 @@ LAYERS = [
     ["hub"],
     ["remote"],
     ["tensors"],
-    ["head"],
+    ["head", "matching"],
     ["planner"],
     ["budget", "provenance", "symmetry"],
     ["noise", "journal"],

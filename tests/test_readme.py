@@ -128,4 +128,4 @@ def test_it_names_every_option_of_every_command() -> None:
 def test_it_names_every_module() -> None:
     readme, package = readme_table.README.read_text(), Path(hyperclone_cli.__file__).parent
     modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py", "errors.py"}
-    assert {module for module in modules if f"{module} " not in readme} == set()
+    assert {module for module in modules if module not in readme} == set()
