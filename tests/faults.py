@@ -53,9 +53,14 @@ def run(words: Sequence[str], limit_bytes: int | None = None) -> subprocess.Comp
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[str]:
-    """Start a command whose stderr is to be read."""
+    """Start a command whose stderr is to be read, and that hears SIGINT even where its parent does not."""
     return subprocess.Popen(
-        words, env=models.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        words,
+        env=models.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from hyperclone_cli.errors import INTERRUPTED, HypercloneError, StorageError
 
@@ -32,9 +33,11 @@ def main() -> None:
         _fail(HypercloneError(unexpected, "Please report it with what HYPERCLONE_DEBUG=1 shows."))
 
 
-def _interrupted() -> None:
+def _interrupted() -> NoReturn:
     print("Interrupted. The same command, run again, goes on where an expansion stopped.", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+    # not sys.exit: where Ctrl-C came inside exec(), as dataclasses use it, CPython would end itself by a signal
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _fail(error: HypercloneError) -> None:
