@@ -220,7 +220,7 @@ Built = Callable[..., Path]
 requests = st.sampled_from(REQUESTS)
 
 
-@few_or_many(150, 1200)
+@few_or_many(60, 1200)
 def test_any_config(examples: int, built: Built) -> None:
     @trials(examples)
     @given(st.sampled_from(FEW if examples < 1000 else MORE), edits, requests)
@@ -237,7 +237,7 @@ def test_any_config(examples: int, built: Built) -> None:
     check()
 
 
-@few_or_many(60, 600)
+@few_or_many(40, 600)
 def test_any_header(examples: int, built: Built) -> None:
     @trials(examples)
     @given(edits, st.integers(-9, 9), requests)
@@ -257,7 +257,7 @@ def test_any_header(examples: int, built: Built) -> None:
     check()
 
 
-@few_or_many(60, 600)
+@few_or_many(40, 600)
 def test_any_index(examples: int, built: Built) -> None:
     @trials(examples)
     @given(edits, requests)
@@ -275,7 +275,7 @@ def test_any_index(examples: int, built: Built) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", INDEX, "model-00001-of-*.safetensors"])
-@few_or_many(40, 400)
+@few_or_many(25, 400)
 def test_any_bytes(examples: int, name: str, built: Built) -> None:
     @trials(examples)
     @given(byte_edits, requests)
@@ -293,7 +293,7 @@ def test_any_bytes(examples: int, name: str, built: Built) -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@few_or_many(40, 200)
+@few_or_many(25, 200)
 def test_any_bin(examples: int, legacy: bool, built: Built, tmp_path: Path) -> None:
     shutil.copytree(built("llama-mqa") / "src", tmp_path / "src")
     path = tmp_path / "src" / BIN

@@ -19,7 +19,7 @@ from hyperclone_cli.axes import linear
 from hyperclone_cli.clone import expand
 from hyperclone_cli.families import FAMILIES, families_named
 from hyperclone_cli.request import Request
-from hyperclone_cli.trial import TOLERANCE, randomise, tiny_config, try_family
+from hyperclone_cli.trial import FACTORS, TOLERANCE, randomise, tiny_config, try_family
 
 INSENSITIVE = {
     "a key's bias adds the same to all scores of a query, and softmax takes it away": {
@@ -31,10 +31,12 @@ INSENSITIVE = {
 """Tensors that the architecture itself does not see: why → architecture → their names."""
 
 
-@pytest.mark.parametrize("name", list(FAMILIES))
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe (fused experts)", "mamba2", "gemma4_text", "dbrx"])
 def test_clones_of_a_tiny_model_are_the_same_function(name: str) -> None:
+    """All others are held against their sources below, and in tests of their own."""
     trial = try_family(FAMILIES[name])
     assert trial.passed, trial
+    assert set(trial.errors) == set(FACTORS)
 
 
 @pytest.fixture(scope="module")
