@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-import models
-
+# For this process and those that tests start: neither a Hub nor a terminal. Libraries read it when they are imported.
+os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1"}
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`source(variant)`: the path of a random checkpoint of that variant, float32. Read only: tests share it."""
+    import models
+
     built: dict[str, Path] = {}
 
     def get(variant: str) -> Path:

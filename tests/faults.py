@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import models
-
 JOURNAL = ".hyperclone-partial"
 
 
@@ -47,16 +45,13 @@ def run(words: Sequence[str], limit_bytes: int | None = None) -> subprocess.Comp
         if limit_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
-    return subprocess.run(
-        words, env=models.environment(), text=True, capture_output=True, timeout=120, preexec_fn=limit
-    )
+    return subprocess.run(words, text=True, capture_output=True, timeout=120, preexec_fn=limit)
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[str]:
     """Start a command whose stderr is to be read, and that hears SIGINT even where its parent does not."""
     return subprocess.Popen(
         words,
-        env=models.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,7 +5,6 @@ Every parameter is random, norms and biases too: fresh initialisations hide bugs
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +139,3 @@ def decode(model: Any) -> torch.Tensor:
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
-
-
-def environment() -> dict[str, str]:
-    """The environment for a subprocess that must see neither a Hub nor a terminal."""
-    return os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1"}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -17,7 +15,7 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from safetensors.torch import load_file, save_file
 
-import models
+from command_line import hyperclone
 from hyperclone_cli import expand, plan, verify
 from hyperclone_cli.card import command, model_card
 from hyperclone_cli.errors import RequestError
@@ -133,8 +131,7 @@ def test_the_command_makes_the_clone_again(src: Path, tmp_path: Path) -> None:
     options: Any = {"embed_mult": 2, "strategy": "uneven", "uneven_ratio": (1, 3), "noise_snr_db": 9.5, "seed": 4}
     expand(tmp_path / "a small model", tmp_path / "first", tie_embeddings="untie", **options)
     line = next(line for line in card_of(tmp_path / "first").splitlines() if line.startswith("hyperclone expand"))
-    again = [sys.executable, "-m", "hyperclone_cli", *shlex.split(line)[1:], "--no-verify"]
-    subprocess.run(again, cwd=tmp_path, env=models.environment(), check=True, capture_output=True)
+    hyperclone(*shlex.split(line)[1:], "--no-verify", cwd=tmp_path)
     first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("first", "clone"))
     assert first == second
 

@@ -13,17 +13,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-import models
+from command_line import hyperclone
 from hyperclone_cli.families import FAMILIES, REFUSED
 
 Sources = Callable[[str], Path]
-
-
-def hyperclone(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hyperclone_cli", *map(str, arguments)]
-    result = subprocess.run(command, env=models.environment(), text=True, capture_output=True, timeout=120)
-    assert result.returncode == code, result.stderr
-    return result
 
 
 def as_json(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -35,9 +28,9 @@ def as_json(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def test_expand_verifies_and_a_broken_clone_exits_4(source: Sources, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
-    result = hyperclone(
-        "expand", "--src", source("opt-350m"), "--embed-mult", 2, "--ffn-mult", 2, "--out", clone, "--json"
-    )
+    growth = ["--src", source("opt-350m"), "--embed-mult", "2", "--ffn-mult", "2"]
+    command = [sys.executable, "-m", "hyperclone_cli", "expand", *growth, "--out", clone, "--json"]
+    result = subprocess.run([*map(str, command)], text=True, capture_output=True, check=True)
     found = as_json(result)
     assert result.stderr == ""
     assert found["verification"]["passed"] is True

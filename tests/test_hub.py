@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import models
 import opt_350m
+from command_line import hyperclone
 from hyperclone_cli import expand
 from local_hub import TOKEN, LocalHub, Request
 
@@ -62,10 +63,8 @@ def run(hub: LocalHub, tmp_path: Path) -> Run:
     def run(
         *arguments: object, code: int = 0, token: str | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "hyperclone_cli", *map(str, arguments)]
-        known = hub.environment(tmp_path / "home", token) | environment
-        result = subprocess.run(command, cwd=tmp_path, env=known, text=True, capture_output=True, timeout=120)
-        assert result.returncode == code, result.stdout + result.stderr
+        env = hub.environment(tmp_path / "home", token) | environment
+        result = hyperclone(*arguments, code=code, cwd=tmp_path, env=env)
         assert "Traceback" not in result.stderr
         assert TOKEN not in result.stdout + result.stderr
         return result

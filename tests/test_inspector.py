@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import models
+from command_line import hyperclone
 from hyperclone_cli import plot
 from hyperclone_cli.clone import expand
 from hyperclone_cli.console import EQUAL
@@ -21,7 +22,7 @@ from hyperclone_cli.inspector import Inspection, inspect, rank_fraction
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.request import Request
 from hyperclone_cli.symmetry import advice, gradients_are_equal
-from test_cli import as_json, hyperclone
+from test_cli import as_json
 
 Sources = Callable[[str], Path]
 MIXINGS = {

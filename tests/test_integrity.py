@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
+from command_line import hyperclone
 from hyperclone_cli import expand, plan, verify
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.integrity import check_written, is_finite
@@ -120,19 +119,12 @@ def test_a_clone_without_recorded_checksums_says_so(source: Sources, tmp_path: P
 
 
 def test_the_commands_record_and_compare(source: Sources, tmp_path: Path) -> None:
-    def hyperclone(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "hyperclone_cli", *map(str, arguments), "--checksum"]
-        return subprocess.run(command, env=models.environment(), text=True, capture_output=True, timeout=120)
-
     clone = tmp_path / "clone"
-    made = hyperclone("expand", "--src", source("qwen3"), "--embed-mult", 2, "--out", clone, "--no-verify")
-    assert made.returncode == 0, made.stderr
-    passed = hyperclone("verify", clone, "--weights-only")
-    assert passed.returncode == 0, passed.stderr
+    hyperclone("expand", "--src", source("qwen3"), "--embed-mult", 2, "--out", clone, "--no-verify", "--checksum")
+    passed = hyperclone("verify", clone, "--weights-only", "--checksum")
     assert "SHA-256 compared" in passed.stdout
     (clone / "config.json").write_text((clone / "config.json").read_text() + "\n")
-    failed = hyperclone("verify", clone, "--weights-only")
-    assert failed.returncode == 4
+    failed = hyperclone("verify", clone, "--weights-only", "--checksum", code=4)
     assert "✗ file config.json: SHA-256 should be " in failed.stdout
 
 

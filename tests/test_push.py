@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import models
+from command_line import hyperclone
 from hyperclone_cli import expand
 from local_hub import TOKEN, LocalHub, sha256
 
@@ -62,10 +63,7 @@ def push(hub: LocalHub, clone: Path) -> Push:
         *arguments: object, code: int = 0, token: str | None = TOKEN, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         env = hub.environment(clone.parent / "home", token) | environment
-        result = subprocess.run(
-            command(*arguments), cwd=clone.parent, env=env, text=True, capture_output=True, timeout=120
-        )
-        assert result.returncode == code, result.stdout + result.stderr
+        result = hyperclone("push", *arguments, code=code, cwd=clone.parent, env=env)
         assert "Traceback" not in result.stderr
         assert TOKEN not in result.stdout + result.stderr
         return result

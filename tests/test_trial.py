@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import models
+from command_line import hyperclone
 from hyperclone_cli.axes import linear
 from hyperclone_cli.clone import expand
 from hyperclone_cli.families import FAMILIES, families_named
@@ -89,9 +88,7 @@ def test_a_table_that_does_not_hold_shows(mistake: str, monkeypatch: pytest.Monk
 
 
 def test_the_check_names_what_was_tried_and_with_which_transformers() -> None:
-    command = [sys.executable, "-m", "hyperclone_cli", "families", "gpt2", "--check", "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=models.environment())
-    found = json.loads(result.stdout)
+    found = json.loads(hyperclone("families", "gpt2", "--check", "--json").stdout)
     assert found["families"]["gpt2"]["passed"]
     assert set(found["families"]["gpt2"]["relative_logit_errors"]) == {"2", "3"}
     assert found["transformers"][0].isdecimal()
