@@ -73,7 +73,7 @@ def test_the_table_has_a_row_for_every_arm_and_the_plots_are_written(
 
 
 def test_a_benchmark_that_was_interrupted_does_only_what_is_missing(bench: Bench) -> None:
-    missing = bench.work / "runs" / "llama-tiny-random-seed0.json"
+    missing = bench.work / "runs" / "llama-tiny-random-seed0-rate0.01.json"
     before = {path: path.stat().st_mtime_ns for path in bench.work.rglob("*") if path.is_file()}
     first = json.loads(missing.read_text())["curve"]["losses"]
     missing.unlink()

@@ -25,9 +25,10 @@ class Preset:
     """One benchmark: every arm on every shape, `seeds` times.
 
     source_steps   of the source's own training, whose tokens a step are those of the larger model
+    source_rate    peak learning rate of that
     steps          of each arm
-    tuning_steps   of one trial of one learning rate: a schedule of its own, on the first seed
-    rates          peak learning rates, tried for the source and for each arm
+    rates          peak learning rates: each arm is trained at every one of them on the first seed, and at that which
+                   ended with the lowest loss on the others. Shorter trials would favour rates that forget little
     warmup         the part of a schedule in which the rate rises
     batch, length  sequences a step, tokens a sequence
     eval_every     steps between evaluations; the first ones are closer together
@@ -41,8 +42,8 @@ class Preset:
     arms: tuple[str, ...]
     seeds: int
     source_steps: int
+    source_rate: float
     steps: int
-    tuning_steps: int
     rates: tuple[float, ...]
     batch: int
     length: int
@@ -110,8 +111,8 @@ PRESETS: dict[str, Preset] = {
         arms=ARMS,
         seeds=1,
         source_steps=20,
+        source_rate=1e-2,
         steps=10,
-        tuning_steps=5,
         rates=(3e-3, 1e-2),
         batch=4,
         length=32,
@@ -126,9 +127,9 @@ PRESETS: dict[str, Preset] = {
         arms=ARMS,
         seeds=3,
         source_steps=3000,  # 23 tokens for each of its 132,000 parameters
-        steps=2500,
-        tuning_steps=400,
-        rates=(2e-3, 4e-3, 8e-3, 16e-3),
+        source_rate=8e-3,
+        steps=1200,
+        rates=(1e-3, 2e-3, 4e-3, 8e-3),
         batch=8,
         length=128,
         vocab_size=1024,
@@ -140,9 +141,9 @@ PRESETS: dict[str, Preset] = {
         arms=ARMS,
         seeds=1,
         source_steps=2000,
-        steps=2000,
-        tuning_steps=300,
-        rates=(2e-3, 4e-3, 8e-3, 16e-3),
+        source_rate=8e-3,
+        steps=800,
+        rates=(1e-3, 2e-3, 4e-3, 8e-3),
         batch=8,
         length=128,
         vocab_size=1024,
@@ -154,9 +155,9 @@ PRESETS: dict[str, Preset] = {
         arms=ARMS,
         seeds=1,
         source_steps=7800,  # 20 tokens for each of its 12.5 million parameters
+        source_rate=2e-3,
         steps=2000,
-        tuning_steps=300,
-        rates=(1e-3, 2e-3, 4e-3),
+        rates=(1e-3, 2e-3),
         batch=64,
         length=512,
         vocab_size=8192,
@@ -169,9 +170,9 @@ PRESETS: dict[str, Preset] = {
         arms=(RANDOM, "symmetric", "symmetric + 10 dB", "uneven 1:2"),
         seeds=1,
         source_steps=0,
+        source_rate=0.0,
         steps=500,
-        tuning_steps=100,
-        rates=(1e-4, 3e-4, 1e-3),
+        rates=(1e-4, 3e-4),
         batch=16,
         length=512,
         vocab_size=0,

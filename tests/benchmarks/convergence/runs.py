@@ -1,6 +1,6 @@
 """Every run of a preset, each kept as one JSON file, so that a benchmark that was interrupted goes on where it stopped.
 
-Below the work directory: corpus/, sources/ and clones/ hold checkpoints, tuning/ and runs/ the records.
+Below the work directory: corpus/, sources/ and clones/ hold checkpoints, runs/ the records.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,18 +59,16 @@ class Bench:
 
 @dataclass(frozen=True)
 class Run:
-    """One model trained once. A run of `tuning` is a short one, to choose the rate of its arm."""
+    """One model trained once, at the peak `rate`."""
 
     shape: str
     arm: str
     seed: int
     rate: float
     steps: int
-    tuning: bool = False
 
     def path(self, work: Path) -> Path:
-        name = f"{self.shape}-{_slug(self.arm)}-seed{self.seed}"
-        return work / "tuning" / f"{name}-rate{self.rate:g}.json" if self.tuning else work / "runs" / f"{name}.json"
+        return work / "runs" / f"{self.shape}-{_slug(self.arm)}-seed{self.seed}-rate{self.rate:g}.json"
 
 
 def complete(bench: Bench, jobs: int, log: Log) -> None:
@@ -81,12 +79,15 @@ def complete(bench: Bench, jobs: int, log: Log) -> None:
     """
     preset = bench.preset
     check_settings(bench, bench.corpus())
-    if preset.source_steps:
-        execute_all(bench, tuning_runs(bench, [SOURCE]), jobs, log)
-    execute_all(bench, final_runs(bench, [SOURCE], preset.source_steps), jobs, log)
+    execute_all(bench, [run for shape in preset.shapes for run in runs_of(bench, shape, SOURCE)], jobs, log)
     make_clones(bench, log)
-    execute_all(bench, tuning_runs(bench, preset.arms), jobs, log)
-    execute_all(bench, final_runs(bench, preset.arms, preset.steps), jobs, log)
+    for wanted in (trials, runs_of):  # the trials are the first seed's runs too
+        execute_all(
+            bench,
+            [run for shape in preset.shapes for arm in preset.arms for run in wanted(bench, shape, arm)],
+            jobs,
+            log,
+        )
 
 
 def check_settings(bench: Bench, corpus: Corpus) -> None:
@@ -101,30 +102,23 @@ def check_settings(bench: Bench, corpus: Corpus) -> None:
         raise SystemExit(f"{path}: other settings or another corpus than now. Delete {bench.work}, or choose a --work.")
 
 
-def tuning_runs(bench: Bench, arms: Iterable[str]) -> list[Run]:
+def trials(bench: Bench, shape: str, arm: str) -> list[Run]:
+    """An arm at every rate, on the first seed."""
+    return [Run(shape, arm, 0, rate, bench.preset.steps) for rate in bench.preset.rates]
+
+
+def runs_of(bench: Bench, shape: str, arm: str) -> list[Run]:
+    """The runs of a source, or of an arm at its best rate; one a seed."""
     preset = bench.preset
-    return [
-        Run(shape, arm, 0, rate, preset.tuning_steps, tuning=True)
-        for shape in preset.shapes
-        for arm in arms
-        for rate in preset.rates
-    ]
-
-
-def final_runs(bench: Bench, arms: Iterable[str], steps: int) -> list[Run]:
-    return [
-        Run(shape, arm, seed, best_rate(bench, shape, arm), steps)
-        for seed in range(bench.preset.seeds)
-        for shape in bench.preset.shapes
-        for arm in arms
-    ]
+    rate, steps = (
+        (preset.source_rate, preset.source_steps) if arm == SOURCE else (best_rate(bench, shape, arm), preset.steps)
+    )
+    return [Run(shape, arm, seed, rate, steps) for seed in range(preset.seeds)]
 
 
 def best_rate(bench: Bench, shape: str, arm: str) -> float:
-    """The rate whose short run ended with the lowest loss; 0 for a source that is not trained."""
-    if arm == SOURCE and not bench.preset.source_steps:
-        return 0.0
-    runs = [run for run in tuning_runs(bench, [arm]) if run.shape == shape]
+    """The rate whose trial ended with the lowest loss."""
+    runs = trials(bench, shape, arm)
     return min(runs, key=lambda run: _or_infinity(read_curve(run.path(bench.work)).losses[-1])).rate
 
 
@@ -151,10 +145,9 @@ def execute_all(bench: Bench, runs: list[Run], jobs: int, log: Log) -> None:
 
     def report(number: int, run: Run) -> None:
         curve = read_curve(run.path(bench.work))
-        what = f"tuning, rate {run.rate:g}" if run.tuning else f"rate {run.rate:g}"
         log(
-            f"{number} of {len(waiting)}: {run.shape}, {run.arm}, seed {run.seed}, {what}, {run.steps} steps:"
-            f" {curve.losses[0]:.4f} → {curve.losses[-1]:.4f} in {curve.seconds:.0f} s"
+            f"{number} of {len(waiting)}: {run.shape}, {run.arm}, seed {run.seed}, rate {run.rate:g}, {run.steps} steps"
+            f": {curve.losses[0]:.4f} → {curve.losses[-1]:.4f} in {curve.seconds:.0f} s"
         )
 
     if jobs == 1:
@@ -189,12 +182,12 @@ def execute(bench: Bench, run: Run) -> None:
     source = bench.source_of(run.shape, run.seed)
     model = build(bench, run, corpus).to(bench.device)
     probe = None
-    if run.arm in CLONES and not run.tuning:
+    if run.arm in CLONES:
         ids = corpus.validation(preset.batch, preset.length)[:, :-1]
         probe = make_probe(plan(source, **clone_options(run.arm, run.seed)), ids)
     order = run.seed + (1000 if run.arm == SOURCE else 0)  # the larger models do not see the source's batches again
     curve = train(model, corpus, preset, run.steps, run.rate, order, probe)
-    if run.arm == SOURCE and not run.tuning and run.shape != PRETRAINED:
+    if run.arm == SOURCE and run.shape != PRETRAINED:
         _save(model, corpus.tokenizer, source)
     _write(run.path(bench.work), {"run": asdict(run), "curve": asdict(curve)})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from benchmarks.convergence.presets import CLONES, RANDOM, SOURCE
-from benchmarks.convergence.runs import Bench, best_rate, final_runs, read_curve
+from benchmarks.convergence.runs import Bench, read_curve, runs_of
 from benchmarks.convergence.training import Curve
 
 
@@ -58,9 +58,7 @@ class ArmFigures:
 
 def curves(bench: Bench, shape: str, arm: str) -> list[Curve]:
     """The arm's curves on the shape, one a seed."""
-    preset = bench.preset
-    runs = final_runs(bench, [arm], preset.source_steps if arm == SOURCE else preset.steps)
-    return [read_curve(run.path(bench.work)) for run in runs if run.shape == shape]
+    return [read_curve(run.path(bench.work)) for run in runs_of(bench, shape, arm)]
 
 
 def summarise(bench: Bench) -> list[ArmFigures]:
@@ -70,7 +68,7 @@ def summarise(bench: Bench) -> list[ArmFigures]:
 
 def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
     own, random, source = (curves(bench, shape, which) for which in (arm, RANDOM, SOURCE))
-    rate = best_rate(bench, shape, arm)
+    rate = runs_of(bench, shape, arm)[0].rate
     clone = arm in CLONES
     pairs = list(zip(own, random, strict=True))
     reached = [steps_to(curve, other.losses[-1]) for curve, other in pairs]
