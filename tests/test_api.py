@@ -178,7 +178,7 @@ def test_options_are_the_fields_of_the_request() -> None:
     rest = {
         "embed_mult": 2, "ffn_mult": 3, "moe_ffn_mult": 2.5, "heads_mult": 4, "kv_heads_mult": 2, "head_dim_mult": 2,
         "hidden_size": None, "intermediate_size": None, "num_heads": None, "num_kv_heads": None,
-        "family": None, "target_params": None, "multiple_of": 32, "dtype": "float16",
+        "family": None, "target_params": None, "multiple_of": 64, "dtype": "float16",
         "max_shard_size": "1GB", "tie_embeddings": "untie",
     }  # fmt: skip
     assert GrowthOptions.__annotations__.keys() == mixing.keys() | rest.keys()

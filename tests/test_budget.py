@@ -55,7 +55,7 @@ def test_rows_that_are_wider_or_noisy_leave_room_for_fewer_threads(
     assert (first.stop - first.start) * row_bytes * 16 * budget.threads <= memory
 
 
-@pytest.mark.parametrize("max_memory", [16 * MIB - 1, 0, "5MB", "-5MB"])
+@pytest.mark.parametrize("max_memory", [16 * MIB - 1, 0, "5MB"])
 def test_memory_that_is_too_little_for_one_thread_is_refused_with_what_is_enough(
     max_memory: int | str, tensors: tuple[GrownTensor, ...]
 ) -> None:
@@ -65,7 +65,7 @@ def test_memory_that_is_too_little_for_one_thread_is_refused_with_what_is_enough
     assert plan_budget(tensors, 1, enough).threads == 1
 
 
-@pytest.mark.parametrize("max_memory", ["lots", "5 elephants", "", "nanMB", "infGB"])
+@pytest.mark.parametrize("max_memory", ["lots", "5 elephants", "", "nanMB", "infGB", "-5MB"])
 def test_memory_that_is_no_size_is_refused(max_memory: str, tensors: tuple[GrownTensor, ...]) -> None:
     with pytest.raises(RequestError, match="--max-memory"):
         plan_budget(tensors, 1, max_memory)

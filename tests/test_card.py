@@ -210,12 +210,6 @@ def test_a_source_from_the_hub_is_called_by_its_id_and_commit(src: Path) -> None
     assert f"--src facebook/opt-350m --revision {COMMIT} " in card.text
 
 
-def test_a_base_model_can_be_named(src: Path) -> None:
-    card: Any = ModelCard(model_card(plan(src, embed_mult=2), "facebook/opt-350m"))
-    assert card.data.to_dict()["base_model"] == "facebook/opt-350m"
-    assert "--src facebook/opt-350m --embed-mult" in card.text
-
-
 def test_a_verification_is_recorded_and_shown_in_the_card(clone: Path) -> None:
     before = card_of(clone)
     report = verify(clone)

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+import models
 from command_line import hyperclone
+from hyperclone_cli.errors import standing
 from hyperclone_cli.families import FAMILIES, REFUSED
 
 Sources = Callable[[str], Path]
@@ -148,6 +150,22 @@ def test_numbers_that_are_none_are_null_in_json(source: Sources, tmp_path: Path)
     save_file(tensors, tmp_path / "clone" / "model.safetensors", metadata={"format": "pt"})
     result = hyperclone("verify", tmp_path / "clone", "--json", code=4)
     assert json.loads(result.stdout, parse_constant=pytest.fail)["logits"]["relative_error"] is None
+
+
+def test_what_ends_a_verification_says_that_the_clone_stands(tmp_path: Path) -> None:
+    src, clone = models.build("qwen3", tmp_path / "src"), tmp_path / "clone"
+    tensors = load_file(src / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    result = hyperclone("expand", "--src", src, "--out", clone, "--embed-mult", 2, "--json", code=3)
+    assert "model.norm.weight" in result.stderr
+    assert f"The clone is whole: `hyperclone verify {clone}` checks it." in result.stderr
+    assert (clone / "hyperclone.json").exists()
+
+
+def test_so_does_an_interruption() -> None:
+    with pytest.raises(KeyboardInterrupt, match="The clone is whole"), standing("The clone is whole."):
+        raise KeyboardInterrupt
 
 
 def test_the_strategy_and_the_noise_are_recorded(source: Sources, tmp_path: Path) -> None:

@@ -238,6 +238,27 @@ def test_an_overwrite_that_was_killed_between_its_two_renames_is_undone(source: 
     expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
 
 
+def test_what_was_whole_already_outlives_the_refusal_to_overwrite(source: Sources, tmp_path: Path) -> None:
+    """Killed between the renames, then run again without --overwrite: the old model is back, the new one not lost."""
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    (tmp_path / "clone" / ".replaced-by-hyperclone").touch()
+    (tmp_path / "clone").rename(tmp_path / ".clone.replaced-by-hyperclone")
+    partial = tmp_path / "clone.partial"
+    partial.mkdir()
+    (partial / ".hyperclone-partial").write_text("begun")
+    (partial / "model.safetensors").write_text("whole")
+    with pytest.raises(RequestError, match="already exists"):
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    assert read(partial) == {".hyperclone-partial": b"begun", "model.safetensors": b"whole"}
+
+
+def test_an_empty_directory_is_as_good_as_none(source: Sources, tmp_path: Path) -> None:
+    (tmp_path / "clone").mkdir()
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    assert [path.name for path in tmp_path.iterdir()] == ["clone"]
+    assert verify(tmp_path / "clone", weights_only=True).passed
+
+
 def test_a_directory_of_the_users_is_not_taken_for_a_clone_set_aside(source: Sources, tmp_path: Path) -> None:
     (tmp_path / ".clone.replaced-by-hyperclone").mkdir()
     (tmp_path / ".clone.replaced-by-hyperclone" / "notes.txt").write_text("mine")

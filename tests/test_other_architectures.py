@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import models
+import models_further
+import models_fused
+import models_more
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES, Family
@@ -17,6 +20,8 @@ from hyperclone_cli.provenance import read_provenance
 from hyperclone_cli.request import Request
 from hyperclone_cli.source import open_source
 from hyperclone_cli.verifier import verify
+
+VARIANTS = models_fused.VARIANTS | models_further.VARIANTS | models_more.VARIANTS
 
 
 @pytest.fixture
@@ -49,6 +54,22 @@ def test_it_grows_by_the_table_that_is_named_and_verify_decides(unknown: Path, t
     record = read_provenance(tmp_path / "clone")
     assert record
     assert record.request.family == "llama"
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["mixtral", "qwen3_moe", "stablelm-12b", "falcon-7b", "falcon-40b", "gpt_bigcode-mqa"],
+)
+def test_a_name_stands_for_whichever_of_its_layouts_fits(layout: str, tmp_path: Path) -> None:
+    src = models.build(VARIANTS[layout], tmp_path / "src")
+    known = make_plan(open_source(src), Request(embed_mult=2))
+    config = json.loads((src / "config.json").read_text())
+    (src / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
+    with pytest.raises(CheckpointError) as refusal:
+        make_plan(open_source(src), Request(embed_mult=2))
+    assert f"--family {known.family.model_type}" in refusal.value.hint
+    plan = make_plan(open_source(src), Request(embed_mult=2, family=known.family.model_type))
+    assert plan.family == known.family
 
 
 def test_a_table_that_fits_the_tensors_but_not_the_function_is_caught(

@@ -225,6 +225,8 @@ REQUESTS: dict[str, tuple[list[object], int, str]] = {
     "bad shard size": (["--max-shard-size", "big"], 2, "--max-shard-size big"),
     "shard size of nothing": (["--max-shard-size", "0KB"], 2, "--max-shard-size 0KB"),
     "bad ratio": (["--uneven-ratio", "1:0"], 2, "--uneven-ratio"),
+    "a ratio for nothing": (["--uneven-ratio", "1:3"], 2, "Add --strategy uneven."),
+    "a multiple for nothing": (["--multiple-of", 8], 2, "--multiple-of is for the widths that --target-params chooses"),
     "unknown strategy": (["--strategy", "both"], 2, "--strategy"),
     "absurd noise": (["--noise-snr-db", "nan"], 2, "--noise-snr-db"),
     "unknown device": (["--device", "tpu9"], 2, "--device tpu9"),

@@ -138,7 +138,7 @@ def test_another_request_is_refused_until_restart(source: Sources, tmp_path: Pat
     before = faults.contents(tmp_path / "clone.partial")
     with pytest.raises(RequestError) as refusal:
         expand(source("qwen3"), tmp_path / "clone", Request(embed_mult=3))
-    assert "--embed-mult 2 --ffn-mult 2" in refusal.value.message
+    assert f"--embed-mult 2 --ffn-mult 2 --max-shard-size 60KB --out {tmp_path / 'clone'}" in refusal.value.message
     assert "--embed-mult 3" in refusal.value.message
     assert "--restart" in refusal.value.hint
     assert faults.contents(tmp_path / "clone.partial") == before
@@ -238,7 +238,8 @@ def test_a_struck_process_is_finished_by_the_next(
     assert "Traceback" not in stderr
     if status != 0:  # else it had ended before
         assert status == code
-        assert ("Interrupted" in stderr) is (blow == signal.SIGINT)
+        said = f"Interrupted. Run the same command again: it goes on with what is in {partial}."
+        assert (said in stderr) is (blow == signal.SIGINT)
         assert partial.exists()
         assert not out.exists()
         again = faults.run(words)

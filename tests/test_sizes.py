@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import models
 import models_fused
@@ -19,7 +20,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.mixing import STRATEGIES, Mixing
 from hyperclone_cli.planner import make_plan
 from hyperclone_cli.request import Request
-from hyperclone_cli.source import open_source
+from hyperclone_cli.source import Source, open_source
 from hyperclone_cli.verifier import verify
 
 Sources = Callable[[str], Path]
@@ -182,6 +183,26 @@ def test_a_number_of_parameters_leads_to_the_closest_shape(
     assert plan.notes[0].startswith(f"--target-params {wanted:,}: hidden_size {plan.growths['embed'].target}")
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
+
+
+def test_a_tied_head_that_is_stored_twice_is_not_read_for_every_shape_that_is_tried(
+    source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src = Path(shutil.copytree(source("llama-gqa-tied"), tmp_path / "src"))
+    tensors = load_file(src / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    compared: list[str] = []
+    same_bytes = Source.same_bytes
+
+    def counted(self: Source, one: str, other: str) -> bool:
+        compared.append(one)
+        return same_bytes(self, one, other)
+
+    monkeypatch.setattr(Source, "same_bytes", counted)
+    plan = make_plan(open_source(src), Request(target_params="1M", multiple_of=8))
+    assert set(plan.dropped) == {"lm_head.weight"}
+    assert len(compared) == 2  # for the source as it is, and for the shape that was chosen
 
 
 @pytest.mark.parametrize("variant, target", [("opt-350m", "600k"), ("olmo", "600k"), ("openai-gpt", "300k")])

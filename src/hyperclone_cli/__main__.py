@@ -22,19 +22,21 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(StorageError(f"{where}{error.strerror or error}."))
-    except KeyboardInterrupt:
-        _interrupted()
+    except KeyboardInterrupt as stop:
+        _interrupted(stop)
     except SystemExit as stop:  # Typer turns Ctrl-C into one
         if stop.code == INTERRUPTED:
-            _interrupted()
+            _interrupted(stop)
         raise
     except Exception as error:
         unexpected = f"unexpected {type(error).__name__}: {error}"
         _fail(HypercloneError(unexpected, "Please report it with what HYPERCLONE_DEBUG=1 shows."))
 
 
-def _interrupted() -> NoReturn:
-    print("Interrupted. The same command, run again, goes on where an expansion stopped.", file=sys.stderr)
+def _interrupted(stop: BaseException | None) -> NoReturn:
+    while stop and not isinstance(stop, KeyboardInterrupt):
+        stop = stop.__context__
+    print(f"Interrupted. {stop or ''}".rstrip(), file=sys.stderr)
     # not sys.exit: where Ctrl-C came inside exec(), as dataclasses use it, CPython would end itself by a signal
     sys.stderr.flush()
     os._exit(INTERRUPTED)

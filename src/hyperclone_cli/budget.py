@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +21,8 @@ SURVEY_BLOCK_BYTES = 1 << 20
 
 NOISE_ROWS = 64
 """Rows whose noise comes from one generator, and so are made together."""
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 _COPIES = 16
 """How many times its block's bytes a thread holds at worst: source rows, noise, and all of it in wider dtypes."""
@@ -52,8 +55,13 @@ def plan_budget(
             f"--max-memory {max_memory}: one thread needs {_COPIES * smallest:,} bytes for this model's widest rows.",
             f"Use --max-memory {-(-_COPIES * smallest // 10**6)}MB or more.",
         )
-    most = min(threads or os.cpu_count() or 1, memory // (_COPIES * smallest))
+    most = min(threads or _cores(), memory // (_COPIES * smallest))
     return Budget(most, min(LARGEST_BLOCK_BYTES, memory // most // _COPIES))
+
+
+def _cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _least_block_bytes(tensor: GrownTensor) -> int:
@@ -63,11 +71,7 @@ def _least_block_bytes(tensor: GrownTensor) -> int:
 
 
 def _bytes(max_memory: int | str) -> int:
-    from huggingface_hub.serialization._base import parse_size_to_int
-
-    if str(max_memory).isdecimal():
-        return int(max_memory)
-    try:
-        return parse_size_to_int(str(max_memory))
-    except (ValueError, OverflowError) as error:
-        raise RequestError(f"--max-memory {max_memory}: {error}", 'Use a size such as "512MB".') from None
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?([KMGT]?B)?", str(max_memory).upper())
+    if not found:
+        raise RequestError(f"--max-memory {max_memory}: no size in bytes.", 'Use a size such as "512MB".')
+    return round(float(found[1]) * _UNITS[found[2] or "B"])

@@ -30,15 +30,12 @@ _CARRIED = ("license", "license_name", "license_link", "language")
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
-def model_card(plan: Plan, base_model: str | None = None) -> str:
-    """The card of a clone that is not verified yet. The same plan gives the same text, wherever the clone is written.
-
-    `base_model` is the source's id on the Hub; None: that of the repository that it came from, if it came from one.
-    """
+def model_card(plan: Plan) -> str:
+    """The card of a clone that is not verified yet. The same plan gives the same text wherever it is written."""
     from huggingface_hub import ModelCard, ModelCardData
 
     origin = origin_of(plan.source)
-    repo_id = base_model or (origin.repo_id if origin else None)
+    repo_id = origin.repo_id if origin else None
     place = Path(os.path.abspath(plan.source.path))  # not resolved: what its user calls it
     source = repo_id or (place.stem if is_gguf(place) else place.name)
     carried = source_metadata(plan.source)
@@ -58,7 +55,7 @@ def model_card(plan: Plan, base_model: str | None = None) -> str:
         before=f"{before:,}",
         after=f"{after:,}",
         sizes=_sizes(plan),
-        command=command(plan.request, *_named(plan.source, base_model)),
+        command=command(plan.request, *_named(plan.source)),
         version=__version__,
         head=f"Its head is {plan.head.why}.",
         verification=_marked("Not verified yet: `hyperclone verify` does it."),
@@ -95,23 +92,23 @@ def source_metadata(source: Source) -> dict[str, Any]:
     }
 
 
-def _named(source: Source, base_model: str | None) -> tuple[str, str | None]:
+def _named(source: Source) -> tuple[str, str | None]:
     """(name, revision) by which `--src` finds a source: on the Hub by its id and commit, here by its last name."""
     origin, place = origin_of(source), Path(os.path.abspath(source.path))
     if origin and (source.origin or place.name == origin.revision):  # not a file or a directory inside a repository
         return origin.repo_id, origin.revision
-    return base_model or place.name, None
+    return place.name, None
 
 
-def command(request: Request, src: str, revision: str | None = None) -> str:
-    """The command that makes such a clone of `src` again, with every option that is not its default."""
+def command(request: Request, src: str, revision: str | None = None, out: str = "clone") -> str:
+    """The command that makes such a clone of `src`, with every option of `request` that is not its default."""
     words = ["hyperclone", "expand", "--src", src, *(["--revision", revision] if revision else [])]
     for options, defaults in ((request, Request()), (request.mixing, Mixing())):
         for option in fields(options):
             value = getattr(options, option.name)
             if option.name != "mixing" and value != getattr(defaults, option.name):
                 words += [f"--{option.name.replace('_', '-')}", _as_typed(value)]
-    return shlex.join([*words, "--out", "clone"])
+    return shlex.join([*words, "--out", out])
 
 
 def _as_typed(value: Any) -> str:
@@ -171,7 +168,7 @@ def _pair(*perplexities: float | None) -> str:
     return f"source {source}, clone {clone}"
 
 
-def write_card(directory: Path, plan: Plan, base_model: str | None = None) -> None:
+def write_card(directory: Path, plan: Plan) -> None:
     """Write a clone's card into its directory."""
-    text = model_card(plan, base_model)  # JSON can hold what is no text, half a surrogate pair
+    text = model_card(plan)  # JSON can hold what is no text, half a surrogate pair
     (directory / CARD_NAME).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, cast
 
 import typer
 
 from hyperclone_cli import __version__
 from hyperclone_cli.api import GrowthOptions
-from hyperclone_cli.errors import MismatchError
+from hyperclone_cli.errors import MismatchError, standing
 from hyperclone_cli.options import (
     CHECKING,
     CacheDir,
@@ -168,7 +169,7 @@ def expand(
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
 
-        with console.steps() as log:
+        with standing(f"The clone is whole: `hyperclone verify {quote(str(out))}` checks it."), console.steps() as log:
             report = check(out, device=device, log=log, access=Access(token=token, cache_dir=cache_dir))
     pushed = None
     if target is not None and report is not None and report.passed:

@@ -75,7 +75,7 @@ def expand(
         # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
         check_config(plan.source.config)
         check_config(plan.config)
-    making = _making(plan, src)
+    making = _making(plan, src, access, out)
     with _disk_errors(out), new_directory(directory, out, making, overwrite, restart) as journal:
         from hyperclone_cli.writer import write_shards
 
@@ -89,9 +89,11 @@ def expand(
 
 @contextmanager
 def _disk_errors(out: Path) -> Iterator[None]:
-    """Raise what the system says of a file as a StorageError."""
+    """Raise what the system says of a file as a StorageError, and let an interruption say what is kept."""
     try:
         yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"Run the same command again: it goes on with what is in {partial_of(out)}.") from stop
     except OSError as error:
         partial = partial_of(out)
         raise StorageError(
@@ -102,9 +104,10 @@ def _disk_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _making(plan: Plan, src: str | Path) -> Making:
+def _making(plan: Plan, src: str | Path, access: Access, out: Path) -> Making:
     """What the journal of a plan's clone is begun with."""
-    return Making(command(plan.request, str(src)), plan.digest, _fingerprint(plan.source), f"hyperclone {__version__}")
+    typed = command(plan.request, str(src), access.revision, str(out))
+    return Making(typed, plan.digest, _fingerprint(plan.source), f"hyperclone {__version__}")
 
 
 def _fingerprint(source: Source) -> dict[str, list[int]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HypercloneError(Exception):
     """Something the user can act on.
@@ -40,6 +43,18 @@ class StorageError(HypercloneError):
     """The Hub, the network or the disk failed."""
 
     exit_code = 5
+
+
+@contextmanager
+def standing(what: str) -> Iterator[None]:
+    """Let whatever ends the block, Ctrl-C too, say what stands nevertheless: `what`, ahead of the hint."""
+    try:
+        yield
+    except HypercloneError as error:
+        error.hint = f"{what} {error.hint}".rstrip()
+        raise
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(what) from stop
 
 
 INTERRUPTED = 130

@@ -82,7 +82,7 @@ def workers(threads: int) -> Iterator[ThreadPoolExecutor]:
 class Survey:
     """What must be known of a whole tensor before any of its rows can be grown.
 
-    power  mean square of the noise-free elements, padding aside, which scales the noise; 0 without noise
+    power  mean square of the noise-free elements, rows of padding aside, which scales the noise; 0 without noise
     mean   mean of the source's rows, of each matrix of a stack, where padding holds that
     """
 

@@ -7,7 +7,7 @@ and growths regular, so all this is kept run by run instead of unit by unit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
@@ -142,8 +142,10 @@ def nest(outer: Growth, inner: Growth) -> Growth:
     return Growth(outer.source * inner.source, tuple(runs))
 
 
-def abreast(parts: Iterable[Growth]) -> Growth:
-    """The growth of widths that are packed side by side, each growing in its place."""
+def side_by_side(parts: Sequence[Growth]) -> Growth:
+    """The growth of widths that are packed side by side, each growing in its place; a single width is itself."""
+    if len(parts) == 1:
+        return parts[0]
     runs: list[Run] = []
     source = 0
     for part in parts:
@@ -151,11 +153,6 @@ def abreast(parts: Iterable[Growth]) -> Growth:
         source += part.source
     whole = Run(0, source, 0, 1)
     return Growth(source, tuple(runs) if any(part.grows for part in parts) else (whole,))
-
-
-def side_by_side(parts: list[Growth]) -> Growth:
-    """As `abreast`; a single width is itself."""
-    return abreast(parts) if parts[1:] else parts[0]
 
 
 def grow_axes(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> Growth:

@@ -38,8 +38,10 @@ class Mixing:
         ratio = self.uneven_ratio
         if self.strategy not in STRATEGIES:
             raise RequestError(f"--strategy {self.strategy}: expected one of {', '.join(STRATEGIES)}.")
-        if not ratio or any(type(part) is not int or part < 1 for part in ratio):
-            raise RequestError(f"--uneven-ratio {':'.join(map(str, ratio))}: expected whole numbers such as 1:2.")
+        if not isinstance(ratio, tuple) or not ratio or any(type(part) is not int or part < 1 for part in ratio):
+            raise RequestError(f"--uneven-ratio {_shown(ratio)}: expected whole numbers such as 1:2.")
+        if ratio != (1, 2) and self.strategy != "uneven":
+            raise RequestError(f"--uneven-ratio means nothing to --strategy {self.strategy}.", "Add --strategy uneven.")
         if self.noise_snr_db is not None and not 0 <= self.noise_snr_db <= 200:
             raise RequestError(f"--noise-snr-db {self.noise_snr_db}: expected decibels from 0 to 200.")
 
@@ -52,3 +54,7 @@ class Mixing:
             ratio = [part ** (1 + output_copy % copies) for part in base]
             return Fraction(ratio[input_copy], sum(ratio))
         return Fraction(1, copies)
+
+
+def _shown(ratio: object) -> str:
+    return ":".join(map(str, ratio)) if isinstance(ratio, tuple) else repr(ratio)

@@ -143,7 +143,7 @@ def make_plan(source: Source, request: Request) -> Plan:
         shards=_split(tensors, request.max_shard_size),
         dropped=dropped,
         head=head,
-        notes=(*_silent_heads(growths["kv_heads"]), *source.notes),
+        notes=(*_silent_heads(growths["kv_heads"]), *_loud_noise(request, tensors), *source.notes),
     )
 
 
@@ -153,13 +153,26 @@ def _silent_heads(heads: Growth) -> list[str]:
     return [f"{silent} of {heads.target} heads are silent until training reads them: {why}"] if silent else []
 
 
-def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], family: Family) -> Plan:
-    def count(candidate: Request) -> int:
-        return make_plan(source, candidate).parameters()[1].total()
+def _loud_noise(request: Request, tensors: list[GrownTensor]) -> list[str]:
+    mixing = request.mixing
+    loud = mixing.strategy == "diagonal" and mixing.noise_snr_db is not None and mixing.noise_snr_db < 10
+    short = sorted({tensor.dtype for tensor in tensors if tensor.noisy and ITEM_BYTES[tensor.dtype] < 4})
+    why = "rounding parts the copies, and noise that no longer cancels grows with the depth"
+    if not loud or not short:
+        return []
+    return [f"--strategy diagonal with noise this loud in {short[0]}: {why}; verification may fail."]
 
+
+def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], family: Family) -> Plan:
     target = request.target_params
     assert isinstance(target, int)
-    make_plan(source, Request(family=request.family))  # what is wrong with the source, no shape mends
+    as_it_is = make_plan(source, Request(family=request.family))  # what is wrong with the source, no shape mends
+    kept = {name: tensor for name, tensor in source.tensors.items() if name not in as_it_is.dropped}
+    counted = replace(source, tensors=kept)  # without a second tied head, which each plan would read again
+
+    def count(candidate: Request) -> int:
+        return make_plan(counted, candidate).parameters()[1].total()
+
     plan = make_plan(source, propose(request, sizes, family, source.config, count))
     total = plan.parameters()[1].total()
     keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
@@ -173,7 +186,7 @@ def _check_known(source: Source, request: Request) -> None:
     model_type = source.config["model_type"]
     if request.family or model_type in REFUSED or known_family(source.config, source.tensors):
         return
-    for name in FAMILIES:
+    for name in dict.fromkeys(family.model_type for family in FAMILIES.values()):
         try:
             make_plan(source, Request(family=name))
         except HypercloneError:
@@ -199,5 +212,5 @@ def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, t
             max_shard_size=size,
         )
     except ValueError as error:
-        raise RequestError(f"--max-shard-size {size}: {error}.", _SIZE_HINT) from None
+        raise RequestError(f"--max-shard-size {size}: {str(error).rstrip('.')}.", _SIZE_HINT) from None
     return {name: tuple(tensors) for name, tensors in split.filename_to_tensors.items()}

@@ -39,10 +39,11 @@ def check_places(src: Path, out: Path, overwrite: bool) -> None:
     holder = next(parent for parent in out.parents if parent.exists())
     if not holder.is_dir():
         raise RequestError(f"--out {out}: {holder} is a file.", _ELSEWHERE)
-    if out.exists() and not overwrite:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
         raise RequestError(f"--out {out}: already exists.", "Choose another directory, or add --overwrite.")
-    if out.exists():
-        _check_is_clone(out)
+    _check_is_clone(out)
 
 
 def _check_is_clone(out: Path) -> None:
@@ -81,9 +82,14 @@ def new_directory(
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(lock):
         _settle_overwrite(out)
-        journal = open_journal(lock, making, restart)
         try:
             check_places(src, out, overwrite)  # again: another run may have come first
+        except RequestError:
+            if not lock.stat().st_size:  # else it is what an earlier run has written
+                shutil.rmtree(partial)
+            raise
+        journal = open_journal(lock, making, restart)
+        try:
             for leftover in partial.iterdir():
                 if leftover != lock and leftover.name not in journal.done:
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

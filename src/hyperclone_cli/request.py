@@ -82,6 +82,8 @@ class Request:
                     "--target-params chooses the hidden and the feed-forward size itself.",
                     "Leave out --embed-mult, --ffn-mult, --moe-ffn-mult, --hidden-size and --intermediate-size.",
                 )
+        if self.target_params is None and self.multiple_of != Request.multiple_of:
+            raise RequestError("--multiple-of is for the widths that --target-params chooses.", "Leave it out.")
         if self.dtype not in (None, *DTYPES):
             raise RequestError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}.")
         if self.tie_embeddings not in TIES:

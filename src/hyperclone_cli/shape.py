@@ -33,7 +33,7 @@ def propose(
     """
     target = request.target_params
     assert isinstance(target, int)
-    plain = replace(request, target_params=None)
+    plain = replace(request, target_params=None, multiple_of=Request.multiple_of)
     unit = max(1, sizes["embed"] // (sizes["kv_heads"] * sizes["group"])) * request.head_dim_mult
     start = sizes["embed"]
     whole = any(limit.growth == "ffn" and family.fits(config, limit.when) for limit in family.limits)

@@ -94,11 +94,13 @@ FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for 
 
 def known_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family | None:
     """The first table of a config's model_type that fits it, and the names of its tensors."""
-    for family in FAMILIES.values():
-        fits = family.model_type == config["model_type"] and family.fits(config, family.when)
-        if fits and family.is_stored_in(names):
-            return family
-    return None
+    layouts = [family for family in FAMILIES.values() if family.model_type == config["model_type"]]
+    return _fitting(layouts, config, names)
+
+
+def _fitting(layouts: Iterable[Family], config: Mapping[str, Any], names: Iterable[str]) -> Family | None:
+    """The first of these tables that fits a config and the names of its tensors."""
+    return next((f for f in layouts if f.fits(config, f.when) and f.is_stored_in(names)), None)
 
 
 def find_family(config: Mapping[str, Any], names: Iterable[str] = (), instead: str | None = None) -> Family:
@@ -112,7 +114,8 @@ def find_family(config: Mapping[str, Any], names: Iterable[str] = (), instead: s
     if instead is not None:
         if family and instead != family.name:
             raise RequestError(f"--family {instead}: {model_type} has a table of its own.", "Leave --family out.")
-        return families_named([instead])[0]
+        layouts = families_named([instead])
+        return _fitting(layouts, config, names) or layouts[0]
     if family is None and model_type in REFUSED:
         raise CheckpointError(
             f"config.json: model_type {model_type!r} is not supported: {REFUSED[model_type]}.",
