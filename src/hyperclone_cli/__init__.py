@@ -2,7 +2,8 @@
 
     from hyperclone_cli import clone_model, expand, plan, verify
 
-Each of the four is imported when it is first used, so that importing the package costs nothing.
+Each of these, and `Access`, which says how the Hub is asked, is imported when it is first used, so that importing
+the package costs nothing.
 """
 
 from importlib import import_module
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperclone_cli.api import expand, plan
+    from hyperclone_cli.hub import Access
     from hyperclone_cli.memory import clone_model
     from hyperclone_cli.verifier import verify
 
 __version__ = "0.1.0"
-__all__ = ["clone_model", "expand", "plan", "verify"]
+__all__ = ["Access", "clone_model", "expand", "plan", "verify"]
 
-_HOMES = {"clone_model": "memory", "expand": "api", "plan": "api", "verify": "verifier"}
+_HOMES = {"Access": "hub", "clone_model": "memory", "expand": "api", "plan": "api", "verify": "verifier"}
 
 
 def __getattr__(name: str) -> Any:
