@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 
 import hyperclone_cli
 import models
-from hyperclone_cli import clone_model, expand, plan, verify
+from hyperclone_cli import cli, clone_model, expand, plan, verify
 from hyperclone_cli.api import GrowthOptions, request
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.memory import open_model
@@ -184,6 +186,16 @@ def test_options_are_the_fields_of_the_request() -> None:
     assert GrowthOptions.__annotations__.keys() == mixing.keys() | rest.keys()
     assert request(**mixing, **rest) == Request(mixing=Mixing(**mixing), **rest)  # type: ignore[arg-type]
     assert request() == Request()
+
+
+def test_the_defaults_are_those_of_the_command_line() -> None:
+    typed = {name: parameter.default for name, parameter in inspect.signature(cli.expand).parameters.items()}
+    ours = {name: parameter.default for name, parameter in inspect.signature(expand).parameters.items()}
+    ours |= {field.name: getattr(Request(), field.name) for field in fields(Request) if field.name != "mixing"}
+    ours |= {field.name: getattr(Mixing(), field.name) for field in fields(Mixing)} | {"uneven_ratio": "1:2"}
+    both = {name: (typed[name], ours[name]) for name in typed.keys() & ours.keys() - {"src", "out"}}
+    assert len(both) > 20
+    assert {name: pair for name, pair in both.items() if pair[0] != pair[1]} == {}
 
 
 def test_an_unknown_option_is_an_error(source: Sources, tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from hyperclone_cli import __version__
-from hyperclone_cli.api import GrowthOptions
 from hyperclone_cli.errors import MismatchError, standing
 from hyperclone_cli.options import (
     CHECKING,
@@ -54,7 +53,9 @@ from hyperclone_cli.options import (
     Token,
     UnevenRatio,
 )
-from hyperclone_cli.request import DEFAULT_MAX_MEMORY
+
+if TYPE_CHECKING:
+    from hyperclone_cli.api import GrowthOptions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -89,8 +90,10 @@ def _ratio(text: str) -> tuple[int, ...]:
 
 def _growth_options(given: Mapping[str, Any]) -> GrowthOptions:
     """The options of GrowthOptions among those that a command was given; their names are the same."""
+    from hyperclone_cli.api import GrowthOptions
+
     chosen = {name: given[name] for name in GrowthOptions.__annotations__}
-    return cast(GrowthOptions, chosen | {"uneven_ratio": _ratio(given["uneven_ratio"])})
+    return cast("GrowthOptions", chosen | {"uneven_ratio": _ratio(given["uneven_ratio"])})
 
 
 @app.command()
@@ -121,7 +124,7 @@ def expand(
     checksum: Checksum = False,
     restart: Restart = False,
     threads: Threads = None,
-    max_memory: MaxMemory = DEFAULT_MAX_MEMORY,
+    max_memory: MaxMemory = "512MB",
     no_verify: NoVerify = False,
     device: Device = None,
     revision: Revision = None,
