@@ -18,7 +18,9 @@ from hyperclone_cli.clone import expand
 from hyperclone_cli.growth import nest, tiled
 from hyperclone_cli.mixing import STRATEGIES, Mixing
 from hyperclone_cli.noise import zero_sum_noise
+from hyperclone_cli.planner import make_plan
 from hyperclone_cli.request import Request
+from hyperclone_cli.source import open_source
 from hyperclone_cli.verifier import verify
 
 Sources = Callable[[str], Path]
@@ -39,6 +41,19 @@ def test_the_strategies_at_two_copies() -> None:
     assert matrix("symmetric") == [[half, half], [half, half]]
     assert matrix("diagonal") == [[1, 0], [0, 1]]
     assert matrix("uneven") == [[third, 2 * third], [fifth, 4 * fifth]]
+    assert matrix("halving") == [[1, 0], [half, half]]
+
+
+def test_halving_reads_in_powers_of_two() -> None:
+    shares = [[Mixing("halving").share(a, b, 4) for b in range(4)] for a in range(5)]
+    half, quarter, eighth = (Fraction(1, 2**power) for power in (1, 2, 3))
+    assert shares == [
+        [1, 0, 0, 0],
+        [half, half, 0, 0],
+        [half, quarter, quarter, 0],
+        [half, quarter, eighth, eighth],
+        [1, 0, 0, 0],
+    ]
 
 
 def test_a_ratio_is_used_where_it_fits_the_copies() -> None:
@@ -48,10 +63,17 @@ def test_a_ratio_is_used_where_it_fits_the_copies() -> None:
     assert mixing.share(0, 2, 3) == Fraction(3, 6)
 
 
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_halving_rounds_nothing_at_any_whole_multiple(factor: int, source: Sources) -> None:
+    request = Request(embed_mult=factor, ffn_mult=factor, mixing=Mixing("halving"))
+    assert make_plan(open_source(source("llama-mha")), request).rounded() == []
+
+
 @pytest.mark.parametrize("copies", [2, 3, 4])
-def test_uneven_copies_are_read_unequally_and_none_repeats_the_others(copies: int) -> None:
+@pytest.mark.parametrize("strategy", ["uneven", "halving"])
+def test_copies_are_read_unequally_and_none_repeats_the_others(strategy: str, copies: int) -> None:
     """Unequal column sums part the gradients, and an invertible C wastes no rank."""
-    shares = [[float(Mixing("uneven").share(a, b, copies)) for b in range(copies)] for a in range(copies)]
+    shares = [[float(Mixing(strategy).share(a, b, copies)) for b in range(copies)] for a in range(copies)]
     matrix = torch.tensor(shares, dtype=torch.float64)
     assert len(set(matrix.sum(0).tolist())) == copies
     assert torch.linalg.matrix_rank(matrix) == copies

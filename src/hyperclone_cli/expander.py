@@ -237,6 +237,10 @@ def _settle(
 ) -> torch.Tensor:
     """Round each copy, and let the last one that is not zero pay what the rounding of the others left."""
     lacking = rows.clone()
+    last: dict[int, int] = {}  # of so many copies, the last that is not zero
+    for run, share in zip(columns.runs, shares, strict=True):
+        if not run.is_padding and (share or noise is not None):
+            last[run.copies] = max(run.copy, last.get(run.copies, 0))
     grown = rows.new_zeros((len(rows), columns.target), dtype=dtype)
     position = 0
     for run, share in zip(columns.runs, shares, strict=True):
@@ -248,7 +252,7 @@ def _settle(
                 target.copy_(added)
             continue
         owed = lacking.narrow(1, run.start, run.length)
-        if run.copy == run.copies - 1 and (share or added is not None):
+        if run.copy == last.get(run.copies):
             target.copy_(owed)
         else:
             part = rows.narrow(1, run.start, run.length) * float(share)

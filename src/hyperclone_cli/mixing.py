@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from hyperclone_cli.errors import RequestError
 
-STRATEGIES = ("symmetric", "diagonal", "uneven")
+STRATEGIES = ("symmetric", "diagonal", "uneven", "halving")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Mixing:
                   uneven: output copy a reads in the proportions r to the power 1 + (a mod n), r = `uneven_ratio`.
                   Rotating one row instead would be exact too, but every copy would then be read as much as
                   every other, and get the same gradient; powers also keep C invertible if r has no equal parts
+                  halving: output copy a, of those up to n - 1, reads the input copies 0 … a in halves: ½, ¼, … and the
+                  last two alike. Powers of two, which no dtype rounds; C is triangular, and so invertible, and its
+                  columns have different sums, so that gradients differ
     uneven_ratio  used where it has as many numbers as there are copies; elsewhere 1 : 2 : … : n
     noise_snr_db  power of the noise-free tensor over that of the noise, in decibels; None for no noise
     seed          of the noise
@@ -53,6 +56,9 @@ class Mixing:
             base = self.uneven_ratio if len(self.uneven_ratio) == copies else range(1, copies + 1)
             ratio = [part ** (1 + output_copy % copies) for part in base]
             return Fraction(ratio[input_copy], sum(ratio))
+        if self.strategy == "halving":
+            last = output_copy % copies
+            return Fraction(int(input_copy <= last), 2 ** min(input_copy + 1, last))
         return Fraction(1, copies)
 
 

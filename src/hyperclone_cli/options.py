@@ -19,6 +19,7 @@ class Strategy(StrEnum):
     symmetric = "symmetric"
     diagonal = "diagonal"
     uneven = "uneven"
+    halving = "halving"
 
 
 class Tie(StrEnum):
