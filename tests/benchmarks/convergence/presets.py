@@ -100,6 +100,7 @@ CLONES: dict[str, GrowthOptions] = {
     "uneven 1:2 + 10 dB": {"strategy": "uneven", "noise_snr_db": 10.0},
     "diagonal": {"strategy": "diagonal"},
     "diagonal + 10 dB": {"strategy": "diagonal", "noise_snr_db": 10.0},
+    "halving": {"strategy": "halving"},
 }
 """Arm → the options of `hyperclone expand` that make its clones."""
 
@@ -167,7 +168,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "smollm2": Preset(
         shapes=(PRETRAINED,),
-        arms=(RANDOM, "symmetric", "symmetric + 10 dB", "uneven 1:2"),
+        arms=(RANDOM, "symmetric", "symmetric + 10 dB", "uneven 1:2", "halving"),
         seeds=1,
         source_steps=0,
         source_rate=0.0,
