@@ -16,7 +16,8 @@ from rich.table import Table
 from hyperclone_cli.capabilities import capabilities, grown_keys
 from hyperclone_cli.config import config_changes
 from hyperclone_cli.families import Family
-from hyperclone_cli.inspector import GradientFigures, Inspection
+from hyperclone_cli.gradients import GradientFigures
+from hyperclone_cli.inspector import Inspection
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.push import Pushed
 from hyperclone_cli.symmetry import advice
@@ -218,6 +219,8 @@ def _figure(number: float | None) -> str:
 
 
 def _verdict(gradients: GradientFigures) -> str:
+    if gradients.largest_difference is None:
+        return "Whether the copies' gradients are equal is not known: none could be compared."
     if gradients.largest_difference < EQUAL:
         what = "equal: without dropout, training keeps them equal"
     elif gradients.largest_difference < NEARLY_EQUAL:

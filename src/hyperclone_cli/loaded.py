@@ -31,11 +31,20 @@ def quiet() -> Iterator[None]:
 
 def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The tensors that `save_pretrained` would write, in its names and layout. Copies none."""
-    # what save_pretrained uses: some architectures rename or fuse tensors when they are loaded
-    from transformers.core_model_loading import revert_weight_conversion
-
     named = model.state_dict(keep_vars=True)
     first = {id(tensor): name for name, tensor in reversed(named.items())}  # a tied head is the embedding again
     weights = {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
-    reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, weights)
+    return _as_saved(model, weights)
+
+
+def gradients_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The gradient of every parameter that has one, in the names and the layout of `weights_of`."""
+    return _as_saved(model, {name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+
+
+def _as_saved(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # what save_pretrained uses: some architectures rename or fuse tensors when they are loaded
+    from transformers.core_model_loading import revert_weight_conversion
+
+    reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
     return reverted
