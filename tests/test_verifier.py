@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
+import models_fused
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.mixing import Mixing
@@ -157,6 +159,27 @@ def test_the_decoding_is_checked_over_a_ragged_left_padded_batch(clone: Path) ->
     assert made is not None
     assert (made.identical, made.prompts, made.new_tokens) == (5, 5, 8)
     assert len(set(made.prompt_lengths)) == 5
+
+
+def test_a_tie_is_one_between_tokens_that_decoding_may_take(tmp_path: Path) -> None:
+    """Nowhere is the end of the text among these, by far the likeliest token though it is."""
+    src = models.build(models_fused.VARIANTS["phi"], tmp_path / "src", eos_token_id=2)
+    shutil.copytree(src, tmp_path / "clone")
+
+    def nearly_tie(likelier: int) -> Callable[[Tensors], None]:
+        def change(tensors: Tensors) -> None:
+            tensors["lm_head.weight"][8] = tensors["lm_head.weight"][7]
+            tensors["lm_head.bias"][[2, 7, 8]] = torch.tensor([40.0, 20.0, 20.0])
+            tensors["lm_head.bias"][likelier] += 1e-5
+
+        return change
+
+    forge(src, nearly_tie(7))
+    forge(tmp_path / "clone", nearly_tie(8))
+    report = verify(tmp_path / "clone", src=src)
+    assert report.passed, report.failures
+    assert report.generation is not None
+    assert (report.generation.identical, report.generation.ties) == (0, 5)
 
 
 def test_a_clone_of_unknown_origin_needs_a_source(clone: Path, source: Sources) -> None:
