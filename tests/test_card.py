@@ -304,6 +304,14 @@ def test_a_verified_clone_can_be_overwritten_and_is_then_unverified(clone: Path,
         expand(src, clone, embed_mult=2, overwrite=True)
 
 
+@pytest.mark.parametrize("name", ["verification.json", "README.md"])
+def test_what_a_killed_verification_leaves_is_ours_to_replace(name: str, clone: Path, src: Path) -> None:
+    """It writes beside a file what is to take its place."""
+    (clone / f".{name}.new").write_text("half")
+    expand(src, clone, embed_mult=3, overwrite=True)
+    assert not (clone / f".{name}.new").exists()
+
+
 def test_the_template_is_in_the_package() -> None:
     from importlib.resources import files
 

@@ -21,6 +21,15 @@ from hyperclone_cli.source import WEIGHTS
 VERIFICATION_NAME = "verification.json"
 SCHEMA_VERSION = 1
 
+
+def _beside(name: str) -> str:
+    """What a file is called until it takes the place of `name`."""
+    return f".{name}.new"
+
+
+OWN_NAMES = frozenset({VERIFICATION_NAME, _beside(VERIFICATION_NAME), _beside(CARD_NAME)})
+"""What verifications add to a clone, also those that are killed."""
+
 _FIGURES = ("passed", "weights", "logits", "generation")
 
 
@@ -57,12 +66,12 @@ def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str],
 
 def _replace(path: Path, text: str) -> None:
     """Put `text` in the place of what `path` holds, whole or not at all, in the mode that it had."""
-    new = path.with_name(f".{path.name}.new")
+    new = path.with_name(_beside(path.name))
     try:
         new.write_bytes(text.encode())
         if path.exists():
             shutil.copymode(path, new)
         os.replace(new, path)
-    except OSError:
+    except BaseException:
         new.unlink(missing_ok=True)
         raise
