@@ -12,10 +12,10 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.gradients import GradientFigures, compare_gradients
-from hyperclone_cli.hub import Access, locate
+from hyperclone_cli.hub import Access
 from hyperclone_cli.likeness import Alikeness, compare_copies, rank_fraction
-from hyperclone_cli.planner import Plan, make_plan
-from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance, recorded_source
+from hyperclone_cli.planner import Plan
+from hyperclone_cli.provenance import PROVENANCE_NAME, plan_again, read_provenance
 from hyperclone_cli.remote import open_headers
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.source import open_source
@@ -137,8 +137,7 @@ def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan,
             f"{clone}: no {PROVENANCE_NAME}, so it is not known which weights are copies.",
             "For a checkpoint trained from a clone, name the clone with --clone.",
         )
-    place = recorded_source(record, access) if src is None else locate(src, access)
-    plan = make_plan(open_headers(place, access, record.request.dtype), record.request)
+    plan = plan_again(record, src, access, open_headers)
     changed = plan.digest != record.plan_digest
     return plan, ["The source is not the one that was expanded; its sizes are taken all the same."] if changed else []
 

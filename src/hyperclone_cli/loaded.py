@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,15 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def complaints(report: Mapping[str, Any]) -> list[str]:
+    """What a loading report of transformers finds wrong: "missing tensor …", "unexpected tensor …", and so on."""
+    return [
+        f"{kind.removesuffix('_keys')} tensor {key[0] if isinstance(key, tuple) else key}"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        for key in sorted(report[kind])
+    ]
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
