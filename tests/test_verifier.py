@@ -323,6 +323,42 @@ def test_a_file_that_is_not_the_sources_is_caught(clone: Path) -> None:
     assert_fails(verify(clone, weights_only=True), "generation_config.json")
 
 
+STRAYS: dict[str, bool | None] = {
+    "tokenizer.json": True,
+    "chat_template.jinja": True,
+    "additional_chat_templates/rag.jinja": True,
+    "adapter_config.json": True,
+    "adapter_model.safetensors": True,
+    "pytorch_model.bin": True,
+    "model-00001-of-00002.safetensors": True,
+    "model.safetensors.index.json": True,
+    "notes.txt": False,
+    "secrets.pt": False,
+    "LICENSE": False,
+    "run/checkpoint-1/model.safetensors": False,
+    ".env": None,
+    ".cache/tokenizer.json": None,
+}
+"""A file more than the clone was written with → whether it fails, rather than is noted; None: neither."""
+
+
+@pytest.mark.parametrize("name, fails", STRAYS.items())
+def test_a_file_too_many_fails_if_loaders_read_it_and_is_noted_otherwise(
+    name: str, fails: bool | None, clone: Path
+) -> None:
+    (clone / name).parent.mkdir(parents=True, exist_ok=True)
+    (clone / name).write_bytes(b"mine")
+    report = verify(clone, weights_only=True)
+    assert [failure for failure in report.failures if name in failure] == list(report.failures)
+    assert report.passed is not fails
+    assert any(f"`push` would publish it: {name}." in note for note in report.notes) is (fails is False)
+
+
+def test_a_file_that_the_clone_lost_is_caught(clone: Path) -> None:
+    (clone / "generation_config.json").unlink()
+    assert_fails(verify(clone, weights_only=True), "generation_config.json is missing")
+
+
 def test_without_a_record_it_is_said_what_was_not_compared(clone: Path, source: Sources) -> None:
     forget_provenance(clone)
     assert any("weights were not compared" in note for note in verify(clone, src=source("llama-gqa-tied")).notes)

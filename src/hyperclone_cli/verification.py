@@ -1,7 +1,7 @@
 """verification.json: what the last full verification of a clone found, repeated in its card.
 
-It holds the SHA-256 of what was verified, so that a later change shows, and no clock time, no host and no path, so
-that it can be published with the clone.
+It holds the SHA-256 of every file that was there, so that a later change shows, and no clock time, no host and no
+path, so that it can be published with the clone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any
 
 from hyperclone_cli.card import CARD_NAME, with_figures
 from hyperclone_cli.checksums import checksums
-from hyperclone_cli.provenance import PROVENANCE_NAME, Provenance
-from hyperclone_cli.source import WEIGHTS
 
 VERIFICATION_NAME = "verification.json"
 SCHEMA_VERSION = 1
@@ -33,13 +31,18 @@ OWN_NAMES = frozenset({VERIFICATION_NAME, _beside(VERIFICATION_NAME), _beside(CA
 _FIGURES = ("passed", "weights", "logits", "generation")
 
 
-def file_digests(clone: Path, record: Provenance) -> dict[str, str]:
-    """Name → SHA-256 of each file that decides what a clone is: all that its record names, the record, any weights.
+def published(clone: Path) -> set[str]:
+    """The files that go where a clone goes, by their paths in it: all but those that are, or lie, in hiding."""
+    files = (path.relative_to(clone) for path in clone.rglob("*") if path.is_file())
+    return {str(path) for path in files if not any(part.startswith(".") for part in path.parts)}
 
-    But for the card, which is the user's to edit.
+
+def file_digests(clone: Path) -> dict[str, str]:
+    """Name → SHA-256 of every file that is published with a clone.
+
+    But for the card, which is the user's to edit, and the record of its verification.
     """
-    weights = {path.name for path in clone.iterdir() if WEIGHTS.fullmatch(path.name)}
-    return checksums(clone, {*record.files, PROVENANCE_NAME, *weights} - {CARD_NAME})
+    return checksums(clone, published(clone) - {CARD_NAME, VERIFICATION_NAME})
 
 
 def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str], report: Mapping[str, Any]) -> str:

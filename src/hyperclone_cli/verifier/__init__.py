@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hyperclone_cli.checksums import differences
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -16,15 +16,13 @@ from hyperclone_cli.planner import Plan
 from hyperclone_cli.provenance import PROVENANCE_NAME, Provenance, plan_again, read_provenance
 from hyperclone_cli.source import Source, open_source
 from hyperclone_cli.verification import file_digests, record_verification
+from hyperclone_cli.verifier.files import compare_config, compare_files
 from hyperclone_cli.verifier.report import Findings, Report, finite
 
 if TYPE_CHECKING:
     from hyperclone_cli.verifier.functions import Setting
 
 __all__ = ["Report", "verify"]
-
-_NOT_COMPARED = {"transformers_version", "_name_or_path"}
-"""Keys that say where a config comes from, not what it means."""
 
 
 def verify(
@@ -61,13 +59,13 @@ def verify(
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     source, plan = _open_source(clone, record, src, weights_only, access)
     found = Findings()
+    recordable = bool(record and plan and src is None and not weights_only and plan.digest == record.plan_digest)
     files: dict[str, str] = {}
-    if record and plan and src is None and not weights_only and plan.digest == record.plan_digest:
+    if recordable or checksum:
         log(f"Hashing the files of {clone}")
-        files = file_digests(clone, record)  # before they are read: whatever changes meanwhile is not what was verified
+        files = file_digests(clone)  # before they are read: whatever changes meanwhile is not what was verified
     if record and checksum:
-        log(f"Hashing the files of {clone}")
-        found.failures += differences(clone, record.sha256)
+        found.failures += differences(record.sha256, files)
     if plan and record and plan.digest != record.plan_digest:
         found.notes.append("The source is not the one that was expanded; compared with what is there now.")
     if plan:
@@ -92,7 +90,7 @@ def verify(
         generation=found.generation,
         hashed=len(record.sha256) if record and checksum else None,
     )
-    if plan and files:
+    if plan and recordable:
         note = record_verification(clone, plan.digest, files, finite(report.as_json()))
         report = replace(report, notes=(*report.notes, note)) if note else report
     return report
@@ -122,8 +120,8 @@ def _compare_contents(plan: Plan, clone: Source, found: Findings, log: Callable[
     """What is in the clone's files, held against what the plan writes."""
     from hyperclone_cli.verifier.weights import compare_weights
 
-    found.failures += _compare_configs(plan.config, clone.config)
-    found.failures += _compare_companions(plan.source, clone)
+    found.failures += compare_config(plan.config, clone.config)
+    compare_files(plan, clone.path, found)
     log("Comparing the weights")
     found.weights = compare_weights(plan, clone)
     found.failures += [f"tensor {name} {what}" for name, what in found.weights.bad.items()]
@@ -144,20 +142,3 @@ def _compare_functions(
             return
         strange = finiteness_note(found.weights.not_finite) if found.weights else ""
         raise CheckpointError(f"{error.message} {strange}".rstrip(), error.hint) from error
-
-
-def _compare_configs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in {**expected, **found} if key not in _NOT_COMPARED]
-    return [
-        f"config.json: {key} should be {expected.get(key, 'absent')!r}, found {found.get(key, 'absent')!r}"
-        for key in keys
-        if expected.get(key, "absent") != found.get(key, "absent")
-    ]
-
-
-def _compare_companions(source: Source, clone: Source) -> list[str]:
-    return [
-        f"file {name} is not the source's"
-        for name in source.companions()
-        if not (clone.path / name).is_file() or (clone.path / name).read_bytes() != source.companion(name)
-    ]
