@@ -307,6 +307,18 @@ def test_what_was_not_verified_is_pushed_by_force_alone(
     assert REPO in hub.repos
 
 
+def test_a_clone_whose_source_is_elsewhere_now_is_verified_against_it_and_pushed(
+    hub: LocalHub, push: Push, clone: Path, verified: Path
+) -> None:
+    add("notes.txt")(clone)
+    push("clone", REPO, code=2)
+    assert "Name it with --src" in hyperclone("verify", clone, code=3).stderr
+    noted = hyperclone("verify", clone, "--src", verified.parent / "src").stderr
+    assert "`push` would publish it: notes.txt" in noted
+    push("clone", REPO)
+    assert "notes.txt" in hub.repos[REPO].files()
+
+
 def test_the_card_is_the_users_to_edit(hub: LocalHub, push: Push, clone: Path) -> None:
     edit("README.md")(clone)
     push("clone", REPO)

@@ -49,7 +49,9 @@ def verify(
     access        revision (of `src`), token and cache for the Hub; None: the usual ones
     checksum      also compare the SHA-256 of every file with those that `expand` recorded
 
-    What a full verification against the recorded source finds is also written into the clone, see `verification`.
+    What a full verification finds is also written into the clone, see `verification`, if the source is the one that
+    was expanded, wherever it is now: same config, and tensors of the same names and shapes. A failure against a
+    source that was named is not, for that may be another one; where nothing is written, a note says why.
     A clone that differs is no error but a report with `failures`. Raises RequestError and
     CheckpointError for inputs that cannot be compared at all, StorageError if the source cannot be fetched.
     """
@@ -59,19 +61,15 @@ def verify(
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     source, plan = _open_source(clone, record, src, weights_only, access)
     found = Findings()
-    recordable = bool(record and plan and src is None and not weights_only and plan.digest == record.plan_digest)
+    unrecorded = _why_unrecorded(record, plan, weights_only)
     files: dict[str, str] = {}
-    if recordable or checksum:
+    if checksum or not unrecorded:
         log(f"Hashing the files of {clone}")
         files = file_digests(clone)  # before they are read: whatever changes meanwhile is not what was verified
     if record and checksum:
         found.failures += differences(record.sha256, files)
-    if plan and record and plan.digest != record.plan_digest:
-        found.notes.append("The source is not the one that was expanded; compared with what is there now.")
     if plan:
         _compare_contents(plan, checkpoint, found, log)
-    else:
-        found.notes.append(f"No {PROVENANCE_NAME}: config and weights were not compared, only what the models compute.")
     if not weights_only:
         import torch
 
@@ -90,10 +88,22 @@ def verify(
         generation=found.generation,
         hashed=len(record.sha256) if record and checksum else None,
     )
-    if plan and recordable:
+    if src is not None and not report.passed and not unrecorded:
+        unrecorded = "the source that was named may be another than the recorded one"
+    if plan and not unrecorded:
         note = record_verification(clone, plan.digest, files, finite(report.as_json()))
-        report = replace(report, notes=(*report.notes, note)) if note else report
-    return report
+    else:
+        note = f"Nothing is recorded in {clone}: {unrecorded}."
+    return replace(report, notes=(*report.notes, note)) if note else report
+
+
+def _why_unrecorded(record: Provenance | None, plan: Plan | None, weights_only: bool) -> str:
+    """Why a verification says too little of a clone to be recorded in it; empty if it does not."""
+    if record is None or plan is None:
+        return f"without {PROVENANCE_NAME}, config and weights were not compared, only what the models compute"
+    if plan.digest != record.plan_digest:
+        return "the source, compared as it is now, is not the one that was expanded"
+    return "only the weights were compared" if weights_only else ""
 
 
 def _open_source(
