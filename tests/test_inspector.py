@@ -264,6 +264,23 @@ def test_a_checkpoint_of_another_shape_or_without_a_record_is_refused(source: So
         inspect(source("opt-125m"), clone=tmp_path / "clone")
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"gradients": True, "device": "nosuch"}, "--device nosuch: "),
+        ({"device": "cpu"}, "--device cpu: without --gradients no model is run"),
+    ],
+)
+def test_a_device_is_refused_before_anything_is_compared(
+    options: dict[str, Any], words: str, source: Sources, tmp_path: Path
+) -> None:
+    expand(source("llama-mha"), tmp_path / "clone", request("symmetric"))
+    steps: list[str] = []
+    with pytest.raises(RequestError, match=words):
+        inspect(tmp_path / "clone", log=steps.append, **options)
+    assert steps == []
+
+
 def test_a_source_that_moved_can_be_named(tmp_path: Path) -> None:
     models.build("llama-mha", tmp_path / "source")
     expand(tmp_path / "source", tmp_path / "clone", request("symmetric"))

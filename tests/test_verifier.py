@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,6 +181,28 @@ def test_a_tie_is_one_between_tokens_that_decoding_may_take(tmp_path: Path) -> N
     assert report.passed, report.failures
     assert report.generation is not None
     assert (report.generation.identical, report.generation.ties) == (0, 5)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a device that is not there": ({"device": "nosuch"}, "--device nosuch: "),
+    "a dtype that there is not": ({"dtype": "float99"}, "--dtype float99: expected one of float32, bfloat16, float16"),
+    "no tokens": ({"new_tokens": 0}, "--new-tokens 0: expected a whole number from 1 up"),
+    "half a token": ({"new_tokens": 1.5}, "--new-tokens 1.5: expected a whole number from 1 up"),
+    "too many tokens": ({"new_tokens": 64}, "--new-tokens 64: the models take 64 tokens, prompt included"),
+    "a device for nothing": ({"weights_only": True, "device": "cpu"}, "--device cpu: with --weights-only no model"),
+    "a dtype of nothing": ({"weights_only": True, "dtype": "float16"}, "--dtype float16: with --weights-only no"),
+    "tokens of nothing": ({"weights_only": True, "new_tokens": 9}, "--new-tokens 9: with --weights-only no model"),
+}
+
+
+@pytest.mark.parametrize("options, words", REFUSED.values(), ids=list(REFUSED))
+def test_what_cannot_be_run_is_refused_before_anything_is_compared(
+    options: dict[str, Any], words: str, clone: Path
+) -> None:
+    steps: list[str] = []
+    with pytest.raises(RequestError, match=words):
+        verify(clone, log=steps.append, **options)
+    assert steps == []
 
 
 def test_a_clone_of_unknown_origin_needs_a_source(clone: Path, source: Sources) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperclone_cli.config import context_length
 from hyperclone_cli.errors import CheckpointError
@@ -12,6 +13,9 @@ from hyperclone_cli.likeness import Alikeness, compare_copies
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.source import Source
 from hyperclone_cli.tensors import GrownTensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,11 @@ class Taught:
 
 
 def compare_gradients(
-    checkpoint: Source, clone: Path, plan: Plan, matrices: Sequence[GrownTensor], device: str | None
+    checkpoint: Source, clone: Path, plan: Plan, matrices: Sequence[GrownTensor], device: torch.device
 ) -> Taught:
     """The gradients of the copies in `matrices`, on the page of English, or random tokens if `clone` cannot read it.
 
-    Raises RequestError for a device that is not there, and CheckpointError for a checkpoint with holes.
+    Raises CheckpointError for a checkpoint with holes.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -54,7 +58,7 @@ def compare_gradients(
     from hyperclone_cli.rows import rows_in_memory
     from hyperclone_cli.verifier import forward, text
 
-    model, complaints = forward.load(checkpoint, torch.float32, forward.choose_device(device))
+    model, complaints = forward.load(checkpoint, torch.float32, device)
     missing = [complaint for complaint in complaints if not complaint.startswith("unexpected")]
     if missing:
         raise CheckpointError(f"{checkpoint.path}: {missing[0]}.", "The checkpoint is incomplete.")

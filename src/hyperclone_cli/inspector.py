@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.gradients import GradientFigures, compare_gradients
 from hyperclone_cli.hub import Access
 from hyperclone_cli.likeness import Alikeness, compare_copies, rank_fraction
@@ -20,6 +20,9 @@ from hyperclone_cli.remote import open_headers
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.source import open_source
 from hyperclone_cli.tensors import GrownTensor
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA_VERSION = 1
 
@@ -91,6 +94,7 @@ def inspect(
     """
     clone = clone or checkpoint
     found = open_source(checkpoint)
+    place = _choose_device(device, gradients)
     plan, notes = _plan_of(clone, src, access or Access())
     matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _is_copied(tensor)]
     if not matrices:
@@ -108,10 +112,10 @@ def inspect(
                 ranks[tensor.name] = rank_fraction(weight)
     taught: dict[str, Alikeness] = {}
     figures = None
-    if gradients and matrices:
+    if place and matrices:
         if log:
             log(f"Running {checkpoint} forward and backward")
-        compared = compare_gradients(found, clone, plan, matrices, device)
+        compared = compare_gradients(found, clone, plan, matrices, place)
         taught, figures = compared.alike, compared.figures
         notes += compared.notes
     layers = tuple(
@@ -127,6 +131,19 @@ def inspect(
         for (layer, part), names in _by_layer(matrices).items()
     )
     return Inspection(str(checkpoint), str(clone), layers, figures, tuple(notes))
+
+
+def _choose_device(name: str | None, gradients: bool) -> torch.device | None:
+    """Where the model is run, if it is."""
+    if gradients:
+        from hyperclone_cli.verifier.forward import choose_device
+
+        return choose_device(name)
+    if name is not None:
+        raise RequestError(
+            f"--device {name}: without --gradients no model is run.", "Add --gradients, or leave it out."
+        )
+    return None
 
 
 def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan, list[str]]:

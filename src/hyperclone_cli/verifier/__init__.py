@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hyperclone_cli.checksums import differences
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -18,9 +17,7 @@ from hyperclone_cli.source import Source, open_source
 from hyperclone_cli.verification import file_digests, record_verification
 from hyperclone_cli.verifier.files import compare_config, compare_files
 from hyperclone_cli.verifier.report import Findings, Report, finite
-
-if TYPE_CHECKING:
-    from hyperclone_cli.verifier.functions import Setting
+from hyperclone_cli.verifier.setting import DTYPE, NEW_TOKENS, Setting, check_context, check_unused, choose_setting
 
 __all__ = ["Report", "verify"]
 
@@ -29,9 +26,9 @@ def verify(
     clone: str | Path,
     src: str | Path | None = None,
     device: str | None = None,
-    dtype: str = "float32",
+    dtype: str = DTYPE,
     weights_only: bool = False,
-    new_tokens: int = 16,
+    new_tokens: int = NEW_TOKENS,
     log: Callable[[str], None] | None = None,
     access: Access | None = None,
     checksum: bool = False,
@@ -43,7 +40,7 @@ def verify(
     dtype         what both models run in. In float32 the logits' relative error may be at most
                   max(1e-5, the error that the source's own storage dtype makes); in another dtype
                   at most twice the error that this dtype makes in the source
-    weights_only  skip everything that needs a forward pass
+    weights_only  skip everything that needs a forward pass, and refuse what says how it is to be run
     new_tokens    tokens that greedy decoding continues each prompt by
     log           called with each step as it begins
     access        revision (of `src`), token and cache for the Hub; None: the usual ones
@@ -56,10 +53,15 @@ def verify(
     CheckpointError for inputs that cannot be compared at all, StorageError if the source cannot be fetched.
     """
     clone, access, log = Path(clone), access or Access(), log or (lambda _: None)
+    if weights_only:
+        check_unused(device, dtype, new_tokens)
     checkpoint, record = open_source(clone), read_provenance(clone)
     if checksum and not (record and record.sha256):
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
+    setting = None if weights_only else choose_setting(device, dtype, new_tokens)
     source, plan = _open_source(clone, record, src, weights_only, access)
+    if setting:
+        check_context(setting, source, plan)
     found = Findings()
     unrecorded = _why_unrecorded(record, plan, weights_only)
     files: dict[str, str] = {}
@@ -70,13 +72,7 @@ def verify(
         found.failures += differences(record.sha256, files)
     if plan:
         _compare_contents(plan, checkpoint, found, log)
-    if not weights_only:
-        import torch
-
-        from hyperclone_cli.verifier.forward import choose_device
-        from hyperclone_cli.verifier.functions import Setting
-
-        setting = Setting(choose_device(device), getattr(torch, dtype), new_tokens)
+    if setting:
         _compare_functions(source, checkpoint, plan, setting, found, log)
     report = Report(
         clone=str(clone),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from hyperclone_cli.config import context_length, read_sizes
-from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth import tiled
 from hyperclone_cli.planner import Plan
@@ -17,18 +17,10 @@ from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.source import Source
 from hyperclone_cli.verifier import forward, generation, text
 from hyperclone_cli.verifier.report import Findings, LogitFigures
+from hyperclone_cli.verifier.setting import Setting
 
 TOLERANCE = 1e-5
 """Relative logit error that float32 arithmetic itself makes, with room: what passes where nothing was rounded."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How both models are run."""
-
-    device: torch.device
-    dtype: torch.dtype
-    new_tokens: int
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ def compare_functions(
     """Add to `found` the logits, hidden states and greedy decoding of both, and every reason to fail the clone.
 
     `plan` tells how the residual stream grew; without it the layers are taken as plain copies.
-    One model is in memory at a time. Raises CheckpointError if either cannot be loaded, RequestError
-    if `setting` asks for more tokens than the models take.
+    One model is in memory at a time. Raises CheckpointError if either cannot be loaded, or the source computes
+    no numbers.
     """
     family = plan.family if plan else find_family(source.config)
     vocab_size = read_sizes(source.config, family)["vocab"]
@@ -57,11 +49,6 @@ def compare_functions(
         )
         return
     context = context_length(source.config, family)
-    if setting.new_tokens >= context:
-        raise RequestError(
-            f"--new-tokens {setting.new_tokens}: the models take {context} tokens, prompt included.",
-            f"At most {context - 1}.",
-        )
     tokenizer, note = text.load_tokenizer(source.path, vocab_size)
     found.notes += [note] if note else []
     ids = text.page(tokenizer, vocab_size, context)
