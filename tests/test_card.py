@@ -243,14 +243,35 @@ def test_the_last_verification_counts_and_a_failure_is_written_too(clone: Path) 
     assert "Passed" not in card_of(clone)
 
 
-def test_what_is_less_than_a_full_verification_is_not_recorded(clone: Path, src: Path) -> None:
-    verify(clone, weights_only=True)
-    verify(clone, src=src)
+@pytest.mark.parametrize("passed_before", [False, True])
+def test_what_is_less_than_a_full_verification_is_not_recorded_and_that_is_noted(
+    passed_before: bool, clone: Path, src: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(src, tmp_path / "another source of the same shape"))
+    spoil(other)
+    if passed_before:
+        verify(clone)
+    before = {path.name: path.read_bytes() for path in clone.iterdir()}
+
+    def unrecorded(why: str, **options: Any) -> bool:
+        return any("Nothing is recorded" in note and why in note for note in verify(clone, **options).notes)
+
+    assert unrecorded("only the weights", weights_only=True)
+    assert unrecorded("may be another than the recorded one", src=other)
     config = json.loads((src / "config.json").read_text())
     (src / "config.json").write_text(json.dumps(config | {"my_note": "not the source that was expanded"}))
-    verify(clone)
-    assert not (clone / "verification.json").exists()
-    assert "Not verified yet" in card_of(clone)
+    assert unrecorded("not the one that was expanded")
+    assert {path.name: path.read_bytes() for path in clone.iterdir()} == before
+
+
+def test_a_clone_is_verified_where_it_and_its_source_are_now(clone: Path, src: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    clone, src = clone.rename(tmp_path / "elsewhere" / "clone"), src.rename(tmp_path / "moved")
+    report = verify(clone, src=src)
+    assert report.passed, report.failures
+    assert report.notes == ()
+    assert record_of(clone)["passed"] is True
+    assert "Passed" in card_of(clone)
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
@@ -296,6 +317,14 @@ def test_a_verified_clone_can_be_overwritten_and_is_then_unverified(clone: Path,
     (clone / "README.md.orig").write_text("mine")
     with pytest.raises(RequestError, match=r"README\.md\.orig"):
         expand(src, clone, embed_mult=2, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["verification.json", "README.md"])
+def test_what_a_killed_verification_leaves_is_ours_to_replace(name: str, clone: Path, src: Path) -> None:
+    """It writes beside a file what is to take its place."""
+    (clone / f".{name}.new").write_text("half")
+    expand(src, clone, embed_mult=3, overwrite=True)
+    assert not (clone / f".{name}.new").exists()
 
 
 def test_the_template_is_in_the_package() -> None:

@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import models
 from command_line import hyperclone
+from hyperclone_cli import plan
 from hyperclone_cli.errors import standing
 from hyperclone_cli.families import FAMILIES, REFUSED
+from hyperclone_cli.symmetry import advice
 
 Sources = Callable[[str], Path]
 
@@ -62,7 +64,14 @@ def test_plan_tells_what_expand_does(source: Sources, tmp_path: Path) -> None:
     planned = as_json(hyperclone("plan", *request, "--json"))
     assert list(tmp_path.iterdir()) == []
     written = as_json(hyperclone("expand", *request, "--out", tmp_path / "clone", "--no-verify", "--json"))
-    assert written == planned | {"out": str(tmp_path / "clone"), "verification": None, "url": None}
+    advised = advice(plan(source("gemma3-gqa"), embed_mult=2, ffn_mult=3))
+    assert "equal gradients" in advised
+    assert written == planned | {
+        "notes": [*planned["notes"], advised],
+        "out": str(tmp_path / "clone"),
+        "verification": None,
+        "url": None,
+    }
     tensors = load_file(tmp_path / "clone" / "model.safetensors")
     assert planned["bytes"] == sum(tensor.nbytes for tensor in tensors.values())
     assert planned["config"]["hidden_size"] == {"before": 48, "after": 96}

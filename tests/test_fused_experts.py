@@ -208,6 +208,7 @@ def test_the_copies_in_experts_are_told_apart(variant: str, source: Sources, tmp
     for name, alike in (("alike", True), ("noisy", False)):
         found = inspect(tmp_path / name, gradients=True)
         assert found.gradients is not None
+        assert found.gradients.largest_difference is not None
         assert (found.gradients.largest_difference < 1e-3) is alike
         inner = [layer for layer in found.layers if layer.part == "feed-forward"]
         assert len(inner) == 2

@@ -98,6 +98,12 @@ def test_every_file_but_the_card_and_the_record_itself_is_recorded(recorded: Pat
     assert verify(recorded, checksum=True).passed  # the first one wrote its figures into the clone
 
 
+def test_files_are_hashed_once_whatever_for(recorded: Path) -> None:
+    steps: list[str] = []
+    assert verify(recorded, checksum=True, log=steps.append).passed
+    assert steps.count(f"Hashing the files of {recorded}") == 1
+
+
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of a weight": (lambda clone: flip(shard(clone)), "model-00002-of-"),
     "a space in the index": (lambda clone: (clone / INDEX).write_text((clone / INDEX).read_text() + " "), INDEX),

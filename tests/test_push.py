@@ -89,13 +89,12 @@ def test_a_clone_is_uploaded_whole_into_a_repository_that_is_made_for_it(
 
 
 def test_hidden_files_stay_here(hub: LocalHub, push: Push, clone: Path) -> None:
-    for name in (".hyperclone-partial", ".env", "sub/.secret", "notes.txt"):
+    published = {*contents(clone), ".gitattributes"}
+    for name in (".hyperclone-partial", ".env", "sub/.secret", ".cache/tokenizer.json"):
         (clone / name).parent.mkdir(exist_ok=True)
         (clone / name).write_text("mine")
     push("clone", REPO)
-    found = set(hub.repos[REPO].files())
-    assert "notes.txt" in found
-    assert not {".hyperclone-partial", ".env", "sub/.secret"} & found
+    assert set(hub.repos[REPO].files()) == published
 
 
 def test_the_result_is_one_json_object(hub: LocalHub, push: Push) -> None:
@@ -141,7 +140,7 @@ def test_a_pull_request(hub: LocalHub, push: Push, clone: Path) -> None:
     assert result.stdout == f"pushed: {hub.endpoint}/{REPO}/discussions/1\n"
     assert hub.repos[REPO].files() == {}
     assert hub.repos[REPO].files("refs/pr/1") == contents(clone)
-    (clone / "notes.txt").write_text("more")
+    edit("README.md")(clone)
     push("clone", REPO, "--revision", "refs/pr/1")
     assert hub.repos[REPO].files("refs/pr/1") == contents(clone)
 
@@ -261,6 +260,14 @@ def add_a_single_file(clone: Path) -> None:
     shutil.copy(sorted(clone.glob("*.safetensors"))[0], clone / "model.safetensors")
 
 
+def add(name: str) -> Callable[[Path], object]:
+    def change(clone: Path) -> None:
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_text("{}")
+
+    return change
+
+
 def truncate(clone: Path) -> None:
     shard = sorted(clone.glob("*.safetensors"))[0]
     shard.write_bytes(shard.read_bytes()[:-7])
@@ -278,7 +285,12 @@ UNVERIFIED: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "another index": (edit(INDEX), 2, f"changed since it was verified: {INDEX}"),
     "another generation_config": (edit(GENERATION), 2, f"changed since it was verified: {GENERATION}"),
     "another record": (edit("hyperclone.json"), 2, "changed since it was verified: hyperclone.json"),
-    "more weights": (add_a_single_file, 2, "changed since it was verified: model.safetensors"),
+    "more weights": (add_a_single_file, 2, "changed since it was verified: model.safetensors was not there"),
+    "a tokenizer": (add("tokenizer.json"), 2, "changed since it was verified: tokenizer.json was not there"),
+    "an adapter": (add("adapter_config.json"), 2, "verified: adapter_config.json was not there"),
+    "other weights": (add("pytorch_model.bin"), 2, "verified: pytorch_model.bin was not there"),
+    "notes": (add("notes.txt"), 2, "changed since it was verified: notes.txt was not there"),
+    "a file in a directory": (add("runs/secrets.pt"), 2, "verified: runs/secrets.pt was not there"),
 }
 
 
@@ -293,6 +305,18 @@ def test_what_was_not_verified_is_pushed_by_force_alone(
     assert hub.requests == []
     push("clone", REPO, "--force")
     assert REPO in hub.repos
+
+
+def test_a_clone_whose_source_is_elsewhere_now_is_verified_against_it_and_pushed(
+    hub: LocalHub, push: Push, clone: Path, verified: Path
+) -> None:
+    add("notes.txt")(clone)
+    push("clone", REPO, code=2)
+    assert "Name it with --src" in hyperclone("verify", clone, code=3).stderr
+    noted = hyperclone("verify", clone, "--src", verified.parent / "src").stderr
+    assert "`push` would publish it: notes.txt" in noted
+    push("clone", REPO)
+    assert "notes.txt" in hub.repos[REPO].files()
 
 
 def test_the_card_is_the_users_to_edit(hub: LocalHub, push: Push, clone: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import models
+import models_fused
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.mixing import Mixing
@@ -159,6 +162,49 @@ def test_the_decoding_is_checked_over_a_ragged_left_padded_batch(clone: Path) ->
     assert len(set(made.prompt_lengths)) == 5
 
 
+def test_a_tie_is_one_between_tokens_that_decoding_may_take(tmp_path: Path) -> None:
+    """Nowhere is the end of the text among these, by far the likeliest token though it is."""
+    src = models.build(models_fused.VARIANTS["phi"], tmp_path / "src", eos_token_id=2)
+    shutil.copytree(src, tmp_path / "clone")
+
+    def nearly_tie(likelier: int) -> Callable[[Tensors], None]:
+        def change(tensors: Tensors) -> None:
+            tensors["lm_head.weight"][8] = tensors["lm_head.weight"][7]
+            tensors["lm_head.bias"][[2, 7, 8]] = torch.tensor([40.0, 20.0, 20.0])
+            tensors["lm_head.bias"][likelier] += 1e-5
+
+        return change
+
+    forge(src, nearly_tie(7))
+    forge(tmp_path / "clone", nearly_tie(8))
+    report = verify(tmp_path / "clone", src=src)
+    assert report.passed, report.failures
+    assert report.generation is not None
+    assert (report.generation.identical, report.generation.ties) == (0, 5)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a device that is not there": ({"device": "nosuch"}, "--device nosuch: "),
+    "a dtype that there is not": ({"dtype": "float99"}, "--dtype float99: expected one of float32, bfloat16, float16"),
+    "no tokens": ({"new_tokens": 0}, "--new-tokens 0: expected a whole number from 1 up"),
+    "half a token": ({"new_tokens": 1.5}, "--new-tokens 1.5: expected a whole number from 1 up"),
+    "too many tokens": ({"new_tokens": 64}, "--new-tokens 64: the models take 64 tokens, prompt included"),
+    "a device for nothing": ({"weights_only": True, "device": "cpu"}, "--device cpu: with --weights-only no model"),
+    "a dtype of nothing": ({"weights_only": True, "dtype": "float16"}, "--dtype float16: with --weights-only no"),
+    "tokens of nothing": ({"weights_only": True, "new_tokens": 9}, "--new-tokens 9: with --weights-only no model"),
+}
+
+
+@pytest.mark.parametrize("options, words", REFUSED.values(), ids=list(REFUSED))
+def test_what_cannot_be_run_is_refused_before_anything_is_compared(
+    options: dict[str, Any], words: str, clone: Path
+) -> None:
+    steps: list[str] = []
+    with pytest.raises(RequestError, match=words):
+        verify(clone, log=steps.append, **options)
+    assert steps == []
+
+
 def test_a_clone_of_unknown_origin_needs_a_source(clone: Path, source: Sources) -> None:
     forget_provenance(clone)
     with pytest.raises(CheckpointError, match=r"no hyperclone\.json"):
@@ -298,6 +344,42 @@ def test_in_another_dtype_the_clone_may_err_as_far_as_that_dtype_does(clone: Pat
 def test_a_file_that_is_not_the_sources_is_caught(clone: Path) -> None:
     (clone / "generation_config.json").write_text("{}")
     assert_fails(verify(clone, weights_only=True), "generation_config.json")
+
+
+STRAYS: dict[str, bool | None] = {
+    "tokenizer.json": True,
+    "chat_template.jinja": True,
+    "additional_chat_templates/rag.jinja": True,
+    "adapter_config.json": True,
+    "adapter_model.safetensors": True,
+    "pytorch_model.bin": True,
+    "model-00001-of-00002.safetensors": True,
+    "model.safetensors.index.json": True,
+    "notes.txt": False,
+    "secrets.pt": False,
+    "LICENSE": False,
+    "run/checkpoint-1/model.safetensors": False,
+    ".env": None,
+    ".cache/tokenizer.json": None,
+}
+"""A file more than the clone was written with → whether it fails, rather than is noted; None: neither."""
+
+
+@pytest.mark.parametrize("name, fails", STRAYS.items())
+def test_a_file_too_many_fails_if_loaders_read_it_and_is_noted_otherwise(
+    name: str, fails: bool | None, clone: Path
+) -> None:
+    (clone / name).parent.mkdir(parents=True, exist_ok=True)
+    (clone / name).write_bytes(b"mine")
+    report = verify(clone, weights_only=True)
+    assert [failure for failure in report.failures if name in failure] == list(report.failures)
+    assert report.passed is not fails
+    assert any(f"`push` would publish it: {name}." in note for note in report.notes) is (fails is False)
+
+
+def test_a_file_that_the_clone_lost_is_caught(clone: Path) -> None:
+    (clone / "generation_config.json").unlink()
+    assert_fails(verify(clone, weights_only=True), "generation_config.json is missing")
 
 
 def test_without_a_record_it_is_said_what_was_not_compared(clone: Path, source: Sources) -> None:

@@ -20,9 +20,8 @@ def checksums(directory: Path, names: Iterable[str]) -> dict[str, str]:
         return dict(zip(present, pool.map(checksum, present), strict=True))
 
 
-def differences(directory: Path, recorded: Mapping[str, str]) -> list[str]:
+def differences(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     """What is wrong with each file whose SHA-256 is not the recorded one, named first."""
-    found = checksums(directory, recorded)
     return [
         f"file {name}: SHA-256 should be {expected}, found {found.get(name, 'no such file')}"
         for name, expected in recorded.items()

@@ -16,10 +16,11 @@ from rich.table import Table
 from hyperclone_cli.capabilities import capabilities, grown_keys
 from hyperclone_cli.config import config_changes
 from hyperclone_cli.families import Family
-from hyperclone_cli.inspector import GradientFigures, Inspection
+from hyperclone_cli.gradients import GradientFigures
+from hyperclone_cli.inspector import Inspection
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.push import Pushed
-from hyperclone_cli.symmetry import advice
+from hyperclone_cli.symmetry import WHAT_TRAINING_DOES, advice
 from hyperclone_cli.verifier.report import Report, finite
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | No
     if as_json:
         verification = report.as_json() if report else None
         url = pushed.url if pushed else None
-        _print_json({**plan_json(plan), "out": str(out), "verification": verification, "url": url})
+        notes = [*plan.notes, *filter(None, [advice(plan)])]
+        _print_json({**plan_json(plan), "notes": notes, "out": str(out), "verification": verification, "url": url})
         return
     _show_notes(plan)
     before, after = plan.parameters()
@@ -218,8 +220,10 @@ def _figure(number: float | None) -> str:
 
 
 def _verdict(gradients: GradientFigures) -> str:
+    if gradients.largest_difference is None:
+        return "Whether the copies' gradients are equal is not known: none could be compared."
     if gradients.largest_difference < EQUAL:
-        what = "equal: without dropout, training keeps them equal"
+        what = f"equal up to rounding: {WHAT_TRAINING_DOES}"
     elif gradients.largest_difference < NEARLY_EQUAL:
         what = "nearly equal: training parts them slowly, if at all"
     else:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from hyperclone_cli.source import (
     SINGLE_NAME,
     Origin,
     Source,
+    fits,
     open_source,
     read_index,
 )
@@ -182,8 +182,7 @@ def open_snapshot(place: Origin, access: Access) -> Snapshot:
 
 
 def _is_companion(name: str) -> bool:
-    wanted = (*COMPANIONS, "README.md")
-    return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in wanted)
+    return fits(name, (*COMPANIONS, "README.md"))
 
 
 def _download(place: Origin, access: Access, names: list[str], known: bool = True) -> Path:

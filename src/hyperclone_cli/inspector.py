@@ -6,22 +6,19 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
-from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hyperclone_cli.axes import Role
-from hyperclone_cli.config import context_length
-from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.growth import Growth
-from hyperclone_cli.hub import Access, locate
-from hyperclone_cli.planner import Plan, make_plan
-from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance, recorded_source
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.gradients import GradientFigures, compare_gradients
+from hyperclone_cli.hub import Access
+from hyperclone_cli.likeness import Alikeness, compare_copies, rank_fraction
+from hyperclone_cli.planner import Plan
+from hyperclone_cli.provenance import PROVENANCE_NAME, plan_again, read_provenance
 from hyperclone_cli.remote import open_headers
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
-from hyperclone_cli.source import Source, open_source
+from hyperclone_cli.source import open_source
 from hyperclone_cli.tensors import GrownTensor
 
 if TYPE_CHECKING:
@@ -59,23 +56,6 @@ class LayerFigures:
 
 
 @dataclass(frozen=True)
-class GradientFigures:
-    """One backward pass in float32, without dropout.
-
-    text                what was read: "a page of English" or "random tokens"
-    loss                mean cross entropy of the next token, in nats
-    largest_difference  |a - b| / max(|a|, |b|), L2 norms, of the gradients of any copy and copy 0; a cosine
-                        does not see gradients that differ in size alone
-    """
-
-    text: str
-    tokens: int
-    device: str
-    loss: float
-    largest_difference: float
-
-
-@dataclass(frozen=True)
 class Inspection:
     """The whole inspection, the embedding first, then layer by layer, the head last."""
 
@@ -88,15 +68,6 @@ class Inspection:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass
-class Alikeness:
-    """Copies of one matrix held against copy 0: one cosine, and one difference, a copy."""
-
-    outputs: list[float] = field(default_factory=list)
-    inputs: list[float] = field(default_factory=list)
-    differences: list[float] = field(default_factory=list)
 
 
 def inspect(
@@ -123,6 +94,7 @@ def inspect(
     """
     clone = clone or checkpoint
     found = open_source(checkpoint)
+    place = _choose_device(device, gradients)
     plan, notes = _plan_of(clone, src, access or Access())
     matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _is_copied(tensor)]
     if not matrices:
@@ -140,11 +112,12 @@ def inspect(
                 ranks[tensor.name] = rank_fraction(weight)
     taught: dict[str, Alikeness] = {}
     figures = None
-    if gradients and matrices:
+    if place and matrices:
         if log:
             log(f"Running {checkpoint} forward and backward")
-        taught, figures, note = _compare_gradients(found, clone, plan, matrices, device)
-        notes += [note] if note else []
+        compared = compare_gradients(found, clone, plan, matrices, place)
+        taught, figures = compared.alike, compared.figures
+        notes += compared.notes
     layers = tuple(
         LayerFigures(
             layer,
@@ -160,52 +133,17 @@ def inspect(
     return Inspection(str(checkpoint), str(clone), layers, figures, tuple(notes))
 
 
-def compare_copies(matrix: torch.Tensor, tensor: GrownTensor) -> Alikeness:
-    """Hold the copies in a weight or its gradient, (rows, columns) of `tensor`, against copy 0."""
-    found = Alikeness()
-    for dimension, (growth, role) in enumerate(zip(tensor.growths, tensor.roles, strict=True)):
-        cosines = found.outputs if role is Role.OUT else found.inputs
-        for dot, first, other in _products(matrix, dimension, growth):
-            larger = max(first, other)
-            # two zeros are equal; a zero beside something else is not
-            cosines.append(dot / sqrt(first * other) if first and other else float(not larger))
-            found.differences.append(sqrt(max(0.0, first + other - 2 * dot) / larger) if larger else 0.0)
-    return found
+def _choose_device(name: str | None, gradients: bool) -> torch.device | None:
+    """Where the model is run, if it is."""
+    if gradients:
+        from hyperclone_cli.verifier.forward import choose_device
 
-
-def _products(matrix: torch.Tensor, dimension: int, growth: Growth) -> Iterable[list[float]]:
-    """For each copy c but the first: (⟨copy 0, copy c⟩, |copy 0|², |copy c|²), in float64, over the units of c."""
-    sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    starts = accumulate((run.length for run in growth.runs), initial=0)
-    copies = [
-        (run, matrix.narrow(dimension, start, run.length))
-        for run, start in zip(growth.runs, starts, strict=False)
-        if not run.is_padding
-    ]
-    firsts = {run.start: units for run, units in copies if not run.copy}
-    for run, units in copies:
-        if run.copy:
-            a, b = firsts[run.start].double(), units.double()
-            for number, product in enumerate((a * b, a * a, b * b)):
-                sums[run.copy][number] += float(product.sum())
-    return sums.values()
-
-
-def rank_fraction(matrix: torch.Tensor) -> float:
-    """Singular values above max(shape) · float32's eps · the largest of them, as a fraction of min(shape).
-
-    They are the roots of the eigenvalues of the smaller Gram matrix: many times faster than the
-    decomposition of the matrix itself, and in float64 far more accurate than that threshold. The eps is
-    float32's even for 16-bit weights, whose own would call every rank of a wide matrix zero.
-    """
-    import torch
-
-    if matrix.shape[0] > matrix.shape[1]:
-        matrix = matrix.T
-    wide = matrix.double()
-    squares = torch.linalg.eigvalsh(wide @ wide.T)
-    threshold = max(matrix.shape) * torch.finfo(torch.float32).eps
-    return int((squares > threshold**2 * squares[-1]).sum()) / len(squares)
+        return choose_device(name)
+    if name is not None:
+        raise RequestError(
+            f"--device {name}: without --gradients no model is run.", "Add --gradients, or leave it out."
+        )
+    return None
 
 
 def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan, list[str]]:
@@ -216,8 +154,7 @@ def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan,
             f"{clone}: no {PROVENANCE_NAME}, so it is not known which weights are copies.",
             "For a checkpoint trained from a clone, name the clone with --clone.",
         )
-    place = recorded_source(record, access) if src is None else locate(src, access)
-    plan = make_plan(open_headers(place, access, record.request.dtype), record.request)
+    plan = plan_again(record, src, access, open_headers)
     changed = plan.digest != record.plan_digest
     return plan, ["The source is not the one that was expanded; its sizes are taken all the same."] if changed else []
 
@@ -241,41 +178,6 @@ def _find(matrices: list[GrownTensor], stored: Mapping[str, StoredTensor], check
 
 def _is_copied(tensor: GrownTensor) -> bool:
     return any(growth.grows for growth in tensor.growths)
-
-
-def _compare_gradients(
-    checkpoint: Source, clone: Path, plan: Plan, matrices: list[GrownTensor], device: str | None
-) -> tuple[dict[str, Alikeness], GradientFigures, str]:
-    """The gradients of the copies on the page of English, and a note on what was read instead of it."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from hyperclone_cli.rows import rows_in_memory
-    from hyperclone_cli.verifier import forward, text
-
-    model, complaints = forward.load(checkpoint, torch.float32, forward.choose_device(device))
-    missing = [complaint for complaint in complaints if not complaint.startswith("unexpected")]
-    if missing:
-        raise CheckpointError(f"{checkpoint.path}: {missing[0]}.", "The checkpoint is incomplete.")
-    vocab_size = int(model.config.vocab_size)
-    tokenizer, note = text.load_tokenizer(clone, vocab_size)  # training saves none beside its checkpoints
-    context = context_length(plan.source.config, plan.family)
-    ids = torch.tensor([text.page(tokenizer, vocab_size, context)], device=model.device)
-    loss = cross_entropy(model(ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:])
-    loss.backward()  # type: ignore[no-untyped-call]
-
-    parameters = dict(model.named_parameters())
-    found = {}
-    for tensor in matrices:
-        # a head may go by another name in memory than on disk
-        parameter = model.get_output_embeddings().weight if tensor.part == "head" else parameters.get(tensor.name)
-        if parameter is not None and parameter.grad is not None:
-            stored = tensor.like(checkpoint.tensors[tensor.name])
-            gradient = rows_in_memory({tensor.name: parameter.grad})(stored, 0, tensor.growths[0].target)
-            found[tensor.name] = compare_copies(gradient, tensor)
-    largest = max((difference for alike in found.values() for difference in alike.differences), default=0.0)
-    read = "a page of English" if tokenizer else "random tokens"
-    return found, GradientFigures(read, ids.shape[1], model.device.type, loss.item(), largest), note
 
 
 def _by_layer(matrices: list[GrownTensor]) -> dict[tuple[int | None, str], set[str]]:

@@ -15,7 +15,7 @@ from hyperclone_cli.budget import plan_budget
 from hyperclone_cli.config import check_config, check_readable
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.expander import Block, Survey, blocks, grow_block, survey, workers
-from hyperclone_cli.loaded import quiet, weights_of
+from hyperclone_cli.loaded import complaints, quiet, weights_of
 from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.rows import TORCH_DTYPES, put_rows
 from hyperclone_cli.source import TensorSource, stored_tensors
@@ -93,8 +93,7 @@ def _load_like(model: Model, plan: Plan) -> Model:
             attn_implementation=model.config._attn_implementation,
             output_loading_info=True,
         )
-    problems = [f"{kind}: {sorted(names)[0]}" for kind, names in report.items() if names]
-    if problems:
+    if problems := complaints(report):
         raise CheckpointError(f"{plan.source.path}: transformers cannot load the grown tensors: {problems[0]}.")
     grown.name_or_path = grown.config.name_or_path = ""  # it came from no path, which is not one called "None"
     return grown

@@ -7,7 +7,7 @@ file can be published.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 from hyperclone_cli import __version__
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.hub import Access
+from hyperclone_cli.hub import Access, locate
 from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.planner import Plan
+from hyperclone_cli.planner import Plan, make_plan
 from hyperclone_cli.request import Request
-from hyperclone_cli.source import Origin
+from hyperclone_cli.source import Origin, Source
 
 PROVENANCE_NAME = "hyperclone.json"
 SCHEMA_VERSION = 1
@@ -109,3 +109,16 @@ def recorded_source(record: Provenance, access: Access) -> Path | Origin:
             f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
         )
     return record.source
+
+
+Opener = Callable[[Path | Origin, Access, str | None], Source]
+"""Opens the checkpoint at a place, dequantised to a dtype where it is quantised."""
+
+
+def plan_again(record: Provenance, src: str | Path | None, access: Access, opened: Opener) -> Plan:
+    """The plan of a clone, from its source as it is now: what was recorded unless `src` names another place.
+
+    Its digest is the recorded one unless the source has changed. Raises RequestError, CheckpointError and StorageError.
+    """
+    place = recorded_source(record, access) if src is None else locate(src, access)
+    return make_plan(opened(place, access, record.request.dtype), record.request)

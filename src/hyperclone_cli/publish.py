@@ -17,7 +17,7 @@ from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.journal import Journal, Making, open_journal
 from hyperclone_cli.provenance import PROVENANCE_NAME
-from hyperclone_cli.verification import VERIFICATION_NAME
+from hyperclone_cli.verification import OWN_NAMES
 
 _JOURNAL_NAME = ".hyperclone-partial"
 """The journal, which is also what a run holds locked."""
@@ -53,7 +53,7 @@ def _check_is_clone(out: Path) -> None:
         raise RequestError(
             f"--out {out}: exists and is no clone, so --overwrite will not replace it.", _ELSEWHERE
         ) from None
-    written = files | {PROVENANCE_NAME, VERIFICATION_NAME, _JOURNAL_NAME, _ASIDE_MARK}
+    written = files | OWN_NAMES | {PROVENANCE_NAME, _JOURNAL_NAME, _ASIDE_MARK}
     strangers = sorted(str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink())
     strangers = [name for name in strangers if name not in written]
     if strangers:

@@ -165,7 +165,8 @@ def check_verified(clone: Path) -> None:
         raise RequestError(f"{path}: is not about this clone.", again)
     if found.get("passed") is not True:
         raise MismatchError(f"{clone}: failed its verification.", again)
-    present = file_digests(clone, record)
+    present = file_digests(clone)
     changed = [name for name in sorted({*files, *present}) if files.get(name) != present.get(name)]
     if changed:
-        raise RequestError(f"{clone}: changed since it was verified: {changed[0]}.", again)
+        added = " was not there" if changed[0] not in files else ""
+        raise RequestError(f"{clone}: changed since it was verified: {changed[0]}{added}.", again)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,12 +31,20 @@ BIN_NAME = "pytorch_model.bin"
 WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 """What safetensors and their index are called in every checkpoint that transformers writes."""
 
-COMPANIONS = (
+READ_WITH_MODEL = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "tekken.json",
     "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*.jinja", "generation_config.json",
-    "processor_config.json", "preprocessor_config.json", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "processor_config.json", "preprocessor_config.json",
 )  # fmt: skip
+"""Files that decide what a model is fed and how it is decoded, if they are there."""
+
+COMPANIONS = (*READ_WITH_MODEL, "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """Files that go with a model whatever its size; copied byte for byte."""
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a path inside a checkpoint is one that any of the patterns finds there."""
+    return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)

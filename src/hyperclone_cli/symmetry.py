@@ -4,13 +4,13 @@ Equal copies of the activations go in, so the gradient of block [a, b] of a weig
 output copy a times one and the same activation. The gradient of input copy b in turn is what column b
 of C, summed over the output copies, lets through (see `mixing`). Hence, going back from the loss: if
 the columns of every C have equal sums, there is no noise, and no padding that noise reads, then the
-gradients of all copies are equal, and they stay so under any optimizer that treats equal numbers alike.
+gradients of all copies are equal, and they stay so under any optimizer that treats all elements alike.
+Dropout on the residual stream parts the stream's copies, but not those of feed-forward units and heads.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -19,16 +19,21 @@ from hyperclone_cli.planner import Plan
 from hyperclone_cli.tensors import GrownTensor
 
 NOISE = "--noise-snr-db 10"
+ALL = "The copies"
+WHAT_TRAINING_DOES = (
+    "an optimizer that treats all elements alike keeps them equal;"
+    " dropout on the residual stream parts its copies alone"
+)
+"""To copies that get equal gradients."""
 
 
-def gradients_are_equal(tensors: Iterable[GrownTensor]) -> bool:
-    """Whether all copies get the same gradients, dropout and rounding aside. True where nothing is copied."""
-    tensors = list(tensors)
-    return all(map(_reads_all_copies_alike, tensors)) and not any(map(_parts_heads, tensors))
-
-
-def _parts_heads(tensor: GrownTensor) -> bool:
-    return _spaces_keys(tensor) or _has_silent_heads(tensor)
+def taught_alike(plan: Plan) -> str:
+    """Which copies get equal gradients, dropout and rounding aside: ALL, or in words; empty if none do, or none are."""
+    if not any(growth.grows for growth in plan.growths.values()) or not all(map(_reads_all_copies_alike, plan.tensors)):
+        return ""
+    if any(map(_has_silent_heads, plan.tensors)):
+        return "All copies but those of heads"
+    return "All copies but those of queries" if any(map(_spaces_keys, plan.tensors)) else ALL
 
 
 def _has_silent_heads(tensor: GrownTensor) -> bool:
@@ -65,11 +70,10 @@ def _reads_all_copies_alike(tensor: GrownTensor) -> bool:
 
 def advice(plan: Plan) -> str:
     """What to tell the maker of a clone whose copies training will not part; empty for all others."""
-    if not any(growth.grows for growth in plan.growths.values()) or not all(map(_reads_all_copies_alike, plan.tensors)):
+    which = taught_alike(plan)
+    if not which:
         return ""
     uneven = replace(plan.request.mixing, strategy="uneven")
     parts_them = not all(_reads_all_copies_alike(replace(tensor, mixing=uneven)) for tensor in plan.tensors)
     options = f"{NOISE} or --strategy uneven" if parts_them else NOISE
-    which = "All copies but those of queries" if any(map(_spaces_keys, plan.tensors)) else "The copies"
-    which = "All copies but those of heads" if any(map(_has_silent_heads, plan.tensors)) else which
-    return f"{which} get equal gradients: without dropout, training keeps them equal. What parts them: {options}."
+    return f"{which} get equal gradients: {WHAT_TRAINING_DOES}. What parts them: {options}."

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from hyperclone_cli.clone import expand
 from hyperclone_cli.config import last_line, with_value
 from hyperclone_cli.families import Family
-from hyperclone_cli.loaded import quiet
+from hyperclone_cli.loaded import complaints, quiet
 from hyperclone_cli.request import Request
 
 FACTORS = (2, 3)
@@ -110,11 +110,10 @@ def try_family(family: Family) -> Trial:
 
 @torch.no_grad()
 def _logits(path: Path) -> torch.Tensor:
-    """Raises ValueError if transformers misses a tensor, or finds one that it has no use for."""
+    """Raises ValueError if transformers misses a tensor, or finds one that it has no use for, or of another shape."""
     model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[kind]:
-            raise ValueError(f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, report[kind])))}")
+    if problems := complaints(report):
+        raise ValueError(", ".join(problems))
     ids = torch.randint(3, _SIZES["vocab"], (2, 24), generator=torch.Generator().manual_seed(7))
     logits: torch.Tensor = model.eval()(ids).logits.double()
     return logits

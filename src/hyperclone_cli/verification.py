@@ -1,7 +1,7 @@
 """verification.json: what the last full verification of a clone found, repeated in its card.
 
-It holds the SHA-256 of what was verified, so that a later change shows, and no clock time, no host and no path, so
-that it can be published with the clone.
+It holds the SHA-256 of every file that was there, so that a later change shows, and no clock time, no host and no
+path, so that it can be published with the clone.
 """
 
 from __future__ import annotations
@@ -15,22 +15,34 @@ from typing import Any
 
 from hyperclone_cli.card import CARD_NAME, with_figures
 from hyperclone_cli.checksums import checksums
-from hyperclone_cli.provenance import PROVENANCE_NAME, Provenance
-from hyperclone_cli.source import WEIGHTS
 
 VERIFICATION_NAME = "verification.json"
 SCHEMA_VERSION = 1
 
+
+def _beside(name: str) -> str:
+    """What a file is called until it takes the place of `name`."""
+    return f".{name}.new"
+
+
+OWN_NAMES = frozenset({VERIFICATION_NAME, _beside(VERIFICATION_NAME), _beside(CARD_NAME)})
+"""What verifications add to a clone, also those that are killed."""
+
 _FIGURES = ("passed", "weights", "logits", "generation")
 
 
-def file_digests(clone: Path, record: Provenance) -> dict[str, str]:
-    """Name → SHA-256 of each file that decides what a clone is: all that its record names, the record, any weights.
+def published(clone: Path) -> set[str]:
+    """The files that go where a clone goes, by their paths in it: all but those that are, or lie, in hiding."""
+    files = (path.relative_to(clone) for path in clone.rglob("*") if path.is_file())
+    return {str(path) for path in files if not any(part.startswith(".") for part in path.parts)}
 
-    But for the card, which is the user's to edit.
+
+def file_digests(clone: Path) -> dict[str, str]:
+    """Name → SHA-256 of every file that is published with a clone.
+
+    But for the card, which is the user's to edit, and the record of its verification.
     """
-    weights = {path.name for path in clone.iterdir() if WEIGHTS.fullmatch(path.name)}
-    return checksums(clone, {*record.files, PROVENANCE_NAME, *weights} - {CARD_NAME})
+    return checksums(clone, published(clone) - {CARD_NAME, VERIFICATION_NAME})
 
 
 def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str], report: Mapping[str, Any]) -> str:
@@ -57,12 +69,12 @@ def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str],
 
 def _replace(path: Path, text: str) -> None:
     """Put `text` in the place of what `path` holds, whole or not at all, in the mode that it had."""
-    new = path.with_name(f".{path.name}.new")
+    new = path.with_name(_beside(path.name))
     try:
         new.write_bytes(text.encode())
         if path.exists():
             shutil.copymode(path, new)
         os.replace(new, path)
-    except OSError:
+    except BaseException:
         new.unlink(missing_ok=True)
         raise

@@ -13,7 +13,7 @@ from hyperclone_cli.config import last_line
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.gguf import load_model
 from hyperclone_cli.growth import Growth
-from hyperclone_cli.loaded import quiet
+from hyperclone_cli.loaded import complaints, quiet
 from hyperclone_cli.source import GgufSource, Source
 
 _CHUNK = 32  # tokens whose logits are compared at a time: vocabularies are large
@@ -58,12 +58,7 @@ def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[
                 )
     except Exception as error:  # whatever transformers, safetensors or the config raise
         raise CheckpointError(f"{checkpoint.path}: transformers cannot load it: {last_line(error)}") from error
-    complaints = [
-        f"{kind.removesuffix('_keys')} tensor {key[0] if isinstance(key, tuple) else key}"
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        for key in sorted(report[kind])
-    ]
-    return model.to(device).eval(), complaints
+    return model.to(device).eval(), complaints(report)
 
 
 @torch.inference_mode()

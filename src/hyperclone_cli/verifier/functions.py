@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from hyperclone_cli.config import context_length, read_sizes
-from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth import tiled
 from hyperclone_cli.planner import Plan
 from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.source import Source
 from hyperclone_cli.verifier import forward, generation, text
-from hyperclone_cli.verifier.report import GenerationFigures, LogitFigures
+from hyperclone_cli.verifier.report import Findings, LogitFigures
+from hyperclone_cli.verifier.setting import Setting
 
 TOLERANCE = 1e-5
 """Relative logit error that float32 arithmetic itself makes, with room: what passes where nothing was rounded."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How both models are run."""
-
-    device: torch.device
-    dtype: torch.dtype
-    new_tokens: int
 
 
 @dataclass(frozen=True)
@@ -40,47 +32,30 @@ class Reading:
     complaints: list[str]
 
 
-@dataclass
-class Comparison:
-    """What running both models showed. `logits` and `generation` are None if they could not be compared."""
-
-    logits: LogitFigures | None = None
-    generation: GenerationFigures | None = None
-    notes: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-
 def compare_functions(
-    source: Source, clone: Source, plan: Plan | None, setting: Setting, log: Callable[[str], None] | None
-) -> Comparison:
-    """Logits, hidden states and greedy decoding of both, and every reason to fail the clone.
+    source: Source, clone: Source, plan: Plan | None, setting: Setting, found: Findings, log: Callable[[str], None]
+) -> None:
+    """Add to `found` the logits, hidden states and greedy decoding of both, and every reason to fail the clone.
 
     `plan` tells how the residual stream grew; without it the layers are taken as plain copies.
-    One model is in memory at a time. Raises CheckpointError if either cannot be loaded, RequestError
-    if `setting` asks for more tokens than the models take.
+    One model is in memory at a time. Raises CheckpointError if either cannot be loaded, or the source computes
+    no numbers.
     """
-    found = Comparison()
     family = plan.family if plan else find_family(source.config)
     vocab_size = read_sizes(source.config, family)["vocab"]
     if clone.config.get("vocab_size") != vocab_size:
         found.failures.append(
             f"config.json: vocab_size should be {vocab_size}, found {clone.config.get('vocab_size')!r}"
         )
-        return found
+        return
     context = context_length(source.config, family)
-    if setting.new_tokens >= context:
-        raise RequestError(
-            f"--new-tokens {setting.new_tokens}: the models take {context} tokens, prompt included.",
-            f"At most {context - 1}.",
-        )
     tokenizer, note = text.load_tokenizer(source.path, vocab_size)
     found.notes += [note] if note else []
     ids = text.page(tokenizer, vocab_size, context)
     prompts = text.prompts(tokenizer, vocab_size, context - setting.new_tokens)
 
     def read(checkpoint: Source, dtype: torch.dtype) -> Reading:
-        if log:
-            log(f"Running {checkpoint.path} in {_name(dtype)}")
+        log(f"Running {checkpoint.path} in {_name(dtype)}")
         model, complaints = forward.load(checkpoint, dtype, setting.device)
         decoded = generation.decode(model, prompts, setting.new_tokens) if dtype == setting.dtype else None
         return Reading(forward.run(model, ids), decoded, complaints)
@@ -134,7 +109,6 @@ def compare_functions(
         )
     for prompt, step in found.generation.parted:
         found.failures.append(f"greedy decoding: prompt {prompt + 1} parts from the source at token {step + 1}")
-    return found
 
 
 def _layers(source: forward.Pass, clone: forward.Pass, plan: Plan | None) -> tuple[tuple[str, float], ...]:

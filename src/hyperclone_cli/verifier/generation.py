@@ -12,7 +12,7 @@ from hyperclone_cli.verifier.report import GenerationFigures
 
 @dataclass(frozen=True)
 class Decoded:
-    """New tokens (prompts, steps), and how far apart the two best logits were at each step."""
+    """New tokens (prompts, steps), and how far apart the two best logits of such as may be taken were at each step."""
 
     tokens: torch.Tensor
     gaps: torch.Tensor
@@ -34,10 +34,10 @@ def decode(model: Any, prompts: list[list[int]], new_tokens: int) -> Decoded:
         pad_token_id=0,
         use_cache=True,
         return_dict_in_generate=True,
-        output_logits=True,
+        output_scores=True,  # an end of text, which may not be taken, has none
     )
     output = model.generate(ids, attention_mask=mask, generation_config=config)
-    best = torch.stack([logits.float().topk(2).values for logits in output.logits], 1)
+    best = torch.stack([scores.float().topk(2).values for scores in output.scores], 1)
     return Decoded(output.sequences[:, longest:].cpu(), (best[..., 0] - best[..., 1]).cpu())
 
 

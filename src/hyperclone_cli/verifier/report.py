@@ -79,6 +79,17 @@ class GenerationFigures:
     parted: tuple[tuple[int, int], ...]
 
 
+@dataclass
+class Findings:
+    """What has been found so far: what the user should know, what to fail the clone for, and the figures."""
+
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    weights: WeightFigures | None = None
+    logits: LogitFigures | None = None
+    generation: GenerationFigures | None = None
+
+
 @dataclass(frozen=True)
 class Report:
     """The whole verification. `failures` is empty if the clone passed; each names a layer, tensor, key or file.

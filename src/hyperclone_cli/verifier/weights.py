@@ -40,9 +40,9 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
 
     Memory: a few blocks a thread.
     """
-    clone = checkpoint.tensors
-    bad = {name: "is missing" for name in (t.name for t in plan.tensors) if name not in clone}
-    bad |= {name: "is not in the plan" for name in clone if name not in {t.name for t in plan.tensors}}
+    clone, planned = checkpoint.tensors, {tensor.name for tensor in plan.tensors}
+    bad = {tensor.name: "is missing" for tensor in plan.tensors if tensor.name not in clone}
+    bad |= {name: "is not in the plan" for name in clone if name not in planned}
     for tensor in plan.tensors:
         if tensor.name in clone:
             found = clone[tensor.name]

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
-from hyperclone_cli.inspector import compare_copies, rank_fraction
+from hyperclone_cli.likeness import compare_copies, rank_fraction
 from hyperclone_cli.planner import Plan
 
 LAYER_PARTS = ("attention", "feed-forward")
