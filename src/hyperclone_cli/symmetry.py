@@ -22,7 +22,7 @@ NOISE = "--noise-snr-db 10"
 ALL = "The copies"
 WHAT_TRAINING_DOES = (
     "an optimizer that treats all elements alike keeps them equal;"
-    " dropout on the residual stream parts its copies alone"
+    " dropout on the residual stream parts only the copies of that stream"
 )
 """To copies that get equal gradients."""
 
