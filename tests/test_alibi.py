@@ -50,7 +50,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_silent_heads_are_copies_that_nobody_reads(source: Path, tmp_path: Path) -> None:
-    plan = expand(source, tmp_path / "clone", Request(embed_mult=2, ffn_mult=2))
+    plan = expand(source, tmp_path / "clone", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("symmetric")))
     before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "clone"))
     layer = "transformer.h.0.self_attention."
     heads = after[layer + "query_key_value.weight"][:, :48].reshape(8, 36, 48) * 2
@@ -69,7 +69,7 @@ def test_silent_heads_are_copies_that_nobody_reads(source: Path, tmp_path: Path)
 
 
 def test_copies_but_those_of_heads_get_equal_gradients(source: Path, tmp_path: Path) -> None:
-    plan = expand(source, tmp_path / "alike", Request(embed_mult=2, ffn_mult=2))
+    plan = expand(source, tmp_path / "alike", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("symmetric")))
     assert advice(plan).startswith("All copies but those of heads get equal gradients")
     plan = expand(
         source, tmp_path / "noisy", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("uneven", noise_snr_db=10))

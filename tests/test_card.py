@@ -88,7 +88,6 @@ def test_the_body_says_what_a_reader_needs(clone: Path) -> None:
         "| parameters | 41,712 | 157,152 |",
         "```bash hyperclone expand --src opt-350m --embed-mult 2 --ffn-mult 2 --out clone ```",
         'AutoModelForCausalLM.from_pretrained(".")',
-        "The copies get equal gradients",
         "That of `opt-350m`: opt.",
         "arXiv:2409.12903",
         "Not verified yet",
@@ -102,8 +101,10 @@ def test_it_names_no_place_on_this_machine(clone: Path, tmp_path: Path) -> None:
         assert str(tmp_path) not in (clone / name).read_text()
 
 
-def test_copies_that_part_need_no_advice(src: Path) -> None:
-    assert "equal gradients" not in model_card(plan(src, embed_mult=2, noise_snr_db=10.0))
+def test_copies_that_do_not_part_need_advice(src: Path) -> None:
+    assert "The copies get equal gradients" in model_card(plan(src, embed_mult=2, strategy="symmetric"))
+    assert "equal gradients" not in model_card(plan(src, embed_mult=2))
+    assert "equal gradients" not in model_card(plan(src, embed_mult=2, strategy="symmetric", noise_snr_db=10.0))
 
 
 def test_the_same_plan_gives_the_same_card(src: Path) -> None:

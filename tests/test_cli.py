@@ -61,10 +61,11 @@ def test_without_verification_the_next_command_is_named(source: Sources, tmp_pat
 
 def test_plan_tells_what_expand_does(source: Sources, tmp_path: Path) -> None:
     request = ["--src", source("gemma3-gqa"), "--embed-mult", 2, "--ffn-mult", 3, "--dtype", "bfloat16"]
+    request += ["--strategy", "symmetric"]
     planned = as_json(hyperclone("plan", *request, "--json"))
     assert list(tmp_path.iterdir()) == []
     written = as_json(hyperclone("expand", *request, "--out", tmp_path / "clone", "--no-verify", "--json"))
-    advised = advice(plan(source("gemma3-gqa"), embed_mult=2, ffn_mult=3))
+    advised = advice(plan(source("gemma3-gqa"), embed_mult=2, ffn_mult=3, strategy="symmetric"))
     assert "equal gradients" in advised
     assert written == planned | {
         "notes": [*planned["notes"], advised],
@@ -94,9 +95,10 @@ def test_plan_figures_are_those_of_the_architecture(source: Sources) -> None:
 
 
 def test_plan_names_what_is_rounded(source: Sources) -> None:
-    found = as_json(hyperclone("plan", "--src", source("qwen3"), "--ffn-mult", 3, "--json"))
+    request = ["--src", source("qwen3"), "--ffn-mult", 3, "--strategy", "symmetric"]
+    found = as_json(hyperclone("plan", *request, "--json"))
     assert found["rounded_tensors"] == [f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(2)]
-    assert "model.layers.*.mlp.down_proj.weight" in hyperclone("plan", "--src", source("qwen3"), "--ffn-mult", 3).stdout
+    assert "model.layers.*.mlp.down_proj.weight" in hyperclone("plan", *request).stdout
 
 
 def test_plan_imports_neither_torch_nor_transformers(source: Sources) -> None:

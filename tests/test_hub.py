@@ -292,7 +292,7 @@ def test_an_unsupported_architecture_fetches_no_weights(hub: LocalHub, run: Run)
 
 
 def test_a_place_that_is_taken_is_refused_before_anything_is_asked(hub: LocalHub, run: Run, tmp_path: Path) -> None:
-    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone" / "mine").mkdir(parents=True)
     assert "already exists" in run("expand", "--src", "a/llama", "--out", "clone", code=2).stderr
     assert hub.requests == []
 

@@ -35,10 +35,11 @@ from test_cli import as_json
 
 Sources = Callable[[str], Path]
 MIXINGS = {
-    "symmetric": Mixing(),
+    "halving": Mixing("halving"),
+    "symmetric": Mixing("symmetric"),
     "diagonal": Mixing("diagonal"),
     "uneven": Mixing("uneven"),
-    "noise": Mixing(noise_snr_db=10.0),
+    "noise": Mixing("symmetric", noise_snr_db=10.0),
     "uneven-noise": Mixing("uneven", noise_snr_db=10.0),
 }
 
@@ -77,12 +78,18 @@ def test_the_copies_of_a_symmetric_clone_are_equal_and_are_taught_equally(
 
 @pytest.mark.parametrize(
     "mixing, outputs, inputs",
-    [("symmetric", 1.0, 1.0), ("diagonal", 0.0, 0.0), ("uneven", 0.976, 0.944), ("noise", 1 / 1.1, 0.9 / 1.1)],
+    [
+        ("halving", 0.707, 0.447),
+        ("symmetric", 1.0, 1.0),
+        ("diagonal", 0.0, 0.0),
+        ("uneven", 0.976, 0.944),
+        ("noise", 1 / 1.1, 0.9 / 1.1),
+    ],
 )
 def test_the_cosines_of_the_weights_are_those_of_the_strategy(
     mixing: str, outputs: float, inputs: float, source: Sources, tmp_path: Path
 ) -> None:
-    """Uneven: of C's rows (1/3, 2/3) and (1/5, 4/5), and of its columns.
+    """Of C's rows and of its columns: (1, 0) and (1/2, 1/2) for halving, (1/3, 2/3) and (1/5, 4/5) for uneven.
 
     Noise of a tenth of the power has opposite signs in the two input copies.
     """
@@ -93,8 +100,8 @@ def test_the_cosines_of_the_weights_are_those_of_the_strategy(
             assert layer.inputs == pytest.approx(inputs, abs=0.02)
 
 
-def test_a_symmetric_clone_has_half_the_rank_that_noise_gives_it(source: Sources, tmp_path: Path) -> None:
-    for mixing, expected in (("symmetric", 0.5), ("uneven", 1.0), ("noise", 1.0)):
+def test_a_symmetric_clone_has_half_the_rank_that_others_have(source: Sources, tmp_path: Path) -> None:
+    for mixing, expected in (("symmetric", 0.5), ("halving", 1.0), ("uneven", 1.0), ("noise", 1.0)):
         expand(source("llama-mha"), tmp_path / mixing, request(mixing))
         layers = [layer for layer in inspect(tmp_path / mixing).layers if layer.part in ("attention", "feed-forward")]
         assert [layer.rank for layer in layers] == [expected] * 4
@@ -123,7 +130,9 @@ def test_the_plan_foretells_whether_gradients_are_equal(
 def test_a_larger_head_with_rotary_positions_parts_its_queries_but_not_its_values(
     variant: str, equal: bool, source: Sources, tmp_path: Path
 ) -> None:
-    plan = expand(source(variant), tmp_path / "clone", Request(embed_mult=2, head_dim_mult=2))
+    plan = expand(
+        source(variant), tmp_path / "clone", Request(embed_mult=2, head_dim_mult=2, mixing=MIXINGS["symmetric"])
+    )
     taught_equally = difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL
     assert (taught_alike(plan) == ALL) is taught_equally is equal
     assert ("All copies but those of queries" in advice(plan)) is not equal
@@ -173,10 +182,11 @@ def test_where_no_gradient_was_compared_there_is_no_verdict(capsys: pytest.Captu
 @pytest.mark.parametrize(
     "variant, mixing, named",
     [
-        ("llama-mha", "symmetric", ["--noise-snr-db 10", "--strategy uneven"]),
-        ("llama-gqa-tied", "diagonal", ["--noise-snr-db 10", "--strategy uneven"]),
+        ("llama-mha", "symmetric", ["--noise-snr-db 10", "--strategy halving"]),
+        ("llama-gqa-tied", "diagonal", ["--noise-snr-db 10", "--strategy halving"]),
+        ("llama-gqa-tied", "halving", []),
+        ("llama-mha", "halving", []),
         ("llama-gqa-tied", "uneven", []),
-        ("llama-mha", "uneven", []),
         ("llama-mha", "noise", []),
     ],
 )
@@ -186,7 +196,6 @@ def test_the_advice_names_options_that_part_the_copies(
     found = advice(expand(source(variant), tmp_path / "clone", request(mixing)))
     assert bool(found) is bool(named)
     assert all(option in found for option in named)
-    assert ("--strategy uneven" in found) is ("--strategy uneven" in named)
 
 
 def test_a_copy_has_nothing_to_compare_and_needs_no_advice(source: Sources, tmp_path: Path) -> None:
@@ -313,7 +322,17 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
 
 
 def test_the_command_prints_a_table_or_json(source: Sources, tmp_path: Path) -> None:
-    grown = hyperclone("expand", "--src", source("llama-mha"), "--out", tmp_path / "clone", "--embed-mult", 2)
+    grown = hyperclone(
+        "expand",
+        "--src",
+        source("llama-mha"),
+        "--out",
+        tmp_path / "clone",
+        "--embed-mult",
+        2,
+        "--strategy",
+        "symmetric",
+    )
     assert grown.stderr.count("--noise-snr-db 10") == 1
     picture = tmp_path / "copies.png"
     table = hyperclone("inspect", tmp_path / "clone", "--gradients", "--plot", picture)

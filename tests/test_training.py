@@ -39,7 +39,7 @@ def test_at_one_rate_adam_moves_a_symmetric_layer_as_many_times_as_far_as_there_
 ) -> None:
     """A layer computes with the sum of the columns that read the copies of a unit, and each moves by the rate."""
     name = "model.layers.0.mlp.gate_proj.weight"
-    expand(source(variant), tmp_path / "clone", embed_mult=copies, ffn_mult=copies)
+    expand(source(variant), tmp_path / "clone", embed_mult=copies, ffn_mult=copies, strategy="symmetric")
     before, after = moved(source(variant), name), moved(tmp_path / "clone", name)
     rows, columns = before.shape
     computed = after[:rows].reshape(rows, copies, columns).sum(1)
@@ -53,7 +53,7 @@ def test_the_dropout_of_opt_parts_the_copies_of_the_residual_stream_and_no_other
 ) -> None:
     """It drops what layers write to the stream: copies of a feed-forward unit or of a head still have equal readers."""
     models.build("opt-125m", tmp_path / "source", dropout=dropout)
-    expand(tmp_path / "source", tmp_path / "clone", embed_mult=2, ffn_mult=2)
+    expand(tmp_path / "source", tmp_path / "clone", embed_mult=2, ffn_mult=2, strategy="symmetric")
     model = models.load(tmp_path / "clone").train()
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     for _ in range(3):

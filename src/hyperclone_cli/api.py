@@ -32,7 +32,7 @@ class GrowthOptions(TypedDict, total=False):
     target_params    parameters of the clone, a number or "1.3B"; the hidden and feed-forward sizes follow
     multiple_of      what target_params makes the feed-forward width a multiple of; 64
     tie_embeddings   "auto": a tied head stays tied where that can be exact; "keep": or is refused; "untie"
-    strategy         "symmetric", "diagonal", "uneven" or "halving": how copies read the copies that they are fed
+    strategy         "halving", "symmetric", "diagonal" or "uneven": how copies read the copies that they are fed
     uneven_ratio     proportions of "uneven"; (1, 2), and 1 : 2 : … : n for other numbers of copies
     noise_snr_db     add noise that cancels over the copies, this many decibels below the weights; None
     seed             of the noise; 0

@@ -12,27 +12,27 @@ from fractions import Fraction
 
 from hyperclone_cli.errors import RequestError
 
-STRATEGIES = ("symmetric", "diagonal", "uneven", "halving")
+STRATEGIES = ("halving", "symmetric", "diagonal", "uneven")
 
 
 @dataclass(frozen=True)
 class Mixing:
     """The matrix C, and the noise.
 
-    strategy      symmetric: every copy reads every copy alike, C = 1/n
+    strategy      halving: output copy a, of those up to n - 1, reads the input copies 0 … a in halves: ½, ¼, … and the
+                  last two alike. Powers of two, which no dtype rounds; C is triangular, and so invertible, and its
+                  columns have different sums, so that gradients differ
+                  symmetric: every copy reads every copy alike, C = 1/n, as the paper has it
                   diagonal: output copy a reads input copy a mod n alone
                   uneven: output copy a reads in the proportions r to the power 1 + (a mod n), r = `uneven_ratio`.
                   Rotating one row instead would be exact too, but every copy would then be read as much as
                   every other, and get the same gradient; powers also keep C invertible if r has no equal parts
-                  halving: output copy a, of those up to n - 1, reads the input copies 0 … a in halves: ½, ¼, … and the
-                  last two alike. Powers of two, which no dtype rounds; C is triangular, and so invertible, and its
-                  columns have different sums, so that gradients differ
     uneven_ratio  used where it has as many numbers as there are copies; elsewhere 1 : 2 : … : n
     noise_snr_db  power of the noise-free tensor over that of the noise, in decibels; None for no noise
     seed          of the noise
     """
 
-    strategy: str = "symmetric"
+    strategy: str = "halving"
     uneven_ratio: tuple[int, ...] = (1, 2)
     noise_snr_db: float | None = None
     seed: int = 0

@@ -16,10 +16,10 @@ class Dtype(StrEnum):
 
 
 class Strategy(StrEnum):
+    halving = "halving"
     symmetric = "symmetric"
     diagonal = "diagonal"
     uneven = "uneven"
-    halving = "halving"
 
 
 class Tie(StrEnum):

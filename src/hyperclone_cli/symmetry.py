@@ -73,7 +73,7 @@ def advice(plan: Plan) -> str:
     which = taught_alike(plan)
     if not which:
         return ""
-    uneven = replace(plan.request.mixing, strategy="uneven")
-    parts_them = not all(_reads_all_copies_alike(replace(tensor, mixing=uneven)) for tensor in plan.tensors)
-    options = f"{NOISE} or --strategy uneven" if parts_them else NOISE
+    halving = replace(plan.request.mixing, strategy="halving")
+    parts_them = not all(_reads_all_copies_alike(replace(tensor, mixing=halving)) for tensor in plan.tensors)
+    options = f"--strategy halving or {NOISE}" if parts_them else NOISE
     return f"{which} get equal gradients: {WHAT_TRAINING_DOES}. What parts them: {options}."
