@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="checkpoints, records and results; demo/convergence-PRESET")
     parser.add_argument("--source", type=Path, help="for smollm2: the checkpoint")
     parser.add_argument("--seeds", type=int, help="how many, instead of the preset's")
+    parser.add_argument("--steps", type=int, help="of each arm, instead of the preset's; needs a --work of its own")
     parser.add_argument("--jobs", type=int, help="runs at a time; as many as processors, or 1 on a GPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU if there is one")
     arguments = parser.parse_args()
@@ -37,7 +38,7 @@ def main() -> None:
         parser.error("--source is for the preset smollm2, which needs it")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     bench = Bench(
-        preset=replace(preset, seeds=arguments.seeds or preset.seeds),
+        preset=replace(preset, seeds=arguments.seeds or preset.seeds, steps=arguments.steps or preset.steps),
         work=(arguments.work or Path("demo") / f"convergence-{arguments.preset}").absolute(),
         device=device,
         source=arguments.source and arguments.source.absolute(),
