@@ -151,7 +151,7 @@ StrategyOption = Annotated[
     Strategy,
     typer.Option(
         "--strategy",
-        help="How copies read the copies that they are fed: all alike, one, or all unevenly.",
+        help="How copies read the copies that they are fed: in halves, all alike, one each, or unevenly.",
         rich_help_panel=MIXING,
     ),
 ]
