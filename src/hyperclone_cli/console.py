@@ -62,7 +62,7 @@ def _show_notes(plan: Plan) -> None:
 def show_plan(plan: Plan, as_json: bool) -> None:
     """Print what `plan` would write."""
     if as_json:
-        _print_json(plan_json(plan))
+        _print_json(plan.as_json())
         return
     _show_notes(plan)
     _print_table("config.json", ("key", "before", "after"), _config_rows(plan))
@@ -84,38 +84,13 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     _print_table("", ("", ""), facts)
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as one JSON object."""
-    before, after = plan.parameters()
-    cache = plan.kv_cache_bytes()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model_type": plan.family.model_type,
-        "config": {
-            key: {"before": old, "after": new} for key, old, new in config_changes(plan.source.config, plan.config)
-        },
-        "parameters": {
-            "before": {**before, "total": sum(before.values())},
-            "after": {**after, "total": sum(after.values())},
-        },
-        "bytes": plan.nbytes,
-        "shards": list(plan.shards),
-        "kv_cache_bytes_per_token": {"before": cache[0], "after": cache[1]},
-        "head": {"tied": plan.head.tied, "why": plan.head.why},
-        "rounded_tensors": plan.rounded(),
-        "dropped_tensors": dict(plan.dropped),
-        "notes": list(plan.notes),
-        "digest": plan.digest,
-    }
-
-
 def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | None, as_json: bool) -> None:
     """Print what `expand` wrote, its verification if there was one, and where it was pushed."""
     if as_json:
         verification = report.as_json() if report else None
         url = pushed.url if pushed else None
         notes = [*plan.notes, *filter(None, [advice(plan)])]
-        _print_json({**plan_json(plan), "notes": notes, "out": str(out), "verification": verification, "url": url})
+        _print_json({**plan.as_json(), "notes": notes, "out": str(out), "verification": verification, "url": url})
         return
     _show_notes(plan)
     before, after = plan.parameters()

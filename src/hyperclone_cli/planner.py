@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hyperclone_cli.axes import Role, dimension
-from hyperclone_cli.config import grow_config, read_sizes
+from hyperclone_cli.config import config_changes, grow_config, read_sizes
 from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
 from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
 from hyperclone_cli.growth import Growth, grow_axes
@@ -29,6 +29,8 @@ from hyperclone_cli.shape import propose
 from hyperclone_cli.shards import ITEM_BYTES
 from hyperclone_cli.source import Source
 from hyperclone_cli.tensors import GrownTensor, grow_tensor
+
+SCHEMA_VERSION = 1
 
 _SIZE_HINT = 'Use a size such as "5GB".'
 
@@ -96,6 +98,30 @@ class Plan:
         ]
         each = max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
         return sum(growth.source for growth in cached) * each, sum(growth.target for growth in cached) * each
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as one object."""
+        before, after = self.parameters()
+        cache = self.kv_cache_bytes()
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model_type": self.family.model_type,
+            "config": {
+                key: {"before": old, "after": new} for key, old, new in config_changes(self.source.config, self.config)
+            },
+            "parameters": {
+                "before": {**before, "total": sum(before.values())},
+                "after": {**after, "total": sum(after.values())},
+            },
+            "bytes": self.nbytes,
+            "shards": list(self.shards),
+            "kv_cache_bytes_per_token": {"before": cache[0], "after": cache[1]},
+            "head": {"tied": self.head.tied, "why": self.head.why},
+            "rounded_tensors": self.rounded(),
+            "dropped_tensors": dict(self.dropped),
+            "notes": list(self.notes),
+            "digest": self.digest,
+        }
 
 
 def make_plan(source: Source, request: Request) -> Plan:
