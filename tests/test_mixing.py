@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import models
 from hyperclone_cli.clone import expand
+from hyperclone_cli.expander import blocks
 from hyperclone_cli.growth import nest, tiled
 from hyperclone_cli.mixing import STRATEGIES, Mixing
 from hyperclone_cli.noise import zero_sum_noise
@@ -128,6 +129,26 @@ def test_noise_has_the_power_asked_for_and_cancels(
             assert float((blocks[0] - blocks[1]).abs().max()) <= 4 * eps * float(signal.abs().max())
         else:
             assert not noise.any(), tensor.name
+
+
+@pytest.mark.parametrize(
+    "noise, dtype, noted",
+    [(6.0, "bfloat16", True), (10.0, "bfloat16", False), (6.0, None, False), (None, "float16", False)],
+)
+def test_noise_that_16_bits_may_not_bear_is_noted(
+    noise: float | None, dtype: str | None, noted: bool, source: Sources
+) -> None:
+    request = Request(embed_mult=2, dtype=dtype, mixing=Mixing(noise_snr_db=noise))
+    notes = make_plan(open_source(source("llama-mha")), request).notes
+    assert any("verification may fail" in note for note in notes) is noted
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rows_that_copies_read_differently_are_cut_one_after_the_other(strategy: str, source: Sources) -> None:
+    request = Request(embed_mult=3, ffn_mult=3, mixing=Mixing(strategy))
+    for tensor in make_plan(open_source(source("llama-mha")), request).tensors:
+        starts = [block.start for block in blocks(tensor, 4096)]
+        assert starts == sorted(starts)
 
 
 def test_the_seed_decides_the_noise(source: Sources, tmp_path: Path) -> None:

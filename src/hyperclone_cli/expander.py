@@ -50,7 +50,14 @@ class Block:
 
 
 def blocks(tensor: GrownTensor, block_bytes: int) -> Iterator[Block]:
-    """Cut a grown tensor into blocks of about `block_bytes`, each of one run of source rows."""
+    """Cut a grown tensor into blocks of about `block_bytes`, each of one run of source rows.
+
+    Those of the same rows, which copies read differently, follow one another: a source is read from its disk once.
+    """
+    return iter(sorted(_cut(tensor, block_bytes), key=lambda block: (block.is_padding, block.start)))
+
+
+def _cut(tensor: GrownTensor, block_bytes: int) -> Iterator[Block]:
     places: dict[tuple[int, int, int, float, bool], list[int]] = defaultdict(list)
     position = 0
     for run in tensor.growths[0].runs:
