@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,12 @@ torch.set_num_threads(1)
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`source(variant)`: the path of a random checkpoint of that variant, float32. Read only: tests share it."""
     import models
+    from models_fused_experts import FUSED
+    from variants import VARIANTS
 
-    built: dict[str, Path] = {}
+    @functools.cache
+    def build(name: str) -> Path:
+        path = tmp_path_factory.mktemp("source") / name
+        return models.build(VARIANTS[name], path, save_original_format=name not in FUSED)
 
-    def get(variant: str) -> Path:
-        if variant not in built:
-            built[variant] = models.build(variant, tmp_path_factory.mktemp(variant) / variant)
-        return built[variant]
-
-    return get
+    return build

@@ -5,10 +5,15 @@ Every parameter is random, norms and biases too: fresh initialisations hide bugs
 
 from __future__ import annotations
 
+import functools
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -109,6 +114,20 @@ def build(
     return path
 
 
+def edited(
+    src: Path, out: Path, change: Callable[[dict[str, torch.Tensor]], object] | None = None, **config: Any
+) -> Path:
+    """Copy a checkpoint to `out`, `change` its tensors, and give its config other values; None takes a key out."""
+    shutil.copytree(src, out)
+    if change:
+        tensors = load_file(out / "model.safetensors")
+        change(tensors)
+        save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    stated = json.loads((out / "config.json").read_text()) | config
+    (out / "config.json").write_text(json.dumps({key: item for key, item in stated.items() if item is not None}))
+    return out
+
+
 def load(path: Path) -> Any:
     """The checkpoint at `path` in float32 by stock transformers; every key must be there and be used."""
     model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
@@ -139,3 +158,18 @@ def decode(model: Any) -> torch.Tensor:
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
+
+
+@functools.cache
+def computed(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of a checkpoint that does not change, and how it continues prompts; worked out once."""
+    model = load(path)
+    return logits(model), decode(model)
+
+
+def assert_same_function(src: Path, clone: Path) -> None:
+    """Assert that stock transformers computes the same logits (within 1e-5) and decodes the same tokens from both."""
+    model = load(clone)
+    expected, continued = computed(src)
+    assert relative_error(logits(model), expected) <= 1e-5
+    assert torch.equal(decode(model), continued)

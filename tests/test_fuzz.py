@@ -110,6 +110,16 @@ def attempt(work: Path, request: dict[str, Any]) -> None:
     assert refusal is None or "\n" not in refusal.message
 
 
+def attempt_with(work: Path, path: Path, spoilt: bytes, request: dict[str, Any]) -> None:
+    """The same while the file at `path` has other contents."""
+    contents = path.read_bytes()
+    try:
+        path.write_bytes(spoilt)
+        attempt(work, request)
+    finally:
+        path.write_bytes(contents)
+
+
 WORDS = [
     "",
     "auto",
@@ -227,12 +237,8 @@ def test_any_config(examples: int, built: Built) -> None:
     def check(variant: str, changes: list[tuple[int, int, Any]], request: dict[str, Any]) -> None:
         work = built(variant)
         path = work / "src" / "config.json"
-        old = path.read_bytes()
-        try:
-            path.write_text(json.dumps(edit_json(json.loads(old), changes)))
-            attempt(work, request)
-        finally:
-            path.write_bytes(old)
+        spoilt = json.dumps(edit_json(json.loads(path.read_bytes()), changes)).encode()
+        attempt_with(work, path, spoilt, request)
 
     check()
 
@@ -248,11 +254,7 @@ def test_any_header(examples: int, built: Built) -> None:
         length = int.from_bytes(old[:8], "little")
         header = json.dumps(edit_json(json.loads(old[8 : 8 + length]), changes)).encode()
         stated = max(0, len(header) + (longer if abs(longer) > 7 else 0))
-        try:
-            path.write_bytes(stated.to_bytes(8, "little") + header + old[8 + length :])
-            attempt(work, request)
-        finally:
-            path.write_bytes(old)
+        attempt_with(work, path, stated.to_bytes(8, "little") + header + old[8 + length :], request)
 
     check()
 
@@ -264,12 +266,8 @@ def test_any_index(examples: int, built: Built) -> None:
     def check(changes: list[tuple[int, int, Any]], request: dict[str, Any]) -> None:
         work = built("llama-gqa-tied", "60KB")
         path = work / "src" / INDEX
-        old = path.read_bytes()
-        try:
-            path.write_text(json.dumps(edit_json(json.loads(old), changes)))
-            attempt(work, request)
-        finally:
-            path.write_bytes(old)
+        spoilt = json.dumps(edit_json(json.loads(path.read_bytes()), changes)).encode()
+        attempt_with(work, path, spoilt, request)
 
     check()
 
@@ -282,12 +280,7 @@ def test_any_bytes(examples: int, name: str, built: Built) -> None:
     def check(changes: list[tuple[float, int, bytes]], request: dict[str, Any]) -> None:
         work = built("llama-gqa-tied", "60KB")
         (path,) = (work / "src").glob(name)
-        old = path.read_bytes()
-        try:
-            path.write_bytes(edit_bytes(old, changes))
-            attempt(work, request)
-        finally:
-            path.write_bytes(old)
+        attempt_with(work, path, edit_bytes(path.read_bytes(), changes), request)
 
     check()
 

@@ -14,9 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 import models
-import models_fused_experts
-import models_more
-import models_recurrent
 from command_line import hyperclone
 from hyperclone_cli import console, plot
 from hyperclone_cli.axes import linear, optional
@@ -30,7 +27,6 @@ from hyperclone_cli.likeness import rank_fraction
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.request import Request
 from hyperclone_cli.symmetry import ALL, advice, taught_alike
-from models_fused_experts import FUSED
 from test_cli import as_json
 
 Sources = Callable[[str], Path]
@@ -138,18 +134,29 @@ def test_a_larger_head_with_rotary_positions_parts_its_queries_but_not_its_value
     assert ("All copies but those of queries" in advice(plan)) is not equal
 
 
-MIXTURES = {
-    name: (models_more.VARIANTS | models_recurrent.VARIANTS | models_fused_experts.VARIANTS | FUSED)[name]
-    for name in ("mixtral", "mixtral (fused experts)", "qwen3_moe", "deepseek_v3", "jamba", "granitemoe")
-}
+@pytest.mark.parametrize("variant", ["gpt2", "granitemoe", "gpt_oss", "dbrx"])
+def test_copies_in_transposed_and_fused_tensors_are_told_apart(variant: str, source: Sources, tmp_path: Path) -> None:
+    for mixing, alike in (("symmetric", True), ("noise", False)):
+        expand(source(variant), tmp_path / mixing, request(mixing))
+        found = inspect(tmp_path / mixing, gradients=True)
+        assert (difference(found) < EQUAL) is alike
+        inner = [layer for layer in found.layers if layer.part == "feed-forward"]
+        assert len(inner) == 2
+        for layer in inner:
+            assert layer.outputs is not None
+            assert layer.inputs is not None
+            assert (min(layer.outputs, layer.inputs) > 0.999999) is alike
 
 
-@pytest.mark.parametrize("variant", MIXTURES)
-def test_the_gradients_of_experts_are_compared_however_these_are_stored(variant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "variant", ["mixtral", "mixtral (fused experts)", "qwen3_moe", "deepseek_v3", "jamba", "granitemoe"]
+)
+def test_the_gradients_of_experts_are_compared_however_these_are_stored(
+    variant: str, source: Sources, tmp_path: Path
+) -> None:
     """Where only the feed-forward width grows, there is little else to compare."""
-    src = models.build(MIXTURES[variant], tmp_path / "source", save_original_format=variant not in FUSED)
     for mixing, equal in (("symmetric", True), ("noise", False)):
-        expand(src, tmp_path / mixing, request(mixing, embed=1))
+        expand(source(variant), tmp_path / mixing, request(mixing, embed=1))
         found = inspect(tmp_path / mixing, gradients=True)
         assert found.notes == ()
         assert all(layer.gradient_outputs is not None for layer in found.layers if layer.outputs is not None)

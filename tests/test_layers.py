@@ -2,148 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import models
-from hyperclone_cli import clone_model, plan
-from hyperclone_cli.axes import bare, embedding, linear, norm, parameter, stacked
+from growths import GROWTHS
+from hyperclone_cli import plan
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.families import FAMILIES
-from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.request import Request
 from hyperclone_cli.verifier import verify
 from models_layers import VARIANTS
 
 Sources = Callable[[str], Path]
 
-GROWTHS = {
-    "twice": Request(embed_mult=2, ffn_mult=2),
-    "three times": Request(embed_mult=3, ffn_mult=3),
-    "twice, uneven and noisy": Request(embed_mult=2, ffn_mult=2, mixing=Mixing("uneven", noise_snr_db=10)),
-    "half as wide again": Request(embed_mult=1.5, mixing=Mixing(noise_snr_db=20)),
-    "heads alone": Request(heads_mult=3, kv_heads_mult=2),
-    "larger heads": Request(embed_mult=2, ffn_mult=2, head_dim_mult=2),
-    "feed-forward alone": Request(ffn_mult=2.5),
-}
-TWO_SIZES = "two types of layer have heads of two sizes"
-REFUSED: dict[tuple[str, str], str] = {
-    **{(variant, "larger heads"): TWO_SIZES for variant in VARIANTS if variant.startswith("gemma4")},
-    ("gemma3n-sparse", "feed-forward alone"): "a threshold is worked out from the mean and the spread",
-}
-"""What an architecture cannot have, and what it says; everything else is exact."""
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    @functools.cache
-    def build(variant: str) -> Path:
-        return models.build(VARIANTS[variant], tmp_path_factory.mktemp("source") / variant)
-
-    return build
-
-
-def assert_same_function(src: Path, out: Path) -> None:
-    one, other = models.load(src), models.load(out)
-    assert models.relative_error(models.logits(other), models.logits(one)) <= 1e-5
-    assert torch.equal(models.decode(other), models.decode(one))
-
-
-@pytest.mark.parametrize("growth", GROWTHS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_growth_is_the_same_function_or_refused(
-    variant: str, growth: str, source: Sources, tmp_path: Path
-) -> None:
-    src, out = source(variant), tmp_path / "clone"
-    if (variant, growth) in REFUSED:
-        with pytest.raises(RequestError, match=REFUSED[variant, growth]):
-            expand(src, out, GROWTHS[growth])
-        return
-    expand(src, out, GROWTHS[growth])
-    assert_same_function(src, out)
-    report = verify(out, weights_only=True)
+def test_heads_grow_alone(variant: str, source: Sources, tmp_path: Path) -> None:
+    expand(source(variant), tmp_path / "clone", Request(heads_mult=3, kv_heads_mult=2))
+    models.assert_same_function(source(variant), tmp_path / "clone")
+    report = verify(tmp_path / "clone", weights_only=True)
     assert report.passed, report.failures
-
-
-LAYER = "model.layers.*."
-WRONG: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "a router that takes no notice of its factor": (
-        "gemma4-untied-experts",
-        "twice",
-        {"tensors": {LAYER + "router.proj": linear("experts", "embed")}},
-    ),
-    "a router's norm that is taken for a vector": (
-        "gemma4-untied-experts",
-        "half as wide again",
-        {"tensors": {LAYER + "router.scale": parameter("embed")}},
-    ),
-    "gates and values taking turns": (
-        "gemma4-keys-are-values-experts",
-        "twice",
-        {"tensors": {LAYER + "experts.gate_up_proj": stacked(bare(linear("experts moe_ffn 2", "embed")))}},
-    ),
-    "heads in the order of another group": (
-        "gemma4-keys-are-values",
-        "heads alone",
-        {"tensors": {LAYER + "self_attn.q_proj": linear("group kv_heads query", "embed")}},
-    ),
-    "a gate that is copied, not shared out": (
-        "gemma4",
-        "twice",
-        {"tensors": {LAYER + "per_layer_input_gate": embedding("*", "embed")}},
-    ),
-    "a gate that reads a norm": (
-        "gemma4",
-        "half as wide again",
-        {"tensors": {LAYER + "per_layer_input_gate": linear("*", "embed")}},
-    ),
-    "streams weighed without the factor": (
-        "gemma3n",
-        "twice",
-        {"tensors": {LAYER + "altup.modality_router": linear("*", "embed")}},
-    ),
-    "an input that no stream is added to": (
-        "gemma3n",
-        "half as wide again",
-        {"tensors": {LAYER + "input_layernorm": norm("embed")}},
-    ),
-    "a threshold over unequal numbers of copies": ("gemma3n-sparse", "feed-forward alone", {"limits": ()}),
-}
-"""Tables that are nearly right: (variant, growth, what is wrong)."""
-
-
-@pytest.mark.parametrize("variant, growth, changes", WRONG.values(), ids=list(WRONG))
-def test_a_wrong_table_is_found_out(
-    variant: str, growth: str, changes: dict[str, Any], source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    src, out = source(variant), tmp_path / "clone"
-    family = plan(src).family
-    assert changes.get("tensors", {}).keys() <= family.tensors.keys()
-    kept = {"known_as": family.known_as, **changes}
-    monkeypatch.setitem(FAMILIES, family.name, family.variant(family.model_type, **kept))
-    expand(src, out, GROWTHS[growth])
-    assert models.relative_error(models.logits(models.load(out)), models.logits(models.load(src))) > 1e-4
-    assert any(failure.startswith("logits:") for failure in verify(out).failures)
-
-
-def edited(src: Path, out: Path, tensors: dict[str, torch.Tensor] | None = None, **config: Any) -> Path:
-    """A copy of a checkpoint with other tensors besides and another config; None takes a key out."""
-    shutil.copytree(src, out)
-    save_file(
-        load_file(src / "model.safetensors") | (tensors or {}), out / "model.safetensors", metadata={"format": "pt"}
-    )
-    stated = json.loads((out / "config.json").read_text()) | config
-    (out / "config.json").write_text(json.dumps({key: item for key, item in stated.items() if item is not None}))
-    return out
 
 
 def test_both_spellings_of_a_config_make_the_same_clone(tmp_path: Path) -> None:
@@ -152,7 +37,9 @@ def test_both_spellings_of_a_config_make_the_same_clone(tmp_path: Path) -> None:
     saved = models.build((model_type, kwargs | heads), tmp_path / "saved")
     own = {"head_dim": 24, "num_key_value_heads": 2}
     assert json.loads((saved / "config.json").read_text())["per_layer_config"] == {"1": own, "3": own}
-    spelt = edited(saved, tmp_path / "spelt", per_layer_config=None, global_head_dim=24, num_global_key_value_heads=2)
+    spelt = models.edited(
+        saved, tmp_path / "spelt", per_layer_config=None, global_head_dim=24, num_global_key_value_heads=2
+    )
 
     one = expand(saved, tmp_path / "one", GROWTHS["twice"])
     other = expand(spelt, tmp_path / "other", GROWTHS["twice"])
@@ -164,15 +51,15 @@ def test_both_spellings_of_a_config_make_the_same_clone(tmp_path: Path) -> None:
         assert (made.config["num_attention_heads"], made.config["num_key_value_heads"]) == (8, 8)
     files = [tmp_path / name / "model.safetensors" for name in ("one", "other")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert_same_function(saved, tmp_path / "one")
-    assert_same_function(spelt, tmp_path / "other")
+    models.assert_same_function(saved, tmp_path / "one")
+    models.assert_same_function(spelt, tmp_path / "other")
 
 
 def test_numbers_of_layers_may_be_padded(source: Sources, tmp_path: Path) -> None:
     """As transformers writes them for ten layers and more."""
     own = json.loads((source("gemma4") / "config.json").read_text())["per_layer_config"]
     padded = {f"0{number}": numbers for number, numbers in own.items()}
-    made = plan(edited(source("gemma4"), tmp_path / "src", per_layer_config=padded), embed_mult=2)
+    made = plan(models.edited(source("gemma4"), tmp_path / "src", per_layer_config=padded), embed_mult=2)
     assert made.config["per_layer_config"] == padded
     assert made.layers[1]["value"].target == 24
 
@@ -192,7 +79,7 @@ def test_key_value_heads_of_a_layer_grow_as_nearly_alike_as_they_can(tmp_path: P
     assert grown(num_heads=16, num_kv_heads=4) == (16, 4, 2)
     assert grown(num_heads=10, num_kv_heads=5) == (10, 5, 2)
     with pytest.raises(RequestError, match="8 heads over 2 key/value heads") as refused:
-        plan(edited(src, tmp_path / "one", num_key_value_heads=1), num_heads=9)
+        plan(models.edited(src, tmp_path / "one", num_key_value_heads=1), num_heads=9)
     assert refused.value.hint == "A multiple of 8 heads works: --num-heads."
 
 
@@ -203,11 +90,11 @@ def test_what_a_borrowing_layer_has_on_disk_is_not_loaded_and_not_written(source
         for layer, size in ((2, 16), (3, 24))
         for name, shape in (("k_proj", (2 * size, 48)), ("v_proj", (2 * size, 48)), ("k_norm", (size,)))
     }
-    src = edited(source("gemma4-borrowing"), tmp_path / "src", unused)
+    src = models.edited(source("gemma4-borrowing"), tmp_path / "src", lambda tensors: tensors.update(unused))
     made = expand(src, tmp_path / "clone", GROWTHS["twice"])
     assert made.dropped.keys() == unused.keys()
     assert not unused.keys() & load_file(tmp_path / "clone/model.safetensors").keys()
-    assert_same_function(source("gemma4-borrowing"), tmp_path / "clone")
+    models.assert_same_function(source("gemma4-borrowing"), tmp_path / "clone")
 
 
 def test_the_cache_holds_what_each_layer_keeps(source: Sources) -> None:
@@ -237,7 +124,7 @@ def test_a_number_of_parameters_leads_to_whole_multiples_under_a_threshold(sourc
 
 
 def test_one_width_for_all_layers_stays_one(source: Sources, tmp_path: Path) -> None:
-    src = edited(source("gemma3n"), tmp_path / "src", intermediate_size=80)
+    src = models.edited(source("gemma3n"), tmp_path / "src", intermediate_size=80)
     assert plan(src, ffn_mult=2).config["intermediate_size"] == 160
 
 
@@ -271,22 +158,6 @@ def test_one_width_for_all_layers_stays_one(source: Sources, tmp_path: Path) -> 
 def test_layers_that_config_json_does_not_describe_are_refused(
     variant: str, config: dict[str, Any], words: str, source: Sources, tmp_path: Path
 ) -> None:
-    src = edited(source(variant), tmp_path / "src", **config)
+    src = models.edited(source(variant), tmp_path / "src", **config)
     with pytest.raises(CheckpointError, match=words):
         plan(src, embed_mult=2)
-
-
-@pytest.mark.parametrize("variant", ["gemma4-keys-are-values-borrowing", "gemma3n-sparse"])
-def test_the_same_from_memory(variant: str, source: Sources, tmp_path: Path) -> None:
-    expand(source(variant), tmp_path / "clone", GROWTHS["three times"])
-    clone_model(models.load(source(variant)), embed_mult=3, ffn_mult=3).save_pretrained(tmp_path / "memory")
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("clone", "memory"))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-@pytest.mark.parametrize("variant", ["gemma4-borrowing", "gemma4-keys-are-values-experts", "gemma3n-sparse"])
-def test_verify_passes(variant: str, source: Sources, tmp_path: Path) -> None:
-    expand(source(variant), tmp_path / "clone", GROWTHS["twice, uneven and noisy"])
-    report = verify(tmp_path / "clone")
-    assert report.passed, report.failures

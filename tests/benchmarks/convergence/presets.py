@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hyperclone_cli.api import GrowthOptions
@@ -59,6 +59,14 @@ class Preset:
 PRETRAINED = "pretrained"
 """The shape of a source that is not trained here but given, with its own tokenizer."""
 
+OPT: dict[str, Any] = {
+    "hidden_size": 48,
+    "word_embed_proj_dim": 48,
+    "ffn_dim": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+}
+
 SHAPES: dict[str, Shape] = {
     "llama-tiny": Shape(
         "llama",
@@ -70,16 +78,8 @@ SHAPES: dict[str, Shape] = {
         {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 3}
         | {"tie_word_embeddings": True},
     ),
-    "opt-dropout": Shape(
-        "opt",
-        {"hidden_size": 48, "ffn_dim": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "dropout": 0.1}
-        | {"word_embed_proj_dim": 48},
-    ),
-    "opt": Shape(
-        "opt",
-        {"hidden_size": 48, "ffn_dim": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "dropout": 0.0}
-        | {"word_embed_proj_dim": 48},
-    ),
+    "opt-dropout": Shape("opt", OPT | {"dropout": 0.1}),
+    "opt": Shape("opt", OPT | {"dropout": 0.0}),
     "pythia": Shape(
         "gpt_neox",
         {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3},
@@ -106,6 +106,21 @@ CLONES: dict[str, GrowthOptions] = {
 
 ARMS = (RANDOM, *CLONES)
 
+CPU = Preset(
+    shapes=("llama",),
+    arms=ARMS,
+    seeds=3,
+    source_steps=3000,  # 23 tokens for each of its 132,000 parameters
+    source_rate=8e-3,
+    steps=1500,
+    rates=(2e-3, 4e-3, 8e-3),
+    batch=8,
+    length=128,
+    vocab_size=1024,
+    eval_every=50,
+    eval_windows=128,
+)
+
 PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         shapes=("llama-tiny",),
@@ -123,34 +138,8 @@ PRESETS: dict[str, Preset] = {
         probes=1,
         max_bytes=1_000_000,
     ),
-    "cpu": Preset(
-        shapes=("llama",),
-        arms=ARMS,
-        seeds=3,
-        source_steps=3000,  # 23 tokens for each of its 132,000 parameters
-        source_rate=8e-3,
-        steps=1500,
-        rates=(2e-3, 4e-3, 8e-3),
-        batch=8,
-        length=128,
-        vocab_size=1024,
-        eval_every=50,
-        eval_windows=128,
-    ),
-    "cpu-shapes": Preset(
-        shapes=("opt-dropout", "opt", "pythia"),
-        arms=ARMS,
-        seeds=1,
-        source_steps=2000,
-        source_rate=8e-3,
-        steps=1000,
-        rates=(2e-3, 4e-3, 8e-3),
-        batch=8,
-        length=128,
-        vocab_size=1024,
-        eval_every=50,
-        eval_windows=128,
-    ),
+    "cpu": CPU,
+    "cpu-shapes": replace(CPU, shapes=("opt-dropout", "opt", "pythia"), seeds=1, source_steps=2000, steps=1000),
     "gpu": Preset(
         shapes=("llama-12m",),
         arms=ARMS,

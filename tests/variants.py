@@ -1,0 +1,24 @@
+"""All variants of all architectures, by name."""
+
+from __future__ import annotations
+
+import models
+import models_further
+import models_fused
+import models_fused_experts
+import models_layers
+import models_more
+import models_recurrent
+
+LINEAGES: tuple[dict[str, models.Variant], ...] = (
+    models.VARIANTS,
+    models_more.VARIANTS,
+    models_further.VARIANTS,
+    models_fused.VARIANTS,
+    models_fused_experts.VARIANTS,
+    models_fused_experts.FUSED,
+    models_layers.VARIANTS,
+    models_recurrent.VARIANTS,
+)
+VARIANTS = {name: variant for lineage in LINEAGES for name, variant in lineage.items()}
+assert len(VARIANTS) == sum(map(len, LINEAGES)), "two variants have the same name"
