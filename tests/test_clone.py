@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 import models
 from hyperclone_cli import shards
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import RequestError, StorageError
+from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.request import Request
+from hyperclone_cli.source import COMPANIONS, fits
 from hyperclone_cli.verifier import verify
 
 Sources = Callable[[str], Path]
@@ -79,6 +84,9 @@ def test_files_beside_the_weights_are_copied_byte_for_byte(tmp_path: Path) -> No
         "modeling_mine.py": b"pass\n",
         "additional_chat_templates/tools.jinja": b"{{ y }}",
         "LICENSE": b"be kind",
+        "licence.txt": b"be very kind",
+        "COPYING": b"be free",
+        "emoji.json": b"{}",
     }
     left = {"pytorch_model.bin": b"old", "optimizer.pt": b"state", "README.md": b"# The small one"}
     for name, content in (kept | left).items():
@@ -92,6 +100,13 @@ def test_files_beside_the_weights_are_copied_byte_for_byte(tmp_path: Path) -> No
     assert set(clone) == set(kept) | {
         "README.md", "config.json", "generation_config.json", "hyperclone.json", "model.safetensors",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", dict.fromkeys(family.model_type for family in FAMILIES.values()))
+def test_every_file_of_an_architectures_tokenizer_goes_along(model_type: str) -> None:
+    name = TOKENIZER_MAPPING_NAMES.get(model_type)
+    tokenizer = getattr(transformers, name or "PreTrainedTokenizerFast")
+    assert [file for file in tokenizer.vocab_files_names.values() if not fits(file, COMPANIONS)] == []
 
 
 def test_two_runs_write_the_same_bytes(source: Sources, tmp_path: Path) -> None:
@@ -274,6 +289,67 @@ def test_a_clone_with_files_of_the_users_is_not_replaced(source: Sources, tmp_pa
         with pytest.raises(RequestError, match=name):
             expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
         (tmp_path / "clone" / name).unlink()
+
+
+def test_a_clone_that_was_trained_in_place_is_not_replaced(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    models.load(tmp_path / "clone").save_pretrained(tmp_path / "clone")
+    before = read(tmp_path / "clone")
+    with pytest.raises(RequestError, match="is newer than the clone, as if trained since"):
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
+    assert read(tmp_path / "clone") == before
+
+
+def test_a_clone_that_was_verified_and_whose_card_was_edited_is_replaced(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    assert verify(tmp_path / "clone").passed
+    (tmp_path / "clone/README.md").write_text("# Mine")
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_came_while_a_clone_was_written_is_not_replaced(overwrite: bool, source: Sources, tmp_path: Path) -> None:
+    if overwrite:
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    mine = tmp_path / "clone/checkpoint-500/model.safetensors"
+
+    def work(_: int, __: int) -> None:
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text("years")
+
+    with pytest.raises(StorageError, match="clone: ") as refusal:
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=overwrite, progress=work)
+    assert "it goes on with what is in" in refusal.value.hint
+    assert mine.read_text() == "years"
+    shutil.move(mine.parent, tmp_path / "mine")
+    resumed = expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=overwrite)
+    assert any("An earlier run had written" in note for note in resumed.notes)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clone", "mine"]
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_an_overwrite_that_was_killed_while_it_removed_the_old_model_is_finished(
+    removed: int, source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
+    unlink, left = Path.unlink, removed
+
+    def kill(path: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        if "by-hyperclone" in path.parent.name:
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", kill)
+        with pytest.raises(KeyboardInterrupt) as stop:
+            expand(source("llama-mqa"), tmp_path / "clone", Request(embed_mult=3), overwrite=True)
+    assert not str(stop.value)
+    assert config_of(tmp_path / "clone")["hidden_size"] == 3 * 48
+    expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["clone"]
 
 
 def test_two_runs_into_one_place_cannot_meet(source: Sources, tmp_path: Path) -> None:

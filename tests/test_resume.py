@@ -60,7 +60,14 @@ def test_a_journal_remembers_the_tensors_of_each_shard(journal: Path) -> None:
     assert open_journal(journal, MAKING, restart=True).done == {}
 
 
-@pytest.mark.parametrize("damage", [b'{"shard": "one", "ten', b"\0" * 300, b"7\n", b"[]\n", b'{"shard": "x"}\n', b"\n"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b'{"shard": "one", "ten', b"\0" * 300, b"7\n", b"[]\n", b'{"shard": "x"}\n', b"\n"),
+        *(b'{"shard": [], "tensors": [], "not_finite": []}\n', b'{"shard": "x", "tensors": 3, "not_finite": []}\n'),
+        b'{"shard": "x", "tensors": [], "not_finite": [[]]}\n',
+    ],
+)
 def test_what_is_damaged_in_a_journal_counts_for_nothing(damage: bytes, journal: Path) -> None:
     open_journal(journal, MAKING).record("one", ["a"])
     with journal.open("ab") as file:
@@ -71,7 +78,13 @@ def test_what_is_damaged_in_a_journal_counts_for_nothing(damage: bytes, journal:
     assert open_journal(journal, MAKING).done == {"one": {"a", "b"}}
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 300, b"{}\n", b'{"command": "hyp'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"", b"\0" * 300, b"{}\n", b'{"command": "hyp'),
+        b'{"command": "hyperclone", "plan": "digest", "source": null, "tool": "hyperclone 1"}\n',
+    ],
+)
 def test_a_journal_without_a_beginning_is_begun_anew(damage: bytes, journal: Path) -> None:
     journal.write_bytes(damage + b'{"shard": "one", "tensors": ["a"]}\n' * bool(damage))
     assert open_journal(journal, MAKING).done == {}

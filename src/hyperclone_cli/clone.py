@@ -18,7 +18,7 @@ from hyperclone_cli.budget import plan_budget
 from hyperclone_cli.card import CARD_NAME, command, write_card
 from hyperclone_cli.checksums import checksums
 from hyperclone_cli.config import check_config, read_sizes
-from hyperclone_cli.errors import StorageError
+from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.hub import Access, cache_of, locate, open_checkpoint
 from hyperclone_cli.integrity import check_written, finiteness_note
@@ -74,7 +74,10 @@ def expand(
         # Architectures tie hidden_size to the number of heads in different ways, and importing
         # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
         check_config(plan.source.config)
-        check_config(plan.config)
+        try:
+            check_config(plan.config)
+        except CheckpointError as error:  # of the source's config nothing is said: it is what was asked for
+            raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
     making = _making(plan, src, access, out)
     with _disk_errors(out), new_directory(directory, out, making, overwrite, restart) as journal:
         from hyperclone_cli.writer import write_shards
@@ -93,6 +96,8 @@ def _disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
+        if not partial_of(out).exists():
+            raise  # nothing is begun, or all is done
         raise KeyboardInterrupt(f"Run the same command again: it goes on with what is in {partial_of(out)}.") from stop
     except OSError as error:
         partial = partial_of(out)

@@ -17,7 +17,8 @@ from typing import Any
 
 from hyperclone_cli.errors import RequestError
 
-_RECORD = {"shard", "tensors", "not_finite"}
+_BEGINNING: Mapping[str, type] = {"command": str, "plan": str, "source": dict, "tool": str}
+_RECORD: Mapping[str, type] = {"shard": str, "tensors": list, "not_finite": list}
 _CHOICES = "Add --restart to discard it, or choose another --out."
 
 
@@ -84,14 +85,22 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     for raw in path.read_bytes().splitlines(keepends=True):
         try:
             line = json.loads(raw)
-            keys = set(line)
-        except (ValueError, TypeError):
+        except ValueError:
             break
-        if not raw.endswith(b"\n") or keys != (_RECORD if lines else set(Making.__annotations__)):
+        if not raw.endswith(b"\n") or not _is_whole(line, _RECORD if lines else _BEGINNING):
             break
         lines.append(line)
         whole_bytes += len(raw)
     return lines, whole_bytes
+
+
+def _is_whole(line: Any, kinds: Mapping[str, type]) -> bool:
+    return (
+        isinstance(line, dict)
+        and line.keys() == kinds.keys()
+        and all(isinstance(line[key], kind) for key, kind in kinds.items())
+        and all(isinstance(name, str) for key, kind in kinds.items() if kind is list for name in line[key])
+    )
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """A directory that appears whole or not at all, and that no two runs write at once.
 
 It is written as `<out>.partial`, where a run that was cut goes on, and renamed at the end. Only what hyperclone
-wrote is ever replaced.
+wrote is ever replaced, and only if it still is as it was written.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hyperclone_cli.card import CARD_NAME
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.journal import Journal, Making, open_journal
@@ -23,6 +24,7 @@ _JOURNAL_NAME = ".hyperclone-partial"
 """The journal, which is also what a run holds locked."""
 _ASIDE_MARK = ".replaced-by-hyperclone"
 _ELSEWHERE = "Choose another directory."
+_AWAY = "Move it away, or choose another directory."
 
 
 def check_places(src: Path, out: Path, overwrite: bool) -> None:
@@ -33,7 +35,7 @@ def check_places(src: Path, out: Path, overwrite: bool) -> None:
     if not out.name or out.is_symlink():
         raise RequestError(f"--out {out}: a clone needs a directory of its own, not a link or a root.", _ELSEWHERE)
     source, target = src.resolve(), out.resolve()
-    for place in (target, partial_of(target), _aside(target)):
+    for place in (target, partial_of(target), _aside(target), _discarded(target)):
         if place == source or source in place.parents or place in source.parents:
             raise RequestError(f"--out {out}: is, lies inside or holds --src {src}.", "Choose a directory beside it.")
     holder = next(parent for parent in out.parents if parent.exists())
@@ -53,13 +55,21 @@ def _check_is_clone(out: Path) -> None:
         raise RequestError(
             f"--out {out}: exists and is no clone, so --overwrite will not replace it.", _ELSEWHERE
         ) from None
-    written = files | OWN_NAMES | {PROVENANCE_NAME, _JOURNAL_NAME, _ASIDE_MARK}
-    strangers = sorted(str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink())
-    strangers = [name for name in strangers if name not in written]
+    own = OWN_NAMES | {PROVENANCE_NAME, _JOURNAL_NAME, _ASIDE_MARK}
+    present = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink()}
+    strangers = sorted(present - files - own)
     if strangers:
         raise RequestError(
             f"--out {out}: holds {strangers[0]!r}, which hyperclone did not write, so --overwrite will not replace it.",
-            "Move it away, or choose another directory.",
+            _AWAY,
+        )
+    finished = (out / PROVENANCE_NAME).stat().st_mtime_ns  # it is written last
+    unedited = (present & files) - own - {CARD_NAME}
+    changed = sorted(name for name in unedited if (out / name).stat().st_mtime_ns > finished)
+    if changed:
+        raise RequestError(
+            f"--out {out}: {changed[0]} is newer than the clone, as if trained since: --overwrite will not replace it.",
+            _AWAY,
         )
 
 
@@ -98,6 +108,11 @@ def new_directory(
             shutil.rmtree(partial)
             raise
         sync(partial)
+        try:
+            check_places(src, out, overwrite)  # once more: it may have taken hours to come here
+        except RequestError as error:
+            again = f"Run the same command again after that: it goes on with what is in {partial}."
+            raise StorageError(error.message, f"{error.hint} {again}") from None
         try:
             if out.exists():
                 (out / _ASIDE_MARK).touch()
@@ -140,14 +155,25 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _settle_overwrite(out: Path) -> None:
     """Undo the two renames of an overwrite that was killed between them, or finish one killed after them."""
-    aside = _aside(out)
+    aside, discarded = _aside(out), _discarded(out)
+    if (discarded / _ASIDE_MARK).exists():
+        _remove(discarded)
     if not (aside / _ASIDE_MARK).exists():
         return
     if out.exists():
-        shutil.rmtree(aside)
+        aside.rename(discarded)  # half removed, it must not be taken for a model that could be put back
+        _remove(discarded)
     else:
         aside.rename(out)
         (out / _ASIDE_MARK).unlink()
+
+
+def _remove(marked: Path) -> None:
+    """Remove a directory, and its mark last: whatever is left of it can still be told to be ours."""
+    for path in marked.iterdir():
+        if path.name != _ASIDE_MARK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(marked)
 
 
 def sync(path: Path) -> None:
@@ -165,4 +191,10 @@ def partial_of(out: Path) -> Path:
 
 
 def _aside(out: Path) -> Path:
+    """Where the clone that is replaced waits until the new one has its name."""
     return out.with_name(f".{out.name}{_ASIDE_MARK}")
+
+
+def _discarded(out: Path) -> Path:
+    """Where it is removed after that."""
+    return out.with_name(f".{out.name}.discarded-by-hyperclone")

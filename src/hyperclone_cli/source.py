@@ -33,12 +33,15 @@ WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 READ_WITH_MODEL = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "tekken.json",
-    "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*.jinja", "generation_config.json",
-    "processor_config.json", "preprocessor_config.json",
+    "emoji.json", "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*.jinja",
+    "generation_config.json", "processor_config.json", "preprocessor_config.json",
 )  # fmt: skip
 """Files that decide what a model is fed and how it is decoded, if they are there."""
 
-COMPANIONS = (*READ_WITH_MODEL, "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
+COMPANIONS = (
+    *READ_WITH_MODEL, "*.py",
+    "LICEN[CS]E*", "Licen[cs]e*", "licen[cs]e*", "COPYING*", "NOTICE*", "Notice*", "USE_POLICY*",
+)  # fmt: skip
 """Files that go with a model whatever its size; copied byte for byte."""
 
 
