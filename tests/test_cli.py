@@ -94,6 +94,12 @@ def test_plan_figures_are_those_of_the_architecture(source: Sources) -> None:
     assert found["rounded_tensors"] == []
 
 
+def test_the_cache_of_the_source_is_counted_in_the_sources_dtype(source: Sources) -> None:
+    request = ["--src", source("llama-gqa-tied"), "--embed-mult", 2, "--dtype", "bfloat16", "--json"]
+    found = as_json(hyperclone("plan", *request))["kv_cache_bytes_per_token"]
+    assert found == {"before": 2 * 2 * 2 * 12 * 4, "after": 2 * 2 * 4 * 12 * 2}
+
+
 def test_plan_names_what_is_rounded(source: Sources) -> None:
     request = ["--src", source("qwen3"), "--ffn-mult", 3, "--strategy", "symmetric"]
     found = as_json(hyperclone("plan", *request, "--json"))

@@ -342,7 +342,6 @@ UNFINISHED: dict[str, tuple[Callable[[Path], object], str]] = {
     "files that are a number": (set_files(3), "hyperclone.json: damaged"),
     "files that are numbers": (set_files([1]), "hyperclone.json: damaged"),
     "a file outside the clone": (set_files(["../secret"]), "file '../secret' does not lie in the clone"),
-    "nothing": (shutil.rmtree, "no hyperclone.json"),
 }
 
 
@@ -359,6 +358,7 @@ REQUESTS: dict[str, tuple[list[str], str | None, str]] = {
     "not a name": (["clone", "a/b/c"], TOKEN, "org/name"),
     "a pull request against a branch": (["clone", REPO, "--create-pr", "--revision", "x"], TOKEN, "--create-pr"),
     "not logged in": (["clone", REPO], None, "hf auth login"),
+    "nothing": (["nowhere", REPO], TOKEN, "nowhere: no such directory"),
 }
 
 

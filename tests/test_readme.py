@@ -87,6 +87,7 @@ def test_expand_can_push_what_it_has_verified(tmp_path: Path) -> None:
         cut = subprocess.run(line, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=300)
         assert cut.returncode == 5, cut.stderr
         assert "hyperclone push clone someone/wide" in cut.stderr
+        assert "passed: clone against " in cut.stdout  # what was done is shown
         result = subprocess.run([*line, "--overwrite"], cwd=tmp_path, env=env, text=True, capture_output=True)
         assert result.returncode == 0, result.stderr
         assert f"pushed: {hub.endpoint}/someone/wide\n" in result.stdout

@@ -18,7 +18,7 @@ from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.request import Request
-from hyperclone_cli.verifier import Report, verify
+from hyperclone_cli.verifier import Report, generation, verify
 
 Sources = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
@@ -162,6 +162,28 @@ def test_the_decoding_is_checked_over_a_ragged_left_padded_batch(clone: Path) ->
     assert len(set(made.prompt_lengths)) == 5
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"stop_strings": ["User:"]},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+        {"do_sample": True, "temperature": 5.0},
+        {"prompt_lookup_num_tokens": 3},
+        {"max_time": 1e-9},
+    ],
+)
+def test_decoding_is_greedy_whatever_the_checkpoint_says(says: dict[str, Any], clone: Path, source: Sources) -> None:
+    expected = decode_prompts(source("llama-gqa-tied"))
+    src = models.edited(source("llama-gqa-tied"), clone.parent / "src")
+    (src / "generation_config.json").write_text(json.dumps(says))
+    assert torch.equal(decode_prompts(src), expected)
+
+
+def decode_prompts(path: Path) -> torch.Tensor:
+    return generation.decode(models.load(path), [[5, 7, 9], [3]], 8).tokens
+
+
 def test_a_tie_is_one_between_tokens_that_decoding_may_take(tmp_path: Path) -> None:
     """Nowhere is the end of the text among these, by far the likeliest token though it is."""
     src = models.build(models_fused.VARIANTS["phi"], tmp_path / "src", eos_token_id=2)
@@ -228,6 +250,20 @@ def test_a_source_that_is_gone_is_named(clone: Path) -> None:
     (clone / "hyperclone.json").write_text(json.dumps(record | {"source": "../gone"}))
     with pytest.raises(CheckpointError, match="gone"):
         verify(clone)
+
+
+def test_a_tensor_of_another_shape_is_named_by_loading_too(clone: Path, source: Sources) -> None:
+    forge(clone, lambda tensors: tensors.update({"model.norm.weight": torch.ones(95)}))
+    forget_provenance(clone)
+    assert_fails(verify(clone, src=source("llama-gqa-tied")), "mismatched tensor model.norm.weight")
+
+
+def test_a_source_is_the_same_in_other_shards(clone: Path, source: Sources) -> None:
+    models.load(source("llama-gqa-tied")).save_pretrained(clone.parent / "src", max_shard_size="60KB")
+    report = verify(clone, src=clone.parent / "src")
+    assert report.passed, report.failures
+    assert report.notes == ()
+    assert (clone / "verification.json").exists()
 
 
 def test_a_clone_that_transformers_cannot_load_still_names_its_tensor(clone: Path) -> None:

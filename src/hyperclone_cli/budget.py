@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.request import DEFAULT_MAX_MEMORY
+from hyperclone_cli.request import DEFAULT_MAX_MEMORY, bytes_of
 from hyperclone_cli.shards import ITEM_BYTES
 from hyperclone_cli.tensors import GrownTensor
 
@@ -21,8 +20,6 @@ SURVEY_BLOCK_BYTES = 1 << 20
 
 NOISE_ROWS = 64
 """Rows whose noise comes from one generator, and so are made together."""
-
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 _COPIES = 16
 """How many times its block's bytes a thread holds at worst: source rows, noise, and all of it in wider dtypes."""
@@ -48,7 +45,7 @@ def plan_budget(
     """
     if threads is not None and threads < 1:
         raise RequestError(f"--threads {threads}: expected 1 or more.")
-    memory = _bytes(max_memory)
+    memory = bytes_of("--max-memory", max_memory)
     smallest = max([SURVEY_BLOCK_BYTES, *map(_least_block_bytes, tensors)])
     if memory < _COPIES * smallest:
         raise RequestError(
@@ -68,10 +65,3 @@ def _least_block_bytes(tensor: GrownTensor) -> int:
     """The smallest block of a tensor: a row, or as many as have their noise in common."""
     row_bytes = prod(growth.target for growth in tensor.growths[1:]) * ITEM_BYTES[tensor.dtype]
     return row_bytes * (NOISE_ROWS // 4 if tensor.noisy or tensor.reads_padding else 1)
-
-
-def _bytes(max_memory: int | str) -> int:
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?([KMGT]?B)?", str(max_memory).upper())
-    if not found:
-        raise RequestError(f"--max-memory {max_memory}: no size in bytes.", 'Use a size such as "512MB".')
-    return round(float(found[1]) * _UNITS[found[2] or "B"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from hyperclone_cli import __version__
-from hyperclone_cli.errors import MismatchError, standing
+from hyperclone_cli.errors import HypercloneError, MismatchError, standing
 from hyperclone_cli.options import (
     CHECKING,
     CacheDir,
@@ -142,6 +142,8 @@ def expand(
 
     options = _growth_options(locals())
     if device is not None:
+        if no_verify:
+            raise typer.BadParameter("the verification runs there: leave --no-verify out.", param_hint="--device")
         from hyperclone_cli.verifier.forward import choose_device
 
         choose_device(device)  # refused before anything is written
@@ -174,12 +176,17 @@ def expand(
 
         with standing(f"The clone is whole: `hyperclone verify {quote(str(out))}` checks it."), console.steps() as log:
             report = check(out, device=device, log=log, access=Access(token=token, cache_dir=cache_dir))
-    pushed = None
+    pushed, refusal = None, None
     if target is not None and report is not None and report.passed:
         from hyperclone_cli.push import push as upload
 
-        pushed = upload(out, target)
+        try:
+            pushed = upload(out, target)
+        except HypercloneError as error:
+            refusal = error  # what was expanded and verified is shown first
     console.show_clone(plan, out, report, pushed, as_json)
+    if refusal is not None:
+        raise refusal
     if report is not None and not report.passed:
         raise MismatchError(f"{out}: the clone does not match its source.", "Please report it with the lines above.")
 

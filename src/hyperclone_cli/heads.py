@@ -199,8 +199,13 @@ def _target(option: str, size: int, units: int | None, mult: float | None) -> in
 
 
 def grown_size(option: str, size: int, units: int | None, mult: float) -> int:
-    """The units that a width of `size` grows to. Raises RequestError for fewer, naming the option."""
+    """The units that a width of `size` grows to. Raises RequestError for fewer, naming the option.
+
+    So it does for a multiplier that would come to nothing.
+    """
     target = round(size * mult) if units is None else units
+    if units is None and mult > 1 and target == size:
+        raise RequestError(f"{size} × {mult:g} is {size} in whole units: nothing would grow.", f"Use {option} instead.")
     if target < size:
         raise RequestError(
             f"{option} {target}: the source has {size}, and growth takes nothing away.", f"At least {size}."

@@ -23,7 +23,7 @@ from hyperclone_cli.growth import Growth, grow_axes
 from hyperclone_cli.head import Head, settle_head
 from hyperclone_cli.layers import borrowers, grow_layer_numbers, grow_layers, stated_kinds
 from hyperclone_cli.matching import check_complete, copies_of, layer_of, match_tensors
-from hyperclone_cli.request import Request
+from hyperclone_cli.request import Request, bytes_of
 from hyperclone_cli.resolve import resolve
 from hyperclone_cli.shape import propose
 from hyperclone_cli.shards import ITEM_BYTES
@@ -63,9 +63,9 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the source's headers, the request and the grown config."""
+        """SHA-256 over the source's config and tensors, in whichever files, the request and the clone's config."""
         decided = {
-            "source": [[t.name, t.dtype, t.shape] for t in self.source.tensors.values()],
+            "source": sorted([t.name, t.dtype, t.shape] for t in self.source.tensors.values()),
             "source_config": self.source.config,
             "request": asdict(self.request),
             "config": self.config,
@@ -87,7 +87,7 @@ class Plan:
         return [tensor.name for tensor in self.tensors if not tensor.exact]
 
     def kv_cache_bytes(self) -> tuple[int, int]:
-        """Bytes of keys and values that one token adds, before and after, in the clone's dtype.
+        """Bytes of keys and values that one token adds, in the source and in the clone, each in its own dtype.
 
         A recurrent layer adds none, nor does one that takes them from another.
         """
@@ -99,8 +99,9 @@ class Plan:
             for number in numbers
             for packed in self.family.cache
         ]
-        each = max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
-        return sum(growth.source for growth in cached) * each, sum(growth.target for growth in cached) * each
+        before = max((ITEM_BYTES[tensor.source.dtype] for tensor in attention), default=0)
+        after = max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
+        return sum(growth.source for growth in cached) * before, sum(growth.target for growth in cached) * after
 
     def as_json(self) -> dict[str, Any]:
         """The plan as one object."""
@@ -229,16 +230,13 @@ def _check_known(source: Source, request: Request) -> None:
 def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, tuple[str, ...]]:
     from huggingface_hub import split_state_dict_into_shards_factory
 
-    size = int(max_shard_size) if str(max_shard_size).isdecimal() else max_shard_size
-    if not re.match(r"[0-9.]*[1-9]", str(size)):
-        raise RequestError(f"--max-shard-size {size}: a file needs room for something.", _SIZE_HINT)
-    try:
-        split = split_state_dict_into_shards_factory(
-            {tensor.name: tensor for tensor in tensors},
-            get_storage_size=lambda tensor: tensor.nbytes,
-            filename_pattern="model{suffix}.safetensors",
-            max_shard_size=size,
-        )
-    except ValueError as error:
-        raise RequestError(f"--max-shard-size {size}: {str(error).rstrip('.')}.", _SIZE_HINT) from None
+    size = bytes_of("--max-shard-size", max_shard_size)
+    if not size:
+        raise RequestError(f"--max-shard-size {max_shard_size}: a file needs room for something.", _SIZE_HINT)
+    split = split_state_dict_into_shards_factory(
+        {tensor.name: tensor for tensor in tensors},
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=size,
+    )
     return {name: tuple(tensors) for name, tensors in split.filename_to_tensors.items()}

@@ -11,6 +11,7 @@ from typing import Any
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, MismatchError, RequestError, StorageError
 from hyperclone_cli.hub import Access, hub_session
+from hyperclone_cli.hub_errors import is_offline
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
 from hyperclone_cli.source import WEIGHTS, open_source
 from hyperclone_cli.verification import SCHEMA_VERSION as RECORD_VERSION
@@ -32,7 +33,7 @@ class Target:
     commit_message  its first line; None: one that names hyperclone
     token           None: the usual login
 
-    Raises RequestError for what no upload can do.
+    Raises RequestError for what no upload can do, StorageError if the environment says that there is no Hub.
     """
 
     repo_id: str
@@ -43,7 +44,7 @@ class Target:
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        from huggingface_hub import get_token
+        from huggingface_hub import get_token, is_offline_mode
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id
 
@@ -57,6 +58,8 @@ class Target:
                 "Leave one of them out; --revision refs/pr/N adds to the pull request number N.",
             )
         Access(token=self.token)
+        if is_offline_mode():
+            raise is_offline(self.repo_id)
         if not (self.token or get_token()):
             raise RequestError(
                 f"{self.repo_id}: to upload, the Hub needs to know who you are.",
@@ -137,6 +140,8 @@ def _upload(clone: Path, target: Target) -> Pushed:
 
 def check_clone(clone: Path) -> None:
     """Raise CheckpointError unless `clone` is a clone of ours, whole and with the files that it recorded."""
+    if not clone.is_dir():
+        raise RequestError(f"{clone}: no such directory.", "Name the directory that `hyperclone expand` wrote.")
     record = read_provenance(clone)
     if record is None:
         raise CheckpointError(

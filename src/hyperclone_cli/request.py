@@ -16,6 +16,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 TIES = ("auto", "keep", "untie")
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,14 @@ class Request:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def bytes_of(option: str, size: int | str) -> int:
+    """What a size such as "512MB", or a number of bytes, is in bytes. Raises RequestError if it is none."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?([KMGT]?B)?", str(size).upper())
+    if not found:
+        raise RequestError(f"{option} {size}: no size in bytes.", 'Use a size such as "5GB" or "512MB".')
+    return round(float(found[1]) * _BYTES[found[2] or "B"])
 
 
 def _parameters(number: int | str) -> int:

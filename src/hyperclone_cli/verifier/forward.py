@@ -54,7 +54,11 @@ def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[
         else:
             with quiet():
                 model, report = AutoModelForCausalLM.from_pretrained(
-                    checkpoint.path, dtype=dtype, output_loading_info=True, local_files_only=True
+                    checkpoint.path,
+                    dtype=dtype,
+                    output_loading_info=True,
+                    local_files_only=True,
+                    ignore_mismatched_sizes=True,  # they are in the report, which names them
                 )
     except Exception as error:  # whatever transformers, safetensors or the config raise
         raise CheckpointError(f"{checkpoint.path}: transformers cannot load it: {last_line(error)}") from error

@@ -20,17 +20,23 @@ class Decoded:
 
 @torch.inference_mode()
 def decode(model: Any, prompts: list[list[int]], new_tokens: int) -> Decoded:
-    """Continue every prompt by `new_tokens` tokens; ends of text are passed over, so that all are compared."""
+    """Continue every prompt by `new_tokens` tokens; ends of text are passed over, so that all are compared.
+
+    What the checkpoint says of sampling, beams, penalties or stop strings is not followed: `generate` would take it
+    for whatever is not given here. The model's generation config says no more of it afterwards.
+    """
     from transformers import GenerationConfig
 
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    eos = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=eos)
     config = GenerationConfig(
         do_sample=False,
         max_new_tokens=new_tokens,
         min_new_tokens=new_tokens,
-        eos_token_id=model.generation_config.eos_token_id,
+        eos_token_id=eos,
         pad_token_id=0,
         use_cache=True,
         return_dict_in_generate=True,
