@@ -16,6 +16,7 @@ from growths import GROWTHS
 from hyperclone_cli import budget, expander
 from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.planner import make_plan
 from hyperclone_cli.request import Request
 from hyperclone_cli.source import open_source
@@ -107,7 +108,32 @@ def test_a_single_key_value_head_stays_single(variant: str, source: Sources, tmp
         expand(source(variant), tmp_path / "clone", Request(embed_mult=2, num_kv_heads=2))
 
 
-@pytest.mark.parametrize("variant", ["codegen", "phi-gqa-tied-qk-norms", "gpt2"])
+@pytest.mark.parametrize("variant", ["phi-gqa-tied-qk-norms", "phi3-longrope"])
+def test_heads_fill_the_width_where_something_is_sized_by_it(variant: str, source: Sources) -> None:
+    with pytest.raises(RequestError, match="hidden_size is heads × head size"):
+        make_plan(open_source(source(variant)), Request(embed_mult=2, num_heads=4))
+    with pytest.raises(RequestError, match="hidden_size is heads × head size"):
+        make_plan(open_source(source(variant)), Request(embed_mult=1.125))
+
+
+def test_long_rope_is_known_by_its_old_names(source: Sources, tmp_path: Path) -> None:
+    rope = json.loads((source("phi3-longrope") / "config.json").read_text())["rope_parameters"]
+    for name in ("type", "rope_type"):
+        old = {key: rope[key] for key in ("short_factor", "long_factor")} | {name: "longrope"}
+        src = models.edited(source("phi3-longrope"), tmp_path / name, rope_parameters=None, rope_scaling=old)
+        assert make_plan(open_source(src), Request(embed_mult=2)).family.layout == "long rope"
+
+
+def test_a_config_that_transformers_would_refuse_is_the_requests_fault(
+    source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(FAMILIES, "phi3 (long rope)")
+    with pytest.raises(RequestError, match=r"transformers refuses the config: .*short_factor"):
+        expand(source("phi3-longrope"), tmp_path / "clone", Request(embed_mult=2, num_heads=4))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("variant", ["codegen", "phi-gqa-tied-qk-norms", "gpt2", "falcon-40b"])
 def test_the_cache_grows_as_transformers_fills_it(variant: str, source: Sources, tmp_path: Path) -> None:
     plan = expand(source(variant), tmp_path / "clone", GROWTHS["twice"])
     for path, planned in zip((source(variant), tmp_path / "clone"), plan.kv_cache_bytes(), strict=True):

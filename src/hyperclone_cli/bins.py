@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 from hyperclone_cli.config import last_line
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(
                 f"{path}: tensor {name!r} is quantised, sparse or empty.",
-                "Use the original weights, or dequantise and save them first.",
+                DEQUANTISE,
             )
     return {name: tensor.detach() for name, tensor in content.items()}
 

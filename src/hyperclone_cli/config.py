@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.axes import PRODUCTS
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 from hyperclone_cli.families import Family, Stated, stated_value
 from hyperclone_cli.files import check_is_file
 from hyperclone_cli.growth import Growth
@@ -58,7 +58,7 @@ def check_readable(config: Mapping[str, Any]) -> None:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise CheckpointError(
             f"config.json: the checkpoint is quantised (quant_method {method!r}).",
-            "Use the original weights, or dequantise and save them first.",
+            DEQUANTISE,
         )
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError("config.json: no model_type.", "`hyperclone families` lists those supported.")

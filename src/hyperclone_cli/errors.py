@@ -33,6 +33,10 @@ class CheckpointError(HypercloneError):
     exit_code = 3
 
 
+DEQUANTISE = "Use the original weights, or dequantise and save them first."
+"""The hint where weights are not floating-point numbers of a usual kind."""
+
+
 class MismatchError(HypercloneError):
     """The clone is not the source."""
 

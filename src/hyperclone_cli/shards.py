@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 from hyperclone_cli.files import check_is_file
 
 ITEM_BYTES = {
@@ -123,7 +123,7 @@ def _entry(path: Path, data_start: int, name: str, entry: dict[str, Any]) -> Sto
     if entry["dtype"] not in ITEM_BYTES:
         raise CheckpointError(
             f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no unquantised model uses.",
-            "Use the original weights, or dequantise and save them first.",
+            DEQUANTISE,
         )
     tensor = StoredTensor(name, entry["dtype"], shape, path, data_start + begin)
     if tensor.nbytes != end - begin:

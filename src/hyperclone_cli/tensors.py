@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from hyperclone_cli.axes import ATTENTION_AXES, RECURRENT_AXES, Dimension, Form, Role, words_of
-from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError, RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth import Growth, Run, grow_dimension
 from hyperclone_cli.mixing import Mixing
@@ -168,7 +168,9 @@ def grow_tensor(
                 "config.json and the weights do not belong together.",
             ) from None
     if stored.dtype not in FLOAT_DTYPES.values():
-        raise CheckpointError(f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.")
+        raise CheckpointError(
+            f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.", DEQUANTISE
+        )
     gain = _gain(form, parameter, growths["embed"], grown[-1] if form.kind == "norm" else grown[0])
     if form.raw and parameter == "weight":
         if grown[1].padding and family.norm == "layer":

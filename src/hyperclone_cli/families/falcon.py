@@ -59,6 +59,7 @@ GROUPED = FALCON.variant(
     when={"new_decoder_architecture": True},
     sizes={**_SIZES, "kv_heads": "num_kv_heads"},
     fixed={},
+    cache=("heads key", "heads value"),  # transformers repeats a group's key and value before it caches them
     tensors={"transformer.h.*.self_attention.query_key_value": linear("kv_heads group.query+key+value", "embed")},
 )
 # rw: in each head a query, a key and a value

@@ -19,8 +19,6 @@ PHI = Family(
         "model.layers.*.self_attn.k_proj": linear("kv_heads key", "embed"),
         "model.layers.*.self_attn.v_proj": linear("kv_heads value", "embed"),
         "model.layers.*.self_attn.dense": linear("embed", "heads value"),
-        "model.layers.*.self_attn.q_layernorm": optional(post_norm("query")),
-        "model.layers.*.self_attn.k_layernorm": optional(post_norm("key")),
         "model.layers.*.mlp.fc1": linear("ffn", "embed"),
         "model.layers.*.mlp.fc2": linear("embed", "ffn"),
         "model.final_layernorm": norm("embed"),
@@ -36,7 +34,18 @@ PHI = Family(
     norm="layer",
     rotary_fraction="partial_rotary_factor",
     folds=(Fold("model.final_layernorm"),),
+)
+NORMED = PHI.variant(
+    "phi",
+    layout="query and key norms",
+    known_as="models with qk_layernorm true",
+    when={"qk_layernorm": True},
+    tensors={
+        "model.layers.*.self_attn.q_layernorm": post_norm("query"),
+        "model.layers.*.self_attn.k_layernorm": post_norm("key"),
+    },
     limits=(NORMED_HEADS,),
+    heads_fill_embed=True,  # the norms are as long as hidden_size / heads, whatever head_dim says
 )
 
 PHI3 = Family(
@@ -56,4 +65,13 @@ PHI3 = Family(
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
 )
 
-FAMILIES = (PHI, PHI3)
+LONG_ROPE = PHI3.variant(
+    "phi3",
+    layout="long rope",
+    known_as="Phi 3 and 4 with rope of type longrope",
+    when={"rope_parameters.rope_type": "longrope"},
+    aliases={"rope_parameters.rope_type": ("rope_scaling.rope_type", "rope_scaling.type")},
+    heads_fill_embed=True,  # its factors are as many as hidden_size / heads calls for, whatever head_dim says
+)
+
+FAMILIES = (NORMED, PHI, LONG_ROPE, PHI3)
