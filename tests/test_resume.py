@@ -272,3 +272,27 @@ def test_a_file_that_cannot_grow_is_one_message_and_a_clone_once_it_can(
     assert "Traceback" not in failed.stderr
     assert faults.run(words).returncode == 0
     assert same_clone(faults.contents(tmp_path / "clone"), whole)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write anywhere")
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_permission_that_is_lost_is_one_message_and_a_clone_once_it_is_back(
+    when: str, wide: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    place, partial = tmp_path / "place", tmp_path / "place/clone.partial"
+    place.mkdir()
+    words = [*faults.without_override(), *faults.command(wide, place / "clone")]
+    if when == "before":
+        place.chmod(0o500)
+    process = faults.start(words)
+    if when == "meanwhile":
+        faults.wait_for((partial / "model.safetensors").exists, process)
+        partial.chmod(0o500)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 5
+    assert stderr.count("Error:") == 1
+    assert "Permission denied" in stderr
+    assert "Traceback" not in stderr
+    (place if when == "before" else partial).chmod(0o700)
+    assert faults.run(words).returncode == 0
+    assert same_clone(faults.contents(place / "clone"), whole)

@@ -101,6 +101,7 @@ CLONES: dict[str, GrowthOptions] = {
     "diagonal": {"strategy": "diagonal"},
     "diagonal + 10 dB": {"strategy": "diagonal", "noise_snr_db": 10.0},
     "halving": {"strategy": "halving"},
+    "halving + 10 dB": {"strategy": "halving", "noise_snr_db": 10.0},
 }
 """Arm → the options of `hyperclone expand` that make its clones."""
 
