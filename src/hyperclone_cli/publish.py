@@ -64,8 +64,8 @@ def _check_is_clone(out: Path) -> None:
             _AWAY,
         )
     finished = (out / PROVENANCE_NAME).stat().st_mtime_ns  # it is written last
-    unedited = (present & files) - own - {CARD_NAME}
-    changed = sorted(name for name in unedited if (out / name).stat().st_mtime_ns > finished)
+    written = (present & files) - {CARD_NAME}  # the card is the user's to edit
+    changed = sorted(name for name in written if (out / name).stat().st_mtime_ns > finished)
     if changed:
         raise RequestError(
             f"--out {out}: {changed[0]} is newer than the clone, as if trained since: --overwrite will not replace it.",
