@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def test_long_rope_is_known_by_its_old_names(source: Sources, tmp_path: Path) ->
 def test_a_config_that_transformers_would_refuse_is_the_requests_fault(
     source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(FAMILIES, "phi3 (long rope)")
+    family = FAMILIES["phi3 (long rope)"]
+    monkeypatch.setitem(FAMILIES, family.name, replace(family, heads_fill_embed=False))
     with pytest.raises(RequestError, match=r"transformers refuses the config: .*short_factor"):
         expand(source("phi3-longrope"), tmp_path / "clone", Request(embed_mult=2, num_heads=4))
     assert list(tmp_path.iterdir()) == []

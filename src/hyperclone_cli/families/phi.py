@@ -71,6 +71,7 @@ LONG_ROPE = PHI3.variant(
     known_as="Phi 3 and 4 with rope of type longrope",
     when={"rope_parameters.rope_type": "longrope"},
     aliases={"rope_parameters.rope_type": ("rope_scaling.rope_type", "rope_scaling.type")},
+    tiny={"rope_parameters.short_factor": [1.0] * 8, "rope_parameters.long_factor": [2.0] * 8},
     heads_fill_embed=True,  # its factors are as many as hidden_size / heads calls for, whatever head_dim says
 )
 
