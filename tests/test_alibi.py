@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
-import models
 from hyperclone_cli.alibi import slopes, slotted
 from hyperclone_cli.clone import expand
 from hyperclone_cli.inspector import inspect
@@ -17,7 +17,6 @@ from hyperclone_cli.mixing import Mixing
 from hyperclone_cli.request import Request
 from hyperclone_cli.symmetry import advice
 from hyperclone_cli.verifier import verify
-from models_fused import VARIANTS
 
 
 def slopes_of_transformers(heads: int) -> torch.Tensor:
@@ -44,14 +43,14 @@ def test_every_head_keeps_its_slope_whatever_it_grows_to(size: int) -> None:
         assert all(after[place] == before[unit] for place, (unit, silent) in enumerate(units) if not silent)
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.build(VARIANTS["falcon-rw"], tmp_path_factory.mktemp("source") / "falcon-rw")
+@pytest.fixture
+def falcon_rw(source: Callable[[str], Path]) -> Path:
+    return source("falcon-rw")
 
 
-def test_silent_heads_are_copies_that_nobody_reads(source: Path, tmp_path: Path) -> None:
-    plan = expand(source, tmp_path / "clone", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("symmetric")))
-    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "clone"))
+def test_silent_heads_are_copies_that_nobody_reads(falcon_rw: Path, tmp_path: Path) -> None:
+    plan = expand(falcon_rw, tmp_path / "clone", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("symmetric")))
+    before, after = (load_file(path / "model.safetensors") for path in (falcon_rw, tmp_path / "clone"))
     layer = "transformer.h.0.self_attention."
     heads = after[layer + "query_key_value.weight"][:, :48].reshape(8, 36, 48) * 2
     read = after[layer + "dense.weight"][:48].reshape(48, 8, 12)
@@ -68,11 +67,11 @@ def test_silent_heads_are_copies_that_nobody_reads(source: Path, tmp_path: Path)
     )
 
 
-def test_copies_but_those_of_heads_get_equal_gradients(source: Path, tmp_path: Path) -> None:
-    plan = expand(source, tmp_path / "alike", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("symmetric")))
+def test_copies_but_those_of_heads_get_equal_gradients(falcon_rw: Path, tmp_path: Path) -> None:
+    plan = expand(falcon_rw, tmp_path / "alike", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("symmetric")))
     assert advice(plan).startswith("All copies but those of heads get equal gradients")
     plan = expand(
-        source, tmp_path / "noisy", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("uneven", noise_snr_db=10))
+        falcon_rw, tmp_path / "noisy", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("uneven", noise_snr_db=10))
     )
     assert not advice(plan)
     found = inspect(tmp_path / "alike", gradients=True).gradients
@@ -82,7 +81,7 @@ def test_copies_but_those_of_heads_get_equal_gradients(source: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("request_", [Request(embed_mult=3), Request(embed_mult=1.25, tie_embeddings="untie")])
-def test_verify_passes(request_: Request, source: Path, tmp_path: Path) -> None:
-    expand(source, tmp_path / "clone", request_)
+def test_verify_passes(request_: Request, falcon_rw: Path, tmp_path: Path) -> None:
+    expand(falcon_rw, tmp_path / "clone", request_)
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from hyperclone_cli import __version__
-from hyperclone_cli.errors import HypercloneError, MismatchError, standing
+from hyperclone_cli.errors import MismatchError, standing
 from hyperclone_cli.options import (
     CHECKING,
     CacheDir,
@@ -176,17 +176,14 @@ def expand(
 
         with standing(f"The clone is whole: `hyperclone verify {quote(str(out))}` checks it."), console.steps() as log:
             report = check(out, device=device, log=log, access=Access(token=token, cache_dir=cache_dir))
-    pushed, refusal = None, None
-    if target is not None and report is not None and report.passed:
-        from hyperclone_cli.push import push as upload
+    pushed = None
+    try:
+        if target is not None and report is not None and report.passed:
+            from hyperclone_cli.push import push as upload
 
-        try:
             pushed = upload(out, target)
-        except HypercloneError as error:
-            refusal = error  # what was expanded and verified is shown first
-    console.show_clone(plan, out, report, pushed, as_json)
-    if refusal is not None:
-        raise refusal
+    finally:
+        console.show_clone(plan, out, report, pushed, as_json)  # what was expanded and verified, pushed or not
     if report is not None and not report.passed:
         raise MismatchError(f"{out}: the clone does not match its source.", "Please report it with the lines above.")
 

@@ -76,7 +76,7 @@ def expand(
         check_config(plan.source.config)
         try:
             check_config(plan.config)
-        except CheckpointError as error:  # of the source's config nothing is said: it is what was asked for
+        except CheckpointError as error:  # the source's own is accepted: what was asked for is at fault
             raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
     making = _making(plan, src, access, out)
     with _disk_errors(out), new_directory(directory, out, making, overwrite, restart) as journal:

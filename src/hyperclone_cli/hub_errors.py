@@ -31,7 +31,7 @@ def hub_errors(repo_id: str, known: bool = True) -> Iterator[None]:
         raise _explain(repo_id, _cause(error), known) from error
 
 
-def is_offline(repo_id: str) -> StorageError:
+def offline_error(repo_id: str) -> StorageError:
     """What to raise where the environment says that there is no Hub, and it is needed."""
     return StorageError(f"{repo_id}: this needs the Hub, and HF_HUB_OFFLINE is set.", "Unset it.")
 
@@ -54,7 +54,7 @@ def _explain(repo_id: str, error: BaseException, known: bool) -> HypercloneError
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return is_offline(repo_id)
+        return offline_error(repo_id)
     if isinstance(error, errors.LocalEntryNotFoundError):
         return StorageError(
             f"{repo_id}: no such directory, and not whole in the Hub's cache, which is all there is offline.",

@@ -11,7 +11,7 @@ from typing import Any
 from hyperclone_cli.config import read_json
 from hyperclone_cli.errors import CheckpointError, MismatchError, RequestError, StorageError
 from hyperclone_cli.hub import Access, hub_session
-from hyperclone_cli.hub_errors import is_offline
+from hyperclone_cli.hub_errors import offline_error
 from hyperclone_cli.provenance import PROVENANCE_NAME, read_provenance
 from hyperclone_cli.source import WEIGHTS, open_source
 from hyperclone_cli.verification import SCHEMA_VERSION as RECORD_VERSION
@@ -59,7 +59,7 @@ class Target:
             )
         Access(token=self.token)
         if is_offline_mode():
-            raise is_offline(self.repo_id)
+            raise offline_error(self.repo_id)
         if not (self.token or get_token()):
             raise RequestError(
                 f"{self.repo_id}: to upload, the Hub needs to know who you are.",
@@ -139,7 +139,10 @@ def _upload(clone: Path, target: Target) -> Pushed:
 
 
 def check_clone(clone: Path) -> None:
-    """Raise CheckpointError unless `clone` is a clone of ours, whole and with the files that it recorded."""
+    """Raise CheckpointError unless `clone` is a clone of ours, whole and with the files that it recorded.
+
+    Raises RequestError if there is no such directory.
+    """
     if not clone.is_dir():
         raise RequestError(f"{clone}: no such directory.", "Name the directory that `hyperclone expand` wrote.")
     record = read_provenance(clone)

@@ -34,7 +34,7 @@ def choose_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown to torch, not built in, not there
         raise RequestError(f"--device {name}: {last_line(error)}", "Use --device cpu.") from None
     return device
 
