@@ -1,6 +1,6 @@
 # make demo   expand a real model and watch it be verified
 # make test   lint, types and every test
-# make convergence   train clones and random starts on the CPU and compare them: about an hour on two cores
+# make convergence   train clones and random starts on the CPU and compare them: 46 minutes on two cores
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then 2,200 damaged inputs
 # make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2

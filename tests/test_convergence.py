@@ -85,6 +85,15 @@ def test_a_benchmark_that_was_interrupted_does_only_what_is_missing(bench: Bench
     assert changed == {missing}
 
 
+def test_arms_at_another_rate_follow_in_the_same_place(bench: Bench) -> None:
+    lines: list[str] = []
+    wider = replace(bench.preset, rates=(*bench.preset.rates, 3e-2), arms=(RANDOM, "symmetric"))
+    complete(replace(bench, preset=wider), jobs=1, log=lines.append)
+    assert [line.partition(" steps")[0] for line in lines] == [
+        f"{number} of 2: llama-tiny, {arm}, seed 0, rate 0.03, 10" for number, arm in ((1, RANDOM), (2, "symmetric"))
+    ]
+
+
 def test_records_of_other_settings_are_refused(bench: Bench) -> None:
     other = replace(bench, preset=replace(bench.preset, batch=2))
     with pytest.raises(SystemExit, match=r"settings\.json: other settings"):

@@ -2,7 +2,8 @@
 
     python -m benchmarks.convergence PRESET [--work DIRECTORY]
 
-A run that is interrupted goes on where it stopped when it is started again with the same work directory.
+A run that is interrupted goes on where it stopped when it is started again with the same work directory, where
+more arms, rates and seeds may follow too.
 Progress goes to stderr, the table to stdout; results.json and the plots are written beside the records.
 """
 
@@ -18,7 +19,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.convergence.plots import write_plots
-from benchmarks.convergence.presets import PRESETS, PRETRAINED
+from benchmarks.convergence.presets import ARMS, PRESETS, PRETRAINED, RANDOM
 from benchmarks.convergence.report import print_tables, write_results
 from benchmarks.convergence.runs import Bench, complete
 
@@ -28,6 +29,8 @@ def main() -> None:
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("--work", type=Path, help="checkpoints, records and results; demo/convergence-PRESET")
     parser.add_argument("--source", type=Path, help="for smollm2: the checkpoint")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="instead of the preset's; random is always among them")
+    parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="the grid, instead of the preset's")
     parser.add_argument("--seeds", type=int, help="how many, instead of the preset's")
     parser.add_argument("--steps", type=int, help="of each arm, instead of the preset's; needs a --work of its own")
     parser.add_argument("--jobs", type=int, help="runs at a time; as many as processors, or 1 on a GPU")
@@ -38,7 +41,13 @@ def main() -> None:
         parser.error("--source is for the preset smollm2, which needs it")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     bench = Bench(
-        preset=replace(preset, seeds=arguments.seeds or preset.seeds, steps=arguments.steps or preset.steps),
+        preset=replace(
+            preset,
+            arms=tuple(dict.fromkeys((RANDOM, *(arguments.arms or preset.arms)))),
+            rates=tuple(sorted(arguments.rates or preset.rates)),
+            seeds=arguments.seeds or preset.seeds,
+            steps=arguments.steps or preset.steps,
+        ),
         work=(arguments.work or Path("demo") / f"convergence-{arguments.preset}").absolute(),
         device=device,
         source=arguments.source and arguments.source.absolute(),

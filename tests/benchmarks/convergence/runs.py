@@ -92,7 +92,7 @@ def complete(bench: Bench, jobs: int, log: Log) -> None:
 
 def check_settings(bench: Bench, corpus: Corpus) -> None:
     """Write down what the records depend on, or refuse to mix them with those of something else."""
-    preset = {key: value for key, value in asdict(bench.preset).items() if key != "seeds"}
+    preset = {key: value for key, value in asdict(bench.preset).items() if key not in ("arms", "rates", "seeds")}
     shapes = {shape: asdict(SHAPES[shape]) for shape in bench.preset.shapes if shape != PRETRAINED}
     settings = {"preset": preset, "shapes": shapes, "corpus": corpus.digest, "device": bench.device}
     path = bench.work / "settings.json"
