@@ -57,10 +57,11 @@ stress: $(VENV)/ready
 bench: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.speed --results demo/speed
 
-# Other presets: PRESET=cpu-shapes, gpu, or smollm2 with ARGS='--source $(SMOLLM2)'. An interrupted run goes on.
+# Other presets: PRESET=cpu-shapes, gpu, smollm2-cpu or smollm2. An interrupted run goes on.
 PRESET := cpu
-convergence: $(VENV)/ready
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.convergence $(PRESET) $(ARGS)
+SOURCE := $(if $(filter smollm2%,$(PRESET)),$(SMOLLM2))
+convergence: $(VENV)/ready $(SOURCE:%=%/config.json)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.convergence $(PRESET) $(SOURCE:%=--source %) $(ARGS)
 
 real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(EXPAND) --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2 --out demo/smollm2-2x2

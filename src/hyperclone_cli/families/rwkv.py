@@ -45,7 +45,7 @@ RWKV = Family(
     norm="layer",
     rotary="",
     folds=(Fold("rwkv.ln_out"),),
-    limits=(Limit("pads", "whose first norm writes the residual stream and leaves no room for padding"),),
+    limits=(Limit("pads", "where the first norm writes the residual stream and leaves no room for padding"),),
 )
 
 FAMILIES = (RWKV,)

@@ -28,17 +28,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("--work", type=Path, help="checkpoints, records and results; demo/convergence-PRESET")
-    parser.add_argument("--source", type=Path, help="for smollm2: the checkpoint")
+    parser.add_argument("--source", type=Path, help="for smollm2 and smollm2-cpu: the checkpoint")
     parser.add_argument("--arms", nargs="+", choices=ARMS, help="instead of the preset's; random is always among them")
     parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="the grid, instead of the preset's")
     parser.add_argument("--seeds", type=int, help="how many, instead of the preset's")
     parser.add_argument("--steps", type=int, help="of each arm, instead of the preset's; needs a --work of its own")
-    parser.add_argument("--jobs", type=int, help="runs at a time; as many as processors, or 1 on a GPU")
+    parser.add_argument("--jobs", type=int, help="runs at a time; as many as processors, 1 on a GPU or from --source")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU if there is one")
     arguments = parser.parse_args()
     preset = PRESETS[arguments.preset]
     if (PRETRAINED in preset.shapes) != (arguments.source is not None):
-        parser.error("--source is for the preset smollm2, which needs it")
+        parser.error("--source is for the presets smollm2 and smollm2-cpu, which need it")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     bench = Bench(
         preset=replace(
@@ -52,7 +52,8 @@ def main() -> None:
         device=device,
         source=arguments.source and arguments.source.absolute(),
     )
-    jobs = arguments.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
+    one = device == "cuda" or arguments.source  # each of these takes all there is
+    jobs = arguments.jobs or (1 if one else os.cpu_count() or 1)
     try:
         complete(bench, jobs, lambda line: print(line, file=sys.stderr, flush=True))
     except KeyboardInterrupt:

@@ -122,6 +122,23 @@ CPU = Preset(
     eval_windows=128,
 )
 
+SMOLLM2 = Preset(
+    shapes=(PRETRAINED,),
+    arms=(RANDOM, "symmetric", "symmetric + 10 dB", "uneven 1:2", "halving"),
+    seeds=1,
+    source_steps=0,
+    source_rate=0.0,
+    steps=500,
+    rates=(1e-4, 3e-4),
+    batch=16,
+    length=512,
+    vocab_size=0,
+    eval_every=25,
+    eval_windows=128,
+    probes=2,
+    corpus="installed",
+)
+
 PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         shapes=("llama-tiny",),
@@ -156,20 +173,16 @@ PRESETS: dict[str, Preset] = {
         eval_windows=256,
         corpus="installed",
     ),
-    "smollm2": Preset(
-        shapes=(PRETRAINED,),
-        arms=(RANDOM, "symmetric", "symmetric + 10 dB", "uneven 1:2", "halving"),
-        seeds=1,
-        source_steps=0,
-        source_rate=0.0,
-        steps=500,
-        rates=(1e-4, 3e-4),
-        batch=16,
-        length=512,
-        vocab_size=0,
-        eval_every=25,
-        eval_windows=128,
-        probes=2,
-        corpus="installed",
+    "smollm2": SMOLLM2,
+    "smollm2-cpu": replace(
+        SMOLLM2,
+        arms=(RANDOM, "symmetric", "halving"),
+        steps=40,  # 512 tokens each: enough to see what is forgotten and how the copies begin to part, no more
+        batch=2,
+        length=256,
+        eval_every=10,
+        eval_windows=8,
+        probes=1,
+        corpus="stdlib",
     ),
 }
