@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.request import Request
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
 from models_fused_experts import FUSED
 from variants import VARIANTS
 

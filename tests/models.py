@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from hyperclone_cli.trial import randomise
+from hyperclone_cli.verifier.self_check import randomise
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

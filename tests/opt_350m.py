@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hyperclone_cli.trial import randomise
+from hyperclone_cli.verifier.self_check import randomise
 from hyperclone_cli.verifier.text import PAGE
 
 CONFIG: dict[str, Any] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyperclone_cli.capabilities import markdown
 from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.growth.capabilities import markdown
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- families -->\n", "<!-- /families -->"

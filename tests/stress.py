@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import faults
-from hyperclone_cli.publish import partial_of
+from hyperclone_cli.writing.publish import partial_of
 
 SHARD_BYTES = 20_000_000
 OPTIONS = ("--max-shard-size", SHARD_BYTES)

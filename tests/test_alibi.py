@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
-from hyperclone_cli.alibi import slopes, slotted
-from hyperclone_cli.clone import expand
-from hyperclone_cli.inspector import inspect
-from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.request import Request
-from hyperclone_cli.symmetry import advice
+from hyperclone_cli.growth.alibi import slopes, slotted
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.inspection.inspector import inspect
+from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 
 
 def slopes_of_transformers(heads: int) -> torch.Tensor:

@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 
 import hyperclone_cli
 import models
-from hyperclone_cli import cli, clone_model, expand, plan, verify
-from hyperclone_cli.api import GrowthOptions, request
+from hyperclone_cli import clone_model, expand, plan, verify
+from hyperclone_cli.cli import app as cli
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.memory import open_model
-from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.request import Request
-from hyperclone_cli.trial import randomise
+from hyperclone_cli.growth.options import GrowthOptions, request
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.verifier.self_check import randomise
+from hyperclone_cli.writing.in_memory import open_model
 
 Sources = Callable[[str], Path]
 DOUBLE = GrowthOptions(embed_mult=2, ffn_mult=2)

@@ -15,37 +15,20 @@ from hyperclone_cli.families import FAMILIES, Family
 PACKAGE = Path(__file__).parent.parent / "src" / "hyperclone_cli"
 
 LAYERS = [
-    ["errors", "axes", "checksums"],
-    ["files", "hub_errors"],
-    ["families"],
-    ["mixing"],
-    ["growth", "request"],
-    ["alibi", "config", "copies", "heads", "rotary"],
-    ["capabilities", "layers", "resolve"],
-    ["shape"],
-    ["shards"],
-    ["rows", "bins", "loaded"],
-    ["gguf"],
-    ["source"],
-    ["hub"],
-    ["remote"],
-    ["tensors"],
-    ["head", "matching"],
-    ["planner"],
-    ["budget", "likeness", "provenance", "symmetry"],
-    ["noise", "journal"],
-    ["expander"],
-    ["card"],
-    ["verification", "integrity"],
-    ["publish", "push", "writer"],
-    ["clone", "verifier"],
-    ["api", "gradients", "inspector"],
-    ["memory", "plot", "trial"],
-    ["console"],
-    ["options"],
-    ["cli"],
-    ["__main__"],
+    "errors",
+    "families",
+    "checkpoint",
+    "growth",
+    "hub",
+    "planning",
+    "writing",
+    "verifier",
+    "inspection",
+    "api",
+    "cli",
+    "__main__",
 ]
+"""Packages and modules, each of which imports only those above it."""
 
 
 def imported(path: Path) -> set[str]:
@@ -61,22 +44,18 @@ def imported(path: Path) -> set[str]:
     return {module.split(".")[1] for module in modules if module.startswith("hyperclone_cli.")} - {"__version__"}
 
 
-def layer(name: str) -> int:
-    return next(number for number, names in enumerate(LAYERS) if name in names)
-
-
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_downward(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
         return
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert all(layer(name) <= layer(own) for name in imported(path))
+    assert all(LAYERS.index(name) <= LAYERS.index(own) for name in imported(path))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["families"], ["plan", "--help"], ["inspect", "--help"]])
 def test_light_commands_import_neither_torch_nor_transformers(arguments: list[str]) -> None:
     code = (
-        "import sys; from hyperclone_cli.cli import app\n"
+        "import sys; from hyperclone_cli.cli.app import app\n"
         f"try: app({arguments!r})\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
@@ -86,11 +65,11 @@ def test_light_commands_import_neither_torch_nor_transformers(arguments: list[st
 
 def test_help_imports_no_more_than_parsing_needs() -> None:
     code = (
-        "import sys; from hyperclone_cli.cli import app\n"
+        "import sys; from hyperclone_cli.cli.app import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
-        "ours = {name.split('.')[1] for name in sys.modules if name.startswith('hyperclone_cli.')}\n"
-        "assert ours == {'cli', 'errors', 'options'}, ours"
+        "ours = {name[15:] for name in sys.modules if name.startswith('hyperclone_cli.')}\n"
+        "assert ours == {'errors', 'cli', 'cli.app', 'cli.options'}, ours"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 import models
 from hyperclone_cli import clone_model, expand, plan, verify
+from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.inspector import inspect
-from hyperclone_cli.source import open_source
+from hyperclone_cli.inspection.inspector import inspect
 
 BIN, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 Tensors = dict[str, torch.Tensor]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hyperclone_cli import api
-from hyperclone_cli.budget import LARGEST_BLOCK_BYTES, plan_budget
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.expander import blocks
-from hyperclone_cli.tensors import GrownTensor
+from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.writing.arithmetic import blocks
+from hyperclone_cli.writing.budget import LARGEST_BLOCK_BYTES, plan_budget
 
 Sources = Callable[[str], Path]
 MIB = 1 << 20

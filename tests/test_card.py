@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from command_line import hyperclone
 from hyperclone_cli import expand, plan, verify
-from hyperclone_cli.card import command, model_card
+from hyperclone_cli.checkpoint.source import Origin
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.request import Request
-from hyperclone_cli.source import Origin
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.writing.card import command, model_card
 
 Sources = Callable[[str], Path]
 BEGIN, END = "<!-- hyperclone: verification -->", "<!-- /hyperclone: verification -->"
@@ -331,4 +331,4 @@ def test_what_a_killed_verification_leaves_is_ours_to_replace(name: str, clone: 
 def test_the_template_is_in_the_package() -> None:
     from importlib.resources import files
 
-    assert files("hyperclone_cli").joinpath("card_template.md").is_file()
+    assert files("hyperclone_cli.writing").joinpath("card_template.md").is_file()

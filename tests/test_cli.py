@@ -18,7 +18,7 @@ from command_line import hyperclone
 from hyperclone_cli import plan
 from hyperclone_cli.errors import standing
 from hyperclone_cli.families import FAMILIES, REFUSED
-from hyperclone_cli.symmetry import advice
+from hyperclone_cli.planning.symmetry import advice
 
 Sources = Callable[[str], Path]
 
@@ -109,7 +109,7 @@ def test_plan_names_what_is_rounded(source: Sources) -> None:
 
 def test_plan_imports_neither_torch_nor_transformers(source: Sources) -> None:
     code = (
-        "import sys; from hyperclone_cli.cli import app\n"
+        "import sys; from hyperclone_cli.cli.app import app\n"
         f"try: app(['plan', '--src', {str(source('qwen3'))!r}, '--embed-mult', '2'])\n"
         "except SystemExit as stop: assert not stop.code\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

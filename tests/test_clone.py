@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 import models
-from hyperclone_cli import shards
-from hyperclone_cli.clone import expand
+from hyperclone_cli.checkpoint import safetensors_file as shards
+from hyperclone_cli.checkpoint.source import COMPANIONS, fits
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import FAMILIES
-from hyperclone_cli.request import Request
-from hyperclone_cli.source import COMPANIONS, fits
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 DOUBLE = Request(embed_mult=2, ffn_mult=2)
@@ -390,7 +390,7 @@ def test_a_failure_while_writing_closes_nothing_that_is_still_written(
             file.truncate(size // 2)  # the source changes under our hands
             return header
 
-        monkeypatch.setattr("hyperclone_cli.source.read_header", shorten)
+        monkeypatch.setattr("hyperclone_cli.checkpoint.source.read_header", shorten)
         with pytest.raises(StorageError, match="changed while it was read"):
             expand(src, tmp_path / "clone", DOUBLE)
     assert not (tmp_path / "clone").exists()

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hyperclone_cli import plan
-from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.request import Request
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 

@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 
 import models
 from growths import GROWTHS
-from hyperclone_cli import budget, expander, plan
-from hyperclone_cli.clone import expand
+from hyperclone_cli import plan
 from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.writing import arithmetic as expander
+from hyperclone_cli.writing import budget
+from hyperclone_cli.writing.pipeline import expand
 from models_fused_experts import FUSED
 
 Sources = Callable[[str], Path]

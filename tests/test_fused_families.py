@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 
 import models
 from growths import GROWTHS
-from hyperclone_cli import budget, expander
-from hyperclone_cli.clone import expand
+from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES
-from hyperclone_cli.planner import make_plan
-from hyperclone_cli.request import Request
-from hyperclone_cli.source import open_source
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing import arithmetic as expander
+from hyperclone_cli.writing import budget
+from hyperclone_cli.writing.pipeline import expand
 from models_fused import GPT
 
 Sources = Callable[[str], Path]

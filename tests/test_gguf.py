@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 from hyperclone_cli import expand, plan, verify
-from hyperclone_cli.card import model_card
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.inspector import inspect
+from hyperclone_cli.inspection.inspector import inspect
+from hyperclone_cli.writing.card import model_card
 
 WORDS = ["ab", *"abcdefghijklmnopqrstuvwxyz", "Ġ", *".,:;?!'-", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "Ċ", *"0123456789"]
 NAMES = {

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import FAMILIES
-from hyperclone_cli.growth import Growth, grow_dimension, nest, tiled
-from hyperclone_cli.request import Request
-from hyperclone_cli.resolve import resolve
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.resolve import resolve
+from hyperclone_cli.growth.widths import Growth, grow_dimension, nest, tiled
 
 LLAMA = FAMILIES["llama"]
 SIZES = {"embed": 64, "ffn": 96, "kv_heads": 2, "group": 4, "head_dim": 8, "vocab": 10, "layers": 2}

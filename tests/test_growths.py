@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 import models
 from growths import GROWTHS, REFUSED, TRIED
 from hyperclone_cli import clone_model
-from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.request import Request
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 

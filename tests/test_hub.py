@@ -132,7 +132,7 @@ def test_a_plan_reads_headers_and_fetches_no_weights(hub: LocalHub, run: Run, tm
 
 def test_a_plan_of_safetensors_on_the_hub_imports_neither_torch_nor_transformers(hub: LocalHub, tmp_path: Path) -> None:
     code = (
-        "import sys; from hyperclone_cli.cli import app\n"
+        "import sys; from hyperclone_cli.cli.app import app\n"
         "try: app(['plan', '--src', 'a/llama', '--embed-mult', '2'])\n"
         "except SystemExit as stop: assert not stop.code\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

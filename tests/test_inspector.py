@@ -15,18 +15,19 @@ from torch.nn.functional import cross_entropy
 
 import models
 from command_line import hyperclone
-from hyperclone_cli import console, plot
-from hyperclone_cli.axes import linear, optional
-from hyperclone_cli.clone import expand
-from hyperclone_cli.console import EQUAL
+from hyperclone_cli.cli import output as console
+from hyperclone_cli.cli.output import EQUAL
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES
-from hyperclone_cli.gradients import GradientFigures
-from hyperclone_cli.inspector import Inspection, inspect
-from hyperclone_cli.likeness import rank_fraction
-from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.request import Request
-from hyperclone_cli.symmetry import ALL, advice, taught_alike
+from hyperclone_cli.families.vocabulary import linear, optional
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.inspection import plot
+from hyperclone_cli.inspection.gradients import GradientFigures
+from hyperclone_cli.inspection.inspector import Inspection, inspect
+from hyperclone_cli.inspection.similarity import rank_fraction
+from hyperclone_cli.planning.symmetry import ALL, advice, taught_alike
+from hyperclone_cli.writing.pipeline import expand
 from test_cli import as_json
 
 Sources = Callable[[str], Path]

@@ -14,7 +14,7 @@ import models
 from command_line import hyperclone
 from hyperclone_cli import expand, plan, verify
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
-from hyperclone_cli.integrity import check_written, is_finite
+from hyperclone_cli.writing.integrity import check_written, is_finite
 
 Sources = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]

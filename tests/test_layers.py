@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 import models
 from growths import GROWTHS
 from hyperclone_cli import plan
-from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.request import Request
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 from models_layers import VARIANTS
 
 Sources = Callable[[str], Path]

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import models
-from hyperclone_cli.clone import expand
-from hyperclone_cli.expander import blocks
-from hyperclone_cli.growth import nest, tiled
-from hyperclone_cli.mixing import STRATEGIES, Mixing
-from hyperclone_cli.noise import zero_sum_noise
-from hyperclone_cli.planner import make_plan
-from hyperclone_cli.request import Request
-from hyperclone_cli.source import open_source
+from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import STRATEGIES, Mixing
+from hyperclone_cli.growth.widths import nest, tiled
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.arithmetic import blocks
+from hyperclone_cli.writing.noise import zero_sum_noise
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 NOISE = [None, 10.0]

@@ -11,10 +11,10 @@ import torch
 
 import models
 from hyperclone_cli import plan
-from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.request import Request
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 

@@ -12,14 +12,14 @@ import models
 import models_further
 import models_fused
 import models_more
-from hyperclone_cli.clone import expand
+from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES, Family
-from hyperclone_cli.planner import make_plan
-from hyperclone_cli.provenance import read_provenance
-from hyperclone_cli.request import Request
-from hyperclone_cli.source import open_source
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
+from hyperclone_cli.writing.provenance import read_provenance
 
 VARIANTS = models_fused.VARIANTS | models_further.VARIANTS | models_more.VARIANTS
 

@@ -15,7 +15,7 @@ import hyperclone_cli
 import models
 import opt_350m
 import readme_table
-from hyperclone_cli.cli import app
+from hyperclone_cli.cli.app import app
 from hyperclone_cli.families import FAMILIES
 from local_hub import TOKEN, LocalHub
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import real
-from hyperclone_cli.clone import expand
-from hyperclone_cli.request import Request
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 
 
 def test_smollm2_grows_to_481_million_parameters_and_is_the_same_model(tmp_path: Path) -> None:

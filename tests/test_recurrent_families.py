@@ -11,12 +11,12 @@ import torch
 
 import models
 from hyperclone_cli import plan
-from hyperclone_cli.clone import expand
+from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.planner import make_plan
-from hyperclone_cli.request import Request
-from hyperclone_cli.source import open_source
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 

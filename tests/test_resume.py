@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 import faults
-from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import RequestError, StorageError
-from hyperclone_cli.journal import Making, open_journal
-from hyperclone_cli.request import Request
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.writing.journal import Making, open_journal
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 DOUBLE = Request(embed_mult=2, ffn_mult=2, max_shard_size="60KB")

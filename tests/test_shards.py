@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from hyperclone_cli.checkpoint.safetensors_file import create, lay_out, read_header, write_all
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.shards import create, lay_out, read_header, write_all
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.bfloat16)}
 

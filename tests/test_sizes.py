@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 
 import models
 import models_fused
-from hyperclone_cli.clone import expand
+from hyperclone_cli.checkpoint.source import Source, open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.mixing import STRATEGIES, Mixing
-from hyperclone_cli.planner import make_plan
-from hyperclone_cli.request import Request
-from hyperclone_cli.source import Source, open_source
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import STRATEGIES, Mixing
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 

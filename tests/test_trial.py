@@ -14,11 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import models
 from command_line import hyperclone
-from hyperclone_cli.axes import linear
-from hyperclone_cli.clone import expand
 from hyperclone_cli.families import FAMILIES, families_named
-from hyperclone_cli.request import Request
-from hyperclone_cli.trial import FACTORS, TOLERANCE, randomise, tiny_config, try_family
+from hyperclone_cli.families.vocabulary import linear
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.verifier.self_check import FACTORS, TOLERANCE, randomise, tiny_config, try_family
+from hyperclone_cli.writing.pipeline import expand
 
 INSENSITIVE = {
     "a key's bias adds the same to all scores of a query, and softmax takes it away": {

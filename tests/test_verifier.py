@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 import models
 import models_fused
-from hyperclone_cli.clone import expand
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.mixing import Mixing
-from hyperclone_cli.request import Request
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.verifier import Report, generation, verify
+from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]

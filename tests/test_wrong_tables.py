@@ -12,7 +12,9 @@ import pytest
 import models
 from growths import GROWTHS
 from hyperclone_cli import plan
-from hyperclone_cli.axes import (
+from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import (
     Form,
     bare,
     conv1d,
@@ -26,10 +28,8 @@ from hyperclone_cli.axes import (
     post_norm,
     stacked,
 )
-from hyperclone_cli.clone import expand
-from hyperclone_cli.families import FAMILIES
-from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
 
 LAYER, GPT, MAMBA = "model.layers.*.", "transformer.h.*.", "backbone.layers.*.mixer."
 GPT_OSS, DBRX = "model.layers.*.mlp.experts.", "transformer.blocks.*.ffn.experts.mlp."

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperclone_cli.api import expand, plan
-    from hyperclone_cli.hub import Access
-    from hyperclone_cli.memory import clone_model
+    from hyperclone_cli.hub.download import Access
     from hyperclone_cli.verifier import verify
+    from hyperclone_cli.writing.in_memory import clone_model
 
 __version__ = "0.1.0"
 __all__ = ["Access", "clone_model", "expand", "plan", "verify"]
 
-_HOMES = {"Access": "hub", "clone_model": "memory", "expand": "api", "plan": "api", "verify": "verifier"}
+_HOMES = {
+    "Access": "hub.download",
+    "clone_model": "writing.in_memory",
+    "expand": "api",
+    "plan": "api",
+    "verify": "verifier",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be printable
     try:
-        from hyperclone_cli.cli import app
+        from hyperclone_cli.cli.app import app
 
         app(prog_name="hyperclone")
     except HypercloneError as error:

@@ -63,3 +63,9 @@ def standing(what: str) -> Iterator[None]:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it (128 + SIGINT)."""
+
+
+def last_line(error: Exception) -> str:
+    """The last line of an error's message, or the name of its kind: other libraries' messages are long."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

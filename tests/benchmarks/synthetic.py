@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy
 
-from hyperclone_cli.shards import create, lay_out, write_all
+from hyperclone_cli.checkpoint.safetensors_file import create, lay_out, write_all
 
 SHAPES = {0.3: (896, 2432, 10), 1.0: (1536, 4096, 14), 4.0: (2560, 6912, 22)}
 """Size in GB → (hidden_size, intermediate_size, layers), with 32,000 tokens and an untied head."""

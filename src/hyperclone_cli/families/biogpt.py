@@ -1,8 +1,8 @@
 """BioGPT: LayerNorm before each block, learned positions, embeddings multiplied by √hidden_size."""
 
-from hyperclone_cli.axes import embedding, linear, norm, optional
 from hyperclone_cli.families.gpt_neox import GPT_NEOX
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional
 
 BIOGPT = Family(
     model_type="biogpt",

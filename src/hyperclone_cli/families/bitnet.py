@@ -1,7 +1,7 @@
 """BitNet b1.58 before quantisation: norms also before the last matrix of each block."""
 
-from hyperclone_cli.axes import norm
 from hyperclone_cli.families.llama import LLAMA
+from hyperclone_cli.families.vocabulary import norm
 
 BITNET = LLAMA.variant(
     "bitnet",

@@ -1,7 +1,7 @@
 """BLOOM and MPT: LayerNorm, and ALiBi, whose slopes depend on how many heads there are: heads grow in size alone."""
 
-from hyperclone_cli.axes import embedding, linear, norm, optional, post_norm
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
 
 BLOOM = Family(
     model_type="bloom",

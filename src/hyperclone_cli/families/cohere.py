@@ -1,8 +1,8 @@
 """Cohere's Command R: attention and feed-forward side by side after one LayerNorm, rotary positions in pairs."""
 
-from hyperclone_cli.axes import head_norm, norm, optional
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
 from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import head_norm, norm, optional
 
 COHERE2 = Family(
     model_type="cohere2",

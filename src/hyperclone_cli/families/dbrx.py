@@ -1,7 +1,7 @@
 """DBRX: LayerNorm without biases, fused queries, keys and values; experts one below the other in three tensors."""
 
-from hyperclone_cli.axes import bare, conv1d, embedding, linear, norm, stacked
 from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.vocabulary import bare, conv1d, embedding, linear, norm, stacked
 
 DBRX = Family(
     model_type="dbrx",

@@ -4,10 +4,10 @@ Some experts are chosen, others shared by all tokens and stored as one; the firs
 DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`, which is all that is cached.
 """
 
-from hyperclone_cli.axes import in_layers, linear, norm, optional, parameter, post_norm
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.qwen_moe import EXPERTS, NORMS
 from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional, parameter, post_norm
 
 SHARED_EXPERTS = {
     "model.layers.*.mlp.shared_experts.gate_proj": optional(linear("shared moe_ffn", "embed")),

@@ -1,8 +1,8 @@
 """EXAONE 4: norms after each block, and over each query and key."""
 
-from hyperclone_cli.axes import linear, norm, normed, post_norm, raw
 from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import linear, norm, normed, post_norm, raw
 
 EXAONE4 = Family(
     model_type="exaone4",

@@ -1,7 +1,7 @@
 """Falcon: LayerNorm, rotary or ALiBi positions, queries, keys and values fused in one of three layouts."""
 
-from hyperclone_cli.axes import embedding, linear, norm, optional
 from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional
 
 _ALIBI = {"alibi": True}
 _HEAD_SIZE = Limit("head_dim", "where ALiBi's slopes are divided by the root of the head size", _ALIBI)

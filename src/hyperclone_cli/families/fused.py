@@ -6,9 +6,9 @@ config.json is that of checkpoints with a tensor for each expert: the names of t
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hyperclone_cli.axes import bare, linear, stacked
 from hyperclone_cli.families import deepseek, mixtral, qwen_moe
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import bare, linear, stacked
 
 _GATE_UP = "model.layers.*.mlp.experts.gate_up_proj"
 _DOWN = "model.layers.*.mlp.experts.down_proj"

@@ -1,8 +1,8 @@
 """Gemma: norms that multiply by (1 + weight), embeddings multiplied by √hidden_size, always tied."""
 
-from hyperclone_cli.axes import embedding, linear, norm, optional, post_norm
 from hyperclone_cli.families.llama import ATTENTION, GATED_MLP, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
 
 GEMMA = Family(
     model_type="gemma",

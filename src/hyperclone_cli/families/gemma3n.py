@@ -3,7 +3,6 @@
 What is added to a stream is the layer's own input after its norm, so all that reads this reads a stream.
 """
 
-from hyperclone_cli.axes import factor, linear, norm, post_norm, raw
 from hyperclone_cli.families.gemma4 import (
     BORROWING_ATTENTION,
     EMBEDDING_PER_LAYER,
@@ -12,6 +11,7 @@ from hyperclone_cli.families.gemma4 import (
 )
 from hyperclone_cli.families.llama import GATED_MLP, SIZES
 from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import factor, linear, norm, post_norm, raw
 
 _READ_INPUT = tuple(f"model.layers.*.self_attn.{name}_proj" for name in ("q", "k", "v"))
 _STREAMS = range(3)

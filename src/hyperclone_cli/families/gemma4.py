@@ -3,9 +3,20 @@
 Its layers may take keys and values from an earlier one, and their keys for values.
 """
 
-from hyperclone_cli.axes import bare, embedding, in_layers, linear, norm, optional, parameter, post_norm, raw, stacked
 from hyperclone_cli.families.llama import GATED_MLP, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import (
+    bare,
+    embedding,
+    in_layers,
+    linear,
+    norm,
+    optional,
+    parameter,
+    post_norm,
+    raw,
+    stacked,
+)
 
 SCALED_EMBEDDING_AND_HEAD = {
     "model.embed_tokens": embedding("vocab", "embed", forward_power=0.5),

@@ -1,8 +1,8 @@
 """GLM 4 of two makes: Llama with gate and up fused, rotary positions on pairs, in glm4 a norm after each block too."""
 
-from hyperclone_cli.axes import linear, norm, post_norm
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import linear, norm, post_norm
 
 GLM = Family(
     model_type="glm",

@@ -1,7 +1,7 @@
 """GPT-2 and GPT-BigCode (SantaCoder, StarCoder 1): LayerNorm before each block, learned positions, fused attention."""
 
-from hyperclone_cli.axes import conv1d, drop, embedding, linear, norm, optional
 from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.vocabulary import conv1d, drop, embedding, linear, norm, optional
 
 SIZES = {"embed": "n_embd", "ffn": "n_inner", "heads": "n_head", "vocab": "vocab_size", "layers": "n_layer"}
 ALIASES = {

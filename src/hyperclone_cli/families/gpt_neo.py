@@ -1,7 +1,7 @@
 """GPT-Neo: GPT-2 with separate queries, keys and values, scores that are not scaled, and local attention."""
 
-from hyperclone_cli.axes import drop, embedding, linear, norm, optional
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
 GPT_NEO = Family(
     model_type="gpt_neo",

@@ -1,7 +1,7 @@
 """GPT-NeoX and Pythia: LayerNorm, parallel or sequential residual, one fused query/key/value matrix."""
 
-from hyperclone_cli.axes import drop, embedding, linear, norm, optional
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
 GPT_NEOX = Family(
     model_type="gpt_neox",

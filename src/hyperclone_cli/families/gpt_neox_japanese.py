@@ -1,8 +1,8 @@
 """GPT-NeoX Japanese: GPT-NeoX without biases in its linear layers, but for one in the last attention."""
 
-from hyperclone_cli.axes import drop, embedding, in_layers, linear, norm, optional, parameter
 from hyperclone_cli.families.gpt_neox import GPT_NEOX
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import drop, embedding, in_layers, linear, norm, optional, parameter
 
 GPT_NEOX_JAPANESE = Family(
     model_type="gpt_neox_japanese",

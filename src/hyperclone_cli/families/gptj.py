@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from hyperclone_cli.axes import drop, embedding, linear, norm, optional
 from hyperclone_cli.families.gpt2 import ALIASES, SIZES
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
 GPTJ = Family(
     model_type="gptj",

@@ -2,9 +2,9 @@
 
 from fractions import Fraction
 
-from hyperclone_cli.axes import depthwise, in_layers, linear, norm, parameter
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, norm, parameter
 
 JAMBA = Family(
     model_type="jamba",

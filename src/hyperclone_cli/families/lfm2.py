@@ -2,9 +2,9 @@
 
 from fractions import Fraction
 
-from hyperclone_cli.axes import depthwise, in_layers, linear, norm, normed, post_norm
 from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.table import Family, Fold, Stated
+from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, norm, normed, post_norm
 
 LFM2 = Family(
     model_type="lfm2",

@@ -3,8 +3,8 @@
 Layers without positions, sliding windows and constant multipliers change nothing in the tables.
 """
 
-from hyperclone_cli.axes import drop, embedding, linear, norm, normed, optional, post_norm
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, normed, optional, post_norm
 
 ATTENTION = {
     "model.layers.*.self_attn.q_proj": linear("heads query", "embed"),

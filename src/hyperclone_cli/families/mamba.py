@@ -6,8 +6,8 @@ matrices have no weights.
 
 from fractions import Fraction
 
-from hyperclone_cli.axes import depthwise, embedding, linear, norm, optional, parameter
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import depthwise, embedding, linear, norm, optional, parameter
 
 MAMBA = Family(
     model_type="mamba",

@@ -1,7 +1,7 @@
 """Mamba 2: state spaces in heads, whose number is all that grows; groups of heads share input and output matrices."""
 
-from hyperclone_cli.axes import Form, depthwise, embedding, linear, norm, optional, parameter
 from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.vocabulary import Form, depthwise, embedding, linear, norm, optional, parameter
 
 MIXER: dict[str, Form] = {
     "in_proj": linear("ssm_inner | ssm_inner | ssm_groups ssm_state | ssm_groups ssm_state | ssm_heads", "embed"),

@@ -1,10 +1,10 @@
 """MiniCPM 3: DeepSeek's latent attention with one feed-forward a layer; logits are divided by hidden_size."""
 
-from hyperclone_cli.axes import embedding, linear, optional
 from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION
 from hyperclone_cli.families.llama import GATED_MLP
 from hyperclone_cli.families.qwen_moe import NORMS
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import embedding, linear, optional
 
 _OF_EXPERTS = ("moe_ffn", "experts", "shared")
 

@@ -1,8 +1,8 @@
 """Mixtral and Phi-3.5-MoE: every layer's feed-forward is a choice of experts as wide as `intermediate_size`."""
 
-from hyperclone_cli.axes import linear, norm
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import linear, norm
 
 MIXTRAL = Family(
     model_type="mixtral",

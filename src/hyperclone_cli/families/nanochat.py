@@ -1,8 +1,8 @@
 """nanochat: RMSNorm without weights, over each query and key too; feed-forward without a gate."""
 
-from hyperclone_cli.axes import linear, normed
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import linear, normed
 
 NANOCHAT = Family(
     model_type="nanochat",

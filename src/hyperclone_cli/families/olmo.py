@@ -1,8 +1,8 @@
 """OLMo 1 to 3: norms without weights at first, then norms after each block and over all heads."""
 
-from hyperclone_cli.axes import linear, norm, normed, post_norm, raw
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
 from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import linear, norm, normed, post_norm, raw
 
 OLMO = Family(
     model_type="olmo",

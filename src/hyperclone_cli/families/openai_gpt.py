@@ -1,8 +1,8 @@
 """OpenAI GPT, the first: LayerNorm after each residual sum, learned positions, no key for the width."""
 
-from hyperclone_cli.axes import conv1d, drop, embedding, linear, norm, optional
 from hyperclone_cli.families.gpt2 import ALIASES, SIZES
 from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.vocabulary import conv1d, drop, embedding, linear, norm, optional
 
 OPENAI_GPT = Family(
     model_type="openai-gpt",

@@ -4,8 +4,8 @@ opt-350m embeds in a narrower width, `proj`, and projects in and out of the resi
 the two widths are equal there is no projection and `proj` is the residual stream itself.
 """
 
-from hyperclone_cli.axes import drop, embedding, linear, norm, optional
 from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
 OPT = Family(
     model_type="opt",

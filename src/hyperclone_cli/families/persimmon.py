@@ -1,9 +1,9 @@
 """Persimmon: LayerNorm before each block and, unless switched off, over each query and key; fused attention."""
 
-from hyperclone_cli.axes import embedding, linear, norm, optional, post_norm
 from hyperclone_cli.families.gpt_neox import GPT_NEOX
 from hyperclone_cli.families.phi import NORMED_HEADS
 from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
 
 PERSIMMON = Family(
     model_type="persimmon",

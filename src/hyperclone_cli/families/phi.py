@@ -1,8 +1,8 @@
 """Phi: Phi-1 to 2 with LayerNorm and parallel blocks; Phi-3 and 4, which are Llama with fused matrices."""
 
-from hyperclone_cli.axes import embedding, linear, norm, optional, post_norm
 from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
 
 NORMED_HEADS = Limit(
     "head_dim", "where LayerNorm of queries and keys leaves no room for padding", {"qk_layernorm": True}

@@ -3,10 +3,10 @@
 All norms multiply by (1 + weight) but the delta nets' own. Value heads come in groups, one for each key head.
 """
 
-from hyperclone_cli.axes import Form, depthwise, in_layers, linear, norm, normed, parameter, post_norm
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
 from hyperclone_cli.families.qwen_moe import EXPERTS, SHARED_EXPERT
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter, post_norm
 
 _DELTA: dict[str, Form] = {
     "model.layers.*.linear_attn.conv1d": depthwise(

@@ -1,8 +1,8 @@
 """Qwen's mixtures of experts, and OLMoE: experts by number, in some layers or in all."""
 
-from hyperclone_cli.axes import in_layers, linear, norm, post_norm
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import in_layers, linear, norm, post_norm
 
 NORMS = {
     "model.layers.*.input_layernorm": norm("embed"),

@@ -5,9 +5,9 @@ The root of hidden_size that embeddings are multiplied by is rounded to bfloat16
 
 from fractions import Fraction
 
-from hyperclone_cli.axes import depthwise, embedding, in_layers, linear, norm, optional, parameter
 from hyperclone_cli.families.llama import SIZES
 from hyperclone_cli.families.table import Family, Fold, Stated
+from hyperclone_cli.families.vocabulary import depthwise, embedding, in_layers, linear, norm, optional, parameter
 
 RECURRENT_GEMMA = Family(
     model_type="recurrent_gemma",

@@ -1,7 +1,7 @@
 """RWKV 4: a linear recurrence in place of attention, each unit by itself; LayerNorm, the embeddings' own included."""
 
-from hyperclone_cli.axes import embedding, linear, norm, optional, parameter, post_norm
 from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, parameter, post_norm
 
 RWKV = Family(
     model_type="rwkv",

@@ -1,9 +1,9 @@
 """StableLM: Llama with LayerNorm, rotary positions in a part of each head, sequential or parallel blocks."""
 
-from hyperclone_cli.axes import norm, numbered, optional, post_norm
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
 from hyperclone_cli.families.phi import NORMED_HEADS
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import norm, numbered, optional, post_norm
 
 STABLELM = Family(
     model_type="stablelm",

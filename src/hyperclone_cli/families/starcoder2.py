@@ -1,8 +1,8 @@
 """StarCoder 2: Llama's attention with LayerNorm, biases and GPT-2's feed-forward block."""
 
-from hyperclone_cli.axes import linear, norm
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import linear, norm
 
 STARCODER2 = Family(
     model_type="starcoder2",

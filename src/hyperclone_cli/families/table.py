@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from hyperclone_cli.axes import Form
+from hyperclone_cli.families.vocabulary import Form
 
 
 def stated_value(config: Mapping[str, Any], key: str) -> tuple[Any] | tuple[()]:

@@ -3,9 +3,9 @@
 Jais 2 and Nemotron have LayerNorm, Nemotron's multiplies by (1 + weight); Apertus learns its activation.
 """
 
-from hyperclone_cli.axes import linear, norm, parameter
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import linear, norm, parameter
 
 ARCEE = Family(
     model_type="arcee",

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hyperclone_cli.checksums import differences
+from hyperclone_cli.checkpoint.checksums import differences
+from hyperclone_cli.checkpoint.source import Source, open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.hub import Access, locate, open_checkpoint
-from hyperclone_cli.integrity import finiteness_note
-from hyperclone_cli.planner import Plan
-from hyperclone_cli.provenance import PROVENANCE_NAME, Provenance, plan_again, read_provenance
-from hyperclone_cli.source import Source, open_source
-from hyperclone_cli.verification import file_digests, record_verification
+from hyperclone_cli.hub.download import Access, locate, open_checkpoint
+from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.verifier.files import compare_config, compare_files
+from hyperclone_cli.verifier.last_verification import file_digests, record_verification
 from hyperclone_cli.verifier.report import Findings, Report, finite
 from hyperclone_cli.verifier.setting import DTYPE, NEW_TOKENS, Setting, check_context, check_unused, choose_setting
+from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
+from hyperclone_cli.writing.integrity import finiteness_note
+from hyperclone_cli.writing.provenance import Provenance, plan_again, read_provenance
 
 __all__ = ["Report", "verify"]
 

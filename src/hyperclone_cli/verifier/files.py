@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperclone_cli.card import CARD_NAME
-from hyperclone_cli.planner import Plan
-from hyperclone_cli.provenance import PROVENANCE_NAME
-from hyperclone_cli.source import INDEX_NAME, READ_WITH_MODEL, fits
-from hyperclone_cli.verification import VERIFICATION_NAME, published
+from hyperclone_cli.checkpoint.source import INDEX_NAME, READ_WITH_MODEL, fits
+from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.verifier.report import Findings
+from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAME, published_files
 
 _NOT_COMPARED = {"transformers_version", "_name_or_path"}
 """Keys that say where a config comes from, not what it means."""
@@ -43,7 +41,7 @@ def compare_files(plan: Plan, clone: Path, found: Findings) -> None:
             found.failures.append(f"file {name} is not the source's")
     own = {"config.json", CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAME, *plan.shards, *map(str, companions)}
     own |= {INDEX_NAME} if len(plan.shards) > 1 else set()
-    others = sorted(published(clone) - own)
+    others = sorted(published_files(clone) - own)
     found.failures += [
         f"file {name} should not be there: the source has none, and loaders would read it"
         for name in others

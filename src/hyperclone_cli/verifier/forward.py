@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from hyperclone_cli.config import last_line
-from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.gguf import load_model
-from hyperclone_cli.growth import Growth
-from hyperclone_cli.loaded import complaints, quiet
-from hyperclone_cli.source import GgufSource, Source
+from hyperclone_cli.checkpoint.gguf import load_model
+from hyperclone_cli.checkpoint.source import GgufSource, Source
+from hyperclone_cli.checkpoint.transformers_model import complaints, quiet
+from hyperclone_cli.errors import CheckpointError, RequestError, last_line
+from hyperclone_cli.growth.widths import Growth
 
 _CHUNK = 32  # tokens whose logits are compared at a time: vocabularies are large
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from hyperclone_cli.config import context_length, read_sizes
+from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
+from hyperclone_cli.checkpoint.sizes import context_length, read_sizes
+from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import find_family
-from hyperclone_cli.growth import tiled
-from hyperclone_cli.planner import Plan
-from hyperclone_cli.shards import FLOAT_DTYPES, StoredTensor
-from hyperclone_cli.source import Source
+from hyperclone_cli.growth.widths import tiled
+from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.verifier import forward, generation, text
 from hyperclone_cli.verifier.report import Findings, LogitFigures
 from hyperclone_cli.verifier.setting import Setting

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperclone_cli.config import context_length
+from hyperclone_cli.checkpoint.sizes import context_length
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import find_family
-from hyperclone_cli.request import DTYPES
+from hyperclone_cli.growth.request import DTYPES
 
 if TYPE_CHECKING:
     import torch
 
-    from hyperclone_cli.planner import Plan
-    from hyperclone_cli.source import Source
+    from hyperclone_cli.checkpoint.source import Source
+    from hyperclone_cli.planning.planner import Plan
 
 DTYPE, NEW_TOKENS = "float32", 16
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hyperclone_cli.config import last_line
-from hyperclone_cli.gguf import alone
-from hyperclone_cli.loaded import quiet
+from hyperclone_cli.checkpoint.gguf import alone
+from hyperclone_cli.checkpoint.transformers_model import quiet
+from hyperclone_cli.errors import last_line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,13 @@ from math import inf
 
 import torch
 
-from hyperclone_cli.axes import Role
-from hyperclone_cli.budget import plan_budget
-from hyperclone_cli.copies import sum_copies
-from hyperclone_cli.expander import (
+from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES
+from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.families.vocabulary import Role
+from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.verifier.report import WeightFigures
+from hyperclone_cli.writing.arithmetic import (
     Block,
     Survey,
     blocks,
@@ -27,12 +30,9 @@ from hyperclone_cli.expander import (
     wide_dtype,
     workers,
 )
-from hyperclone_cli.integrity import watched
-from hyperclone_cli.planner import Plan
-from hyperclone_cli.rows import TORCH_DTYPES
-from hyperclone_cli.source import Source
-from hyperclone_cli.tensors import GrownTensor
-from hyperclone_cli.verifier.report import WeightFigures
+from hyperclone_cli.writing.budget import plan_budget
+from hyperclone_cli.writing.copy_sums import sum_copies
+from hyperclone_cli.writing.integrity import watched
 
 
 def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hyperclone_cli.api import GrowthOptions
+from hyperclone_cli.growth.options import GrowthOptions
 
 
 @dataclass(frozen=True)

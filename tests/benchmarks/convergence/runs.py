@@ -26,7 +26,7 @@ from benchmarks.convergence.corpus import Corpus, prepare
 from benchmarks.convergence.presets import CLONES, PRETRAINED, RANDOM, SHAPES, SOURCE, Preset
 from benchmarks.convergence.training import Curve, train
 from hyperclone_cli import expand, plan
-from hyperclone_cli.api import GrowthOptions
+from hyperclone_cli.growth.options import GrowthOptions
 
 GROWTH: GrowthOptions = {"embed_mult": 2, "ffn_mult": 2}
 

@@ -1,0 +1,78 @@
+"""config.json: read raw, changed where a number grew, and otherwise left as the user had it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperclone_cli.checkpoint.ordinary_file import check_is_file
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError, last_line
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError if it is missing or not one."""
+    check_is_file(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file.", "Name a directory in the Hugging Face layout.") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}).", "Fetch the file again.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The raw config.json of a model that can be read. Raises CheckpointError for one that cannot."""
+    if not (directory / "config.json").exists() and (directory / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{directory}: this is a PEFT adapter, not a model.",
+            "Merge it into its base model first (peft: merge_and_unload, then save_pretrained).",
+        )
+    config = read_json(directory / "config.json")
+    check_readable(config)
+    return config
+
+
+def check_readable(config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for the config of a quantised model, or of none."""
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise CheckpointError(
+            f"config.json: the checkpoint is quantised (quant_method {method!r}).",
+            DEQUANTISE,
+        )
+    if not isinstance(config.get("model_type"), str):
+        raise CheckpointError("config.json: no model_type.", "`hyperclone families` lists those supported.")
+
+
+def with_value(config: Mapping[str, Any], key: str, number: Any) -> dict[str, Any]:
+    """A copy of a config with one number changed, inside another object for a key "a.b"."""
+    outer, _, inner = key.partition(".")
+    return {**config, outer: with_value(config.get(outer) or {}, inner, number) if inner else number}
+
+
+def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old value or None, new value) of every key of `after` that is new or has another value."""
+    return [(key, before.get(key), new) for key, new in after.items() if key not in before or before[key] != new]
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Let stock transformers read a config. Raises CheckpointError with its reason if it refuses. Slow to import."""
+    from transformers import AutoConfig
+
+    fields = {key: item for key, item in config.items() if key != "model_type"}
+    try:
+        fields = json.loads(json.dumps(fields), object_hook=_special_float)  # as from a file, and a copy
+        AutoConfig.for_model(config["model_type"], **fields)
+    except Exception as error:  # each architecture raises what it likes
+        raise CheckpointError(f"transformers refuses the config: {last_line(error)}") from None
+
+
+def _special_float(item: dict[str, Any]) -> Any:
+    """What JSON has no number for, as transformers writes it; any other object is itself."""
+    return float(item["__float__"]) if item.keys() == {"__float__"} else item

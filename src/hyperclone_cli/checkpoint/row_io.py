@@ -1,0 +1,100 @@
+"""Rows of a checkpoint's tensors as torch sees them: read from files at known offsets, or cut from tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from math import prod
+from pathlib import Path
+
+import torch
+
+from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, read_into, write_all
+
+TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+Read = Callable[[StoredTensor, int, int], torch.Tensor]
+"""Gives rows start … stop - 1 of a tensor, shape (stop - start, …): its own dtype, contiguous, on the CPU.
+
+Those of a transposed one are columns on disk. Any number of threads may call it at once.
+"""
+
+
+@contextmanager
+def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
+    """Read rows from safetensors files, which are open meanwhile. Reading raises OSError for a file cut short."""
+    with ExitStack() as stack:
+        descriptors = {}
+        for path in sorted(set(paths)):
+            descriptors[path] = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, descriptors[path])
+
+        def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+            read = [read_matrix(*member) for member in stored.members(start, stop)]
+            return read[0] if len(read) == 1 else torch.cat(read)
+
+        def read_matrix(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+            strips = stored.shape[0] if stored.transposed else 1
+            shape = (strips, stop - start) if stored.transposed else (stop - start, *stored.shape[1:])
+            data = torch.empty(shape, dtype=TORCH_DTYPES[stored.dtype])
+            for piece, offset in _pieces(as_bytes(data), strips, stored, start):
+                try:
+                    read_into(descriptors[stored.path], piece, offset)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(stored.path)) from None
+            return data.T.contiguous() if stored.transposed else data
+
+        yield read
+
+
+def write_rows(descriptor: int, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:
+    """Write contiguous `rows` (rows, …) of a tensor to their place in a file, the first as number `start`."""
+    written = 0
+    for matrix, first, last in stored.members(start, start + len(rows)):
+        part = rows[written : written + last - first]
+        written += last - first
+        strips = matrix.shape[0] if matrix.transposed else 1
+        data = part.T.contiguous() if matrix.transposed else part
+        for piece, offset in _pieces(as_bytes(data), strips, matrix, first):
+            write_all(descriptor, piece, offset)
+
+
+def _pieces(data: memoryview, strips: int, stored: StoredTensor, start: int) -> Iterator[tuple[memoryview, int]]:
+    """(bytes, offset in the file) of data that lies in `strips` pieces in the file, from row `start` on."""
+    pitch = stored.nbytes // strips  # from piece to piece in the file
+    row_bytes = pitch // stored.shape[-1] if stored.transposed else pitch // max(1, prod(stored.shape[:1]))
+    length = len(data) // strips
+    for strip in range(strips):
+        yield data[strip * length : (strip + 1) * length], stored.offset + strip * pitch + start * row_bytes
+
+
+def rows_in_memory(weights: Mapping[str, torch.Tensor]) -> Read:
+    """Cut rows from tensors by name, on whichever device and in whichever layout these are."""
+
+    def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+        rows = torch.cat(list(_rows_of(weights[stored.name], stored, start, stop)))
+        return rows.cpu().contiguous()  # other devices may round otherwise
+
+    return read
+
+
+def put_rows(weight: torch.Tensor, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:
+    """Write `rows` of a tensor to their place in memory, the first as number `start`."""
+    for place in _rows_of(weight, stored, start, start + len(rows)):
+        place.copy_(rows[: len(place)])
+        rows = rows[len(place) :]
+
+
+def _rows_of(weight: torch.Tensor, stored: StoredTensor, start: int, stop: int) -> Iterator[torch.Tensor]:
+    """Views of rows start … stop - 1, one for each matrix of a stack."""
+    matrices = weight.view(stored.stack or (1, *(stored.shape or (1,))))  # a scalar is a row of one
+    height = matrices.shape[-1 if stored.transposed else 1]
+    for number in range(start // height, -(-stop // height)):
+        matrix = matrices[number].T if stored.transposed else matrices[number]
+        yield matrix[max(start - number * height, 0) : stop - number * height]
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]

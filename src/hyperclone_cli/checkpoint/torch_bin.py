@@ -1,0 +1,82 @@
+"""A PyTorch `.bin` file: a pickled state dict, read without ever running what a pickle can say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from reprlib import repr as short
+from typing import TYPE_CHECKING
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
+
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError, last_line
+
+if TYPE_CHECKING:
+    import torch
+
+
+def can_be_mapped(path: Path) -> bool:
+    """Whether a file is in the format that torch has written since 1.6; older ones must be read whole."""
+    return is_zipfile(path)
+
+
+def read_bin(path: Path) -> dict[str, torch.Tensor]:
+    """Name → tensor of one file, mapped into memory where its format allows that.
+
+    Raises CheckpointError for a file that is damaged, that asks for anything but tensors, or that is
+    no state dict.
+    """
+    import warnings
+
+    import torch
+
+    try:
+        with warnings.catch_warnings():  # torch's advice is for whoever wrote the file
+            warnings.simplefilter("ignore")
+            _check_packing(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped(path))
+    except (FileNotFoundError, PermissionError, CheckpointError):
+        raise
+    except Exception as error:  # the unpickler, the zip reader and the storages each raise their own
+        raise _refusal(path, error) from None
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(
+            f"{path}: expected a state dict, tensor by name, found {type(content).__name__}.",
+            "Save the model with transformers' save_pretrained.",
+        )
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(
+                f"{path}: expected a state dict, tensor by name, found {type(tensor).__name__} under {short(name)}.",
+                "Take the state dict out of the training checkpoint, or save the model with save_pretrained.",
+            )
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} is quantised, sparse or empty.",
+                DEQUANTISE,
+            )
+    return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _check_packing(path: Path) -> None:
+    """Raise CheckpointError for an archive that holds more than it has bytes: torch writes none that is compressed."""
+    if not can_be_mapped(path):
+        return
+    with ZipFile(path) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != ZIP_STORED]
+    if packed:
+        raise CheckpointError(
+            f"{path}: {packed[0]!r} in it is compressed, and could unpack to any size; torch compresses nothing.",
+            "Load it and save it again with torch.save, or fetch the file again.",
+        )
+
+
+def _refusal(path: Path, error: Exception) -> CheckpointError:
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    if asked:
+        return CheckpointError(
+            f"{path}: refused: its pickle asks for {asked[1]!r}, which could run code. Weights need no such thing.",
+            "Use a safetensors version of the model, or have its author save the state dict alone.",
+        )
+    reason = next((line for line in str(error).splitlines() if line.startswith("Unsupported")), last_line(error))
+    return CheckpointError(f"{path}: truncated, damaged or no PyTorch file ({reason}).", "Fetch the file again.")

@@ -1,0 +1,293 @@
+"""What a person or a script sees: tables and JSON on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from hyperclone_cli.checkpoint.json_config import config_changes
+from hyperclone_cli.families import Family
+from hyperclone_cli.growth.capabilities import capabilities, grown_keys
+from hyperclone_cli.hub.upload import Pushed
+from hyperclone_cli.inspection.gradients import GradientFigures
+from hyperclone_cli.inspection.inspector import Inspection
+from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.symmetry import WHAT_TRAINING_DOES, advice
+from hyperclone_cli.verifier.report import Report, finite
+
+if TYPE_CHECKING:
+    from hyperclone_cli.verifier.self_check import Trial
+
+SCHEMA_VERSION = 1
+
+_plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+_out = Console(**_plain)
+_err = Console(stderr=True, **_plain)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes with rate and time left on a terminal, nothing elsewhere: call with (written, total)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, disable=not _err.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda written, total: bar.update(task, advance=written, total=total)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """A line that names the step under way on a terminal, nothing elsewhere."""
+    if not _err.is_terminal:
+        yield lambda step: None  # noqa: ARG005
+        return
+    with _err.status("") as status:
+        yield lambda step: status.update(step)
+
+
+def _show_notes(plan: Plan) -> None:
+    for note in plan.notes:
+        _err.print(f"Note: {note}")
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Print what `plan` would write."""
+    if as_json:
+        _print_json(plan.as_json())
+        return
+    _show_notes(plan)
+    _print_table("config.json", ("key", "before", "after"), _config_rows(plan))
+    before, after = plan.parameters()
+    rows = [(part, f"{before[part]:,}", f"{after[part]:,}") for part in after]
+    total = (sum(before.values()), sum(after.values()))
+    rows.append(("total", f"{total[0]:,}", f"{total[1]:,}"))
+    _print_table("parameters", ("part", "before", "after"), rows)
+    cache = plan.kv_cache_bytes()
+    rounded = plan.rounded()
+    facts = [
+        ("on disk", f"{decimal(plan.nbytes)} in {len(plan.shards)} file(s)"),
+        ("KV cache per token", f"{decimal(cache[0])} → {decimal(cache[1])}"),
+        ("head", plan.head.why),
+        ("exact", f"{len(plan.tensors) - len(rounded)} of {len(plan.tensors)} tensors"),
+        ("rounded once", ", ".join(_patterns(rounded)) or "none"),
+        ("not written", ", ".join(f"{name} ({why})" for name, why in plan.dropped.items()) or "nothing"),
+    ]
+    _print_table("", ("", ""), facts)
+
+
+def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | None, as_json: bool) -> None:
+    """Print what `expand` wrote, its verification if there was one, and where it was pushed."""
+    if as_json:
+        verification = report.as_json() if report else None
+        url = pushed.url if pushed else None
+        notes = [*plan.notes, *filter(None, [advice(plan)])]
+        _print_json({**plan.as_json(), "notes": notes, "out": str(out), "verification": verification, "url": url})
+        return
+    _show_notes(plan)
+    before, after = plan.parameters()
+    _out.print(
+        f"{out}: {sum(before.values()):,} → {sum(after.values()):,} parameters, {decimal(plan.nbytes)}, {plan.head.why}"
+    )
+    if report:
+        show_report(report, as_json=False)
+    else:
+        _err.print(f"Not verified. Next: hyperclone verify {quote(str(out))}")
+    if pushed:
+        show_pushed(pushed, as_json=False)
+    if note := advice(plan):
+        _err.print(f"Note: {note}")
+
+
+def show_pushed(pushed: Pushed, as_json: bool) -> None:
+    """Print where a clone was pushed to."""
+    if as_json:
+        _print_json(pushed.as_json())
+    else:
+        _out.print(f"pushed: {pushed.url}")
+
+
+def show_report(report: Report, as_json: bool) -> None:
+    """Print a verification: the figures, then what failed."""
+    if as_json:
+        _print_json(report.as_json())
+        return
+    rows: list[tuple[str, str]] = []
+    if report.hashed is not None:
+        rows.append(("SHA-256 compared", f"{report.hashed} files"))
+    if weights := report.weights:
+        rows += [
+            ("tensors compared", f"{weights.tensors:,} ({weights.elements:,} weights)"),
+            ("largest relative weight error", f"{weights.worst:.1e}"),
+        ]
+    if logits := report.logits:
+        worst = max((error for _, error in logits.layers), default=0.0)
+        rows += [
+            ("compared on", f"{logits.text}, {logits.tokens} tokens, {logits.dtype}, {logits.device}"),
+            ("relative logit error", f"{logits.relative_error:.1e} (passes up to {logits.tolerance:.1e})"),
+            (f"error of {logits.floor_dtype} itself", f"{logits.floor:.1e}"),
+            ("largest logit difference", f"{logits.max_abs_difference:.1e}"),
+            ("mean KL divergence", f"{logits.kl_divergence:.1e} nats"),
+            ("same most likely token", f"{logits.top1_agreement:.2%}"),
+            ("perplexity", f"source {logits.perplexity_source:.4f}, clone {logits.perplexity_clone:.4f}"),
+            ("largest error of a layer's copies", f"{worst:.1e}"),
+        ]
+    if made := report.generation:
+        ties = f", {made.ties} but for a tie of two tokens" if made.ties else ""
+        rows.append(
+            (
+                "greedy decoding",
+                f"{made.identical} of {made.prompts} prompts identical{ties}, {made.new_tokens} tokens each",
+            )
+        )
+    _print_table("", ("", ""), rows)
+    if report.logits and report.failures:
+        _print_table("copies", ("layer", "error"), [(name, f"{error:.1e}") for name, error in report.logits.layers])
+    for note in report.notes:
+        _err.print(f"Note: {note}")
+    for failure in report.failures[:20]:
+        _out.print(f"✗ {failure}")
+    if len(report.failures) > 20:
+        _out.print(f"✗ … and {len(report.failures) - 20} more; --json lists them all")
+    _out.print(f"{'passed' if report.passed else 'FAILED'}: {report.clone} against {report.source}")
+
+
+EQUAL, NEARLY_EQUAL = 1e-3, 5e-2
+"""Gradients that differ by less than this of their size count as such: float32 itself makes differences up to
+the first, and weights rounded to bfloat16 up to the second."""
+
+
+def show_inspection(inspection: Inspection, as_json: bool) -> None:
+    """Print how alike the copies are: a line for each part of each layer, then what the gradients say."""
+    if as_json:
+        _print_json(inspection.as_json())
+        return
+    cosines = ("outputs", "inputs")
+    gradients = tuple(f"∇ {name}" for name in cosines) if inspection.gradients else ()
+    rows = [
+        (
+            "–" if layer.layer is None else str(layer.layer),
+            layer.part,
+            _figure(layer.outputs),
+            _figure(layer.inputs),
+            _figure(layer.rank),
+            *((_figure(layer.gradient_outputs), _figure(layer.gradient_inputs)) if gradients else ()),
+        )
+        for layer in inspection.layers
+    ]
+    _print_table("cosine between copies", ("layer", "part", *cosines, "rank", *gradients), rows)
+    for note in inspection.notes:
+        _err.print(f"Note: {note}")
+    if inspection.gradients:
+        _out.print(_verdict(inspection.gradients))
+
+
+def _figure(number: float | None) -> str:
+    return "–" if number is None else f"{number:.3f}"
+
+
+def _verdict(gradients: GradientFigures) -> str:
+    if gradients.largest_difference is None:
+        return "Whether the copies' gradients are equal is not known: none could be compared."
+    if gradients.largest_difference < EQUAL:
+        what = f"equal up to rounding: {WHAT_TRAINING_DOES}"
+    elif gradients.largest_difference < NEARLY_EQUAL:
+        what = "nearly equal: training parts them slowly, if at all"
+    else:
+        what = "not equal: training parts them"
+    return (
+        f"The copies' gradients are {what} (largest relative difference {gradients.largest_difference:.1e}"
+        f" on {gradients.text}, {gradients.tokens} tokens, {gradients.device})."
+    )
+
+
+def show_families(families: Sequence[Family], refused: Mapping[str, str], as_json: bool) -> None:
+    """Print the architectures, from the tables, and those that are `refused`, model_type → reason."""
+    described = [capabilities(family) for family in families]
+    if as_json:
+        found = {family.name: capabilities(family).as_json() | {"grows": grown_keys(family)} for family in families}
+        _print_json({"schema_version": SCHEMA_VERSION, "families": found, "refused": dict(refused)})
+        return
+    rows = [
+        (found.architecture, found.hidden_size, found.heads, found.feed_forward, found.tied_head) for found in described
+    ]
+    _print_table("", ("architecture", "hidden size", "heads", "feed-forward", "tied head"), rows)
+    limited = [(found.architecture, found.limits) for found in described if found.limits]
+    if limited:
+        _print_table("limits", ("", ""), limited)
+    if refused:
+        reasons = dict.fromkeys(refused.values())
+        listed = [(", ".join(name for name in refused if refused[name] == why), why) for why in reasons]
+        _print_table("not supported", ("", ""), listed)
+
+
+def show_trials(trials: Mapping[str, Trial], as_json: bool) -> None:
+    """Print how far tiny clones of each architecture are from their sources."""
+    from importlib.metadata import version
+
+    if as_json:
+        found = {name: trial.as_json() for name, trial in trials.items()}
+        _print_json({"schema_version": SCHEMA_VERSION, "transformers": version("transformers"), "families": found})
+        return
+    factors = sorted({factor for trial in trials.values() for factor in trial.errors})
+    rows = [
+        (
+            name,
+            *(f"{trial.errors[factor]:.1e}" if factor in trial.errors else "–" for factor in factors),
+            "exact" if trial.passed else trial.failure or "NOT EXACT",
+        )
+        for name, trial in trials.items()
+    ]
+    title = f"relative logit error with transformers {version('transformers')}"
+    _print_table(title, ("architecture", *(f"{factor}×" for factor in factors), ""), rows)
+
+
+def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    rows = [
+        (key, "–" if old is None else str(old), str(new))
+        for key, old, new in config_changes(plan.source.config, plan.config)
+    ]
+    return rows or [("nothing changes", "", "")]
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    """Tensor names with every layer's number replaced by `*`, each once."""
+    import re
+
+    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+
+
+_NUMBERS = ("before", "after", "outputs", "inputs", "rank", "∇ outputs", "∇ inputs")
+
+
+def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Columns of numbers, known by their names, stand flush right."""
+    from rich import box
+
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_header=any(columns),
+        show_edge=False,
+        pad_edge=False,
+    )
+    for column in columns:
+        is_number, is_name = column in _NUMBERS or column.endswith("×"), column == "architecture"
+        table.add_column(column, overflow="fold", no_wrap=is_name, justify="right" if is_number else "left")
+    for row in rows:
+        table.add_row(*row)
+    _out.print(table)
+    _out.print()
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(finite(content), indent=2, allow_nan=False))

@@ -1,0 +1,89 @@
+"""What each architecture can grow, read off its table: for `hyperclone families` and for the README."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from hyperclone_cli.families import Family, Limit
+from hyperclone_cli.growth.heads import norms_all_heads
+
+_GROWN = (
+    *("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads"),
+    *("inner", "lru", "ssm_inner", "ssm_heads", "delta_heads", "delta_values"),
+)
+_MEANS = {
+    "pads": "hidden size in whole multiples",
+    "ffn": "feed-forward width in whole multiples",
+    "heads": "number of heads kept",
+    "head_dim": "head size kept",
+}
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """One line of the table of architectures.
+
+    hidden_size, heads, feed_forward   what these widths may become
+    tied_head   what becomes of one
+    limits      what it cannot grow, with the reason
+    """
+
+    architecture: str
+    known_as: str
+    hidden_size: str
+    heads: str
+    feed_forward: str
+    tied_head: str
+    limits: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def capabilities(family: Family) -> Capabilities:
+    """What the table of an architecture says that it can do."""
+    return Capabilities(
+        family.name,
+        family.known_as,
+        _hidden_size(family),
+        _heads(family),
+        "any" if "ffn" in family.sizes else "implied",
+        "tied" if family.folds else "untied",
+        "; ".join(map(_limit, family.limits)),
+    )
+
+
+def grown_keys(family: Family) -> list[str]:
+    """The keys of config.json that grow."""
+    return [key for axis, key in family.sizes.items() if axis in _GROWN]
+
+
+def markdown(families: list[Family]) -> str:
+    """The table of architectures as Markdown, one line each."""
+    titles = [field.name.replace("_", " ") for field in fields(Capabilities)]
+    rows = [[f"`{row[0]}`", *row[1:]] for row in ([*asdict(capabilities(family)).values()] for family in families)]
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _hidden_size(family: Family) -> str:
+    if any(limit.growth == "pads" and not limit.when for limit in family.limits):
+        return "multiples"
+    return "any" if family.heads_are_free or not family.has_heads else "whole heads"
+
+
+def _heads(family: Family) -> str:
+    if not family.has_heads:
+        return "none"
+    if norms_all_heads(family):
+        return "multiples"
+    if family.heads_are_free:
+        return "divisors" if family.embed_divides_by_heads else "any"
+    return "implied"
+
+
+def _limit(limit: Limit) -> str:
+    values = {key: "set" if value is ... else str(value).lower() for key, value in limit.when.items()}
+    where = " and ".join(f"{key} is {value}" for key, value in values.items())
+    return f"{_MEANS[limit.growth]}{f' if {where}' if where else ''}: {limit.why.removeprefix('where ')}"

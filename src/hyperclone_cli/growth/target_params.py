@@ -1,0 +1,113 @@
+"""From a number of parameters to the shape that comes closest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from hyperclone_cli.errors import RequestError
+from hyperclone_cli.families import Family
+from hyperclone_cli.growth.heads import choose_heads, head_copies
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.resolve import resolve
+
+_LARGEST_RATIO = 64
+
+
+def propose(
+    request: Request,
+    sizes: Mapping[str, int],
+    family: Family,
+    config: Mapping[str, Any],
+    count: Callable[[Request], int],
+) -> Request:
+    """`request` with a hidden and a feed-forward size in place of its `target_params`.
+
+    Of the hidden sizes that are multiples of the head size, and that the architecture can have, those above and
+    below are taken at which heads and feed-forward width grow in proportion; each with the feed-forward width, a
+    multiple of `multiple_of` (of the source's width, where the architecture wants that), that comes closest; and the
+    closer of the two. `count` tells how many parameters a request makes.
+
+    Raises RequestError for fewer parameters than the source has, or more than any shape makes.
+    """
+    target = request.target_params
+    assert isinstance(target, int)
+    plain = replace(request, target_params=None, multiple_of=Request.multiple_of)
+    unit = max(1, sizes["embed"] // (sizes["kv_heads"] * sizes["group"])) * request.head_dim_mult
+    start = sizes["embed"]
+    whole = any(limit.growth == "ffn" and family.fits(config, limit.when) for limit in family.limits)
+    step = sizes["ffn"] if whole else request.multiple_of
+    widths = [start, *range((start // unit + 1) * unit, _LARGEST_RATIO * start, unit)]
+
+    def proportional(width: int) -> Request:
+        ffn = sizes["ffn"] * width / start
+        if "ffn" not in family.sizes:
+            return replace(plain, hidden_size=width, intermediate_size=round(ffn))
+        return replace(plain, hidden_size=width, intermediate_size=_at_least(sizes["ffn"], ffn, step))
+
+    def works(width: int) -> bool:
+        try:
+            resolve(proportional(width), sizes, family, config)
+            heads = choose_heads(plain, sizes, family, width).query
+        except RequestError:
+            return False
+        asked = (request.num_heads, request.heads_mult) != (None, None)
+        implied = width // unit * request.head_dim_mult // head_copies(plain, sizes, family, width)
+        return asked or not family.has_heads or width == start or heads == implied
+
+    def next_that_works(index: int, step: int) -> int | None:
+        while 0 <= index < len(widths):
+            if works(widths[index]):
+                return index
+            index += step
+        return None
+
+    def filled(width: int) -> tuple[int, Request]:
+        """The feed-forward width that comes closest at this hidden size, and by how many parameters it misses."""
+        chosen = proportional(width)
+        total = count(chosen)
+        if "ffn" in family.sizes:
+            ffn = chosen.intermediate_size
+            assert ffn is not None
+            each = (count(replace(chosen, intermediate_size=ffn + step)) - total) / step
+            ffn = _at_least(sizes["ffn"], ffn + (target - total) / each, step)
+            chosen = replace(chosen, intermediate_size=ffn)
+            total = count(chosen)
+        return abs(total - target), chosen
+
+    low, high = 0, len(widths)  # every width that works below `low` makes fewer parameters, from `high` on as many
+    while low < high:
+        middle = (low + high) // 2
+        index = next_that_works(middle, 1)
+        if index is None or index >= high or count(proportional(widths[index])) >= target:
+            high = middle
+        else:
+            low = index + 1
+    below, above = next_that_works(low - 1, -1), next_that_works(low, 1)
+    if below is None:
+        _check_smallest(target, count, proportional, None if above is None else widths[above])
+    if above is None:
+        most = count(proportional(widths[below])) if below is not None else 0
+        raise RequestError(
+            f"--target-params {target:,}: more than any shape of this architecture makes.", f"At most {most}."
+        )
+    return min((filled(widths[index]) for index in (below, above) if index is not None), key=lambda found: found[0])[1]
+
+
+def _check_smallest(
+    target: int, count: Callable[[Request], int], proportional: Callable[[int], Request], width: int | None
+) -> None:
+    if width is None:
+        raise RequestError(f"--target-params {target:,}: no shape of this architecture has the heads asked for.")
+    smallest = count(proportional(width))
+    if target < smallest:
+        raise RequestError(
+            f"--target-params {target:,}: the smallest shape has {smallest:,}, and growth takes nothing away.",
+            f"At least {smallest}.",
+        )
+
+
+def _at_least(smallest: int, width: float, multiple: int) -> int:
+    """The multiple nearest to `width`, or `smallest` where that is wider."""
+    return max(smallest, round(width / multiple) * multiple)

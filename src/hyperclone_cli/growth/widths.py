@@ -1,0 +1,192 @@
+"""How one width grows: what every new unit copies, and how packed dimensions nest.
+
+A growth from s to t units says, for every new unit, which source unit it copies, which of that unit's
+copies it is, and what the copy is scaled by; or that it is padding and copies nothing. Widths are long
+and growths regular, so all this is kept run by run instead of unit by unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import reduce
+from math import prod
+from typing import NamedTuple
+
+from hyperclone_cli.families.vocabulary import ANY
+
+
+class Run(NamedTuple):
+    """New units that copy the source units start … start + length - 1: copy number `copy` of `copies`.
+
+    Without copies it is padding, `length` units of it. `scale` is what writers of the units multiply by.
+    `silent` ones are written as the others are, but nobody reads them; `copies` leaves them out.
+    """
+
+    start: int
+    length: int
+    copy: int
+    copies: int
+    scale: float = 1.0
+    silent: bool = False
+
+    @property
+    def is_padding(self) -> bool:
+        return self.copies == 0
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One width's growth: `source` units become those listed by `runs`, in order."""
+
+    source: int
+    runs: tuple[Run, ...]
+
+    @property
+    def target(self) -> int:
+        """Units after the growth."""
+        return sum(run.length for run in self.runs)
+
+    @property
+    def ratio(self) -> Fraction:
+        """Units after for each unit before."""
+        return Fraction(self.target, self.source)
+
+    @property
+    def grows(self) -> bool:
+        return self.runs != (Run(0, self.source, 0, 1),)
+
+    @property
+    def padding(self) -> int:
+        """New units that copy nothing."""
+        return sum(run.length for run in self.runs if run.is_padding)
+
+    @property
+    def density(self) -> Fraction:
+        """The part of the new units that are copies."""
+        return 1 - Fraction(self.padding, self.target)
+
+    @property
+    def even(self) -> bool:
+        """Whether all source units have equally many copies."""
+        return len({run.copies for run in self.runs if not run.is_padding}) == 1
+
+    def unscaled(self) -> Growth:
+        """The same growth for what does not write the width: readers, and norms that undo the scale."""
+        return Growth(self.source, tuple(run._replace(scale=1.0) for run in self.runs))
+
+
+def tiled(size: int, copies: int, scale: float = 1.0) -> Growth:
+    """`size` units repeated copy after copy, [x, x, …]."""
+    return Growth(size, tuple(Run(0, size, copy, copies, scale) for copy in range(copies)))
+
+
+def spread(size: int, target: int) -> Growth:
+    """`size` units repeated copy after copy until there are `target`: the first ones get a copy more than the last."""
+    copies, more = divmod(target, size)
+    if not more:
+        return tiled(size, copies)
+    runs = [
+        run for copy in range(copies) for run in (Run(0, more, copy, copies + 1), Run(more, size - more, copy, copies))
+    ]
+    return Growth(size, (*runs, Run(0, more, copies, copies + 1)))
+
+
+def padded(size: int, target: int) -> Growth:
+    """`size` units repeated copy after copy, and padding up to `target`; both as large as before in mean square.
+
+    Padding adds nothing to the variance that a norm divides by (it is zero for RMSNorm, the mean for
+    LayerNorm), so copies scaled by √(target / copied) have the norm's eps weigh as much as it did.
+    """
+    copies, padding = divmod(target, size)
+    if not padding:
+        return tiled(size, copies)
+    scaled = tiled(size, copies, (target / (copies * size)) ** 0.5)
+    return Growth(size, (*scaled.runs, Run(0, padding, 0, 0, scaled.runs[0].scale)))
+
+
+def repeated(size: int, copies: int, scale: float = 1.0, span: int = 1) -> Growth:
+    """`size` units, every `span` of them repeated in place: [x₀, x₀, …, x₁, x₁, …]."""
+    starts = range(0, size, span)
+    return Growth(size, tuple(Run(start, span, copy, copies, scale) for start in starts for copy in range(copies)))
+
+
+def spaced(size: int, stride: int, span: int = 1) -> Growth:
+    """`size` units, every `span` of them followed by stride - 1 times as much padding."""
+    padding = Run(0, (stride - 1) * span, 0, 0)
+    return Growth(size, tuple(run for start in range(0, size, span) for run in (Run(start, span, 0, 1), padding)))
+
+
+def nest(outer: Growth, inner: Growth) -> Growth:
+    """The growth of a packed dimension: every unit of `outer` holds a whole `inner`."""
+    runs: list[Run] = []
+    for run in outer.runs:
+        if run.is_padding:
+            runs.append(run._replace(length=run.length * inner.target))
+        elif not inner.grows:
+            runs.append(run._replace(start=run.start * inner.source, length=run.length * inner.source))
+        else:
+            runs += [
+                Run(
+                    unit * inner.source + part.start,
+                    part.length,
+                    run.copy * part.copies + part.copy,
+                    run.copies * part.copies,
+                    run.scale * part.scale,
+                    run.silent or part.silent,
+                )
+                for unit in range(run.start, run.start + run.length)
+                for part in inner.runs
+            ]
+    return Growth(outer.source * inner.source, tuple(runs))
+
+
+def side_by_side(parts: Sequence[Growth]) -> Growth:
+    """The growth of widths that are packed side by side, each growing in its place; a single width is itself."""
+    if len(parts) == 1:
+        return parts[0]
+    runs: list[Run] = []
+    source = 0
+    for part in parts:
+        runs += [run._replace(start=source + run.start) for run in part.runs]
+        source += part.source
+    whole = Run(0, source, 0, 1)
+    return Growth(source, tuple(runs) if any(part.grows for part in parts) else (whole,))
+
+
+def grow_axes(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> Growth:
+    """The growth of parts side by side, each of which packs axes, outermost first."""
+
+    def single(word: str) -> Growth:
+        return tiled(int(word), 1) if word.isdecimal() else growths[word]
+
+    def growth(axis: str) -> Growth:
+        return side_by_side([reduce(nest, map(single, part.split("."))) for part in axis.split("+")])
+
+    return side_by_side([reduce(nest, map(growth, axes)) for axes in parts])
+
+
+def source_units(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> int:
+    """The units of what `grow_axes` would grow."""
+
+    def single(word: str) -> int:
+        return int(word) if word.isdecimal() else growths[word].source
+
+    def units(axis: str) -> int:
+        return sum(prod(map(single, part.split("."))) for part in axis.split("+"))
+
+    return sum(prod(map(units, axes)) for axes in parts)
+
+
+def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mapping[str, Growth]) -> Growth:
+    """The growth of a tensor dimension of `size` units that packs `parts`, as `grow_axes` reads them.
+
+    Raises ValueError, saying what was expected, if the axes' sizes do not multiply to `size`.
+    """
+    if parts == ((ANY,),):
+        return tiled(size, 1)
+    expected = source_units(parts, growths)
+    if expected != size:  # known before a run of it is made: of absurd sizes there would be as many
+        raise ValueError(str(expected))
+    return grow_axes(parts, growths)

@@ -1,0 +1,66 @@
+"""An inspection as a picture: a heat map, layers across, figures down."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from hyperclone_cli.errors import RequestError
+from hyperclone_cli.inspection.inspector import Inspection, LayerFigures
+
+FIGURES = {
+    "outputs": "outputs",
+    "inputs": "inputs",
+    "rank": "rank",
+    "gradient_outputs": "∇ outputs",
+    "gradient_inputs": "∇ inputs",
+}
+"""Field of LayerFigures → its row's name, from the top."""
+
+
+def check_plot(path: Path) -> None:
+    """Raise RequestError if a plot could not be written to `path`, or matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise RequestError("--plot needs matplotlib.", "Install it: pip install 'hyperclone-cli[plot]'")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise RequestError(f"--plot {path}: not a file in a directory that exists.")
+
+
+def write_plot(inspection: Inspection, path: Path) -> None:
+    """Write the figures of every layer to `path` as a PNG. Cosines below 0 are drawn as 0."""
+    from matplotlib.figure import Figure
+
+    rows = grid(inspection)
+    width = max((len(values) for values in rows.values()), default=0)
+    drawing = Figure(figsize=(4 + 0.3 * width, 2 + 0.3 * len(rows)), layout="constrained")
+    axes = drawing.subplots()
+    values = [[float("nan") if value is None else value for value in row] for row in rows.values()]
+    # the same colours for the same figures in every plot, so that checkpoints can be compared
+    image = axes.imshow(values or [[float("nan")]], vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_xticks(range(0, width, max(1, width // 16)))
+    axes.set_xlabel("layer")
+    axes.set_title("Cosine between copies, rank fraction", loc="left")
+    drawing.colorbar(image, ax=axes)
+    drawing.savefig(path, format="png", dpi=150)
+
+
+def grid(inspection: Inspection) -> dict[str, list[float | None]]:
+    """Row name → one figure a layer; rows without any figure, and what lies outside the layers, left out."""
+    layers = [figures for figures in inspection.layers if figures.layer is not None]
+    count = 1 + max((figures.layer or 0 for figures in layers), default=-1)
+    found: dict[str, list[float | None]] = {}
+    for part in dict.fromkeys(figures.part for figures in layers):
+        for field, name in FIGURES.items():
+            row: list[float | None] = [None] * count
+            for figures in layers:
+                if figures.part == part:
+                    row[_number(figures)] = getattr(figures, field)
+            if any(value is not None for value in row):
+                found[f"{part}: {name}"] = row
+    return found
+
+
+def _number(figures: LayerFigures) -> int:
+    assert figures.layer is not None
+    return figures.layer

@@ -1,0 +1,244 @@
+"""The plan: every source tensor matched to one rule, every output tensor's shape, place and bytes.
+
+Writes nothing, imports neither torch nor transformers, and reads no tensor but a tied head that is
+stored twice. The same source and request give the same plan, and the plan decides every byte of the clone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from hyperclone_cli.checkpoint.json_config import config_changes
+from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
+from hyperclone_cli.checkpoint.sizes import read_sizes
+from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
+from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
+from hyperclone_cli.families.vocabulary import Role, dimension
+from hyperclone_cli.growth.config import grow_config
+from hyperclone_cli.growth.layers import borrowers, grow_layer_numbers, grow_layers, stated_kinds
+from hyperclone_cli.growth.request import Request, bytes_of
+from hyperclone_cli.growth.resolve import resolve
+from hyperclone_cli.growth.target_params import propose
+from hyperclone_cli.growth.widths import Growth, grow_axes
+from hyperclone_cli.planning.matching import check_complete, copies_of, layer_of, match_tensors
+from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
+from hyperclone_cli.planning.tied_head import Head, settle_head
+
+SCHEMA_VERSION = 1
+
+_QUIET_DB = 10
+"""Noise that 16 bits bear: the paper's. At 6 dB `diagonal` failed its verification, at 0 dB `halving` too."""
+
+_SIZE_HINT = 'Use a size such as "5GB".'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be written, decided.
+
+    `layers` are the growths in each layer, where layers have widths of their own; empty where they are alike.
+    """
+
+    source: Source
+    family: Family
+    request: Request
+    growths: Mapping[str, Growth]
+    layers: Mapping[int, Mapping[str, Growth]]
+    config: Mapping[str, Any]
+    tensors: tuple[GrownTensor, ...]
+    shards: Mapping[str, tuple[str, ...]]
+    dropped: Mapping[str, str]
+    head: Head
+    notes: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the source's config and tensors, in whichever files, the request and the clone's config."""
+        decided = {
+            "source": sorted([t.name, t.dtype, t.shape] for t in self.source.tensors.values()),
+            "source_config": self.source.config,
+            "request": asdict(self.request),
+            "config": self.config,
+        }
+        return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
+
+    def parameters(self) -> tuple[Counter[str], Counter[str]]:
+        """Parameters by part of the network, before and after; a tied head counts once."""
+        before, after = Counter[str](), Counter[str]()
+        for tensor in self.tensors:
+            after[tensor.part] += tensor.elements
+        parts = {tensor.source.name: tensor for tensor in reversed(self.tensors)}  # a new head comes last
+        for tensor in parts.values():
+            before[tensor.part] += math.prod(tensor.source.shape)
+        return before, after
+
+    def rounded(self) -> list[str]:
+        """Tensors whose numbers are rounded once; all others hold the source's, scaled by powers of two."""
+        return [tensor.name for tensor in self.tensors if not tensor.exact]
+
+    def kv_cache_bytes(self) -> tuple[int, int]:
+        """Bytes of keys and values that one token adds, in the source and in the clone, each in its own dtype.
+
+        A recurrent layer adds none, nor does one that takes them from another.
+        """
+        attention = [tensor for tensor in self.tensors if tensor.part == "attention"]
+        numbers = {int(number) for tensor in attention for number in re.findall(r"\.(\d+)\.", tensor.name)[:1]}
+        numbers -= set(borrowers(self.source.config, self.family, self.growths["layers"].source))
+        cached = [
+            grow_axes(dimension(Role.OUT, packed).parts, self.layers.get(number, self.growths))
+            for number in numbers
+            for packed in self.family.cache
+        ]
+        before = max((ITEM_BYTES[tensor.source.dtype] for tensor in attention), default=0)
+        after = max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
+        return sum(growth.source for growth in cached) * before, sum(growth.target for growth in cached) * after
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as one object."""
+        before, after = self.parameters()
+        cache = self.kv_cache_bytes()
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model_type": self.family.model_type,
+            "config": {
+                key: {"before": old, "after": new} for key, old, new in config_changes(self.source.config, self.config)
+            },
+            "parameters": {
+                "before": {**before, "total": sum(before.values())},
+                "after": {**after, "total": sum(after.values())},
+            },
+            "bytes": self.nbytes,
+            "shards": list(self.shards),
+            "kv_cache_bytes_per_token": {"before": cache[0], "after": cache[1]},
+            "head": {"tied": self.head.tied, "why": self.head.why},
+            "rounded_tensors": self.rounded(),
+            "dropped_tensors": dict(self.dropped),
+            "notes": list(self.notes),
+            "digest": self.digest,
+        }
+
+
+def make_plan(source: Source, request: Request) -> Plan:
+    """Decide what the clone of `source` under `request` is.
+
+    A number of parameters is replaced by the sizes that it leads to: they are the plan's request, and a note.
+
+    Raises CheckpointError if a tensor fits no rule, several, or not its shape; RequestError if the
+    architecture cannot do what is asked.
+    """
+    _check_known(source, request)
+    family = find_family(source.config, source.tensors, request.family)
+    sizes = read_sizes(source.config, family)
+    if request.target_params is not None:
+        return _plan_of_size(source, request, sizes, family)
+    growths = resolve(request, sizes, family, source.config)
+    layers = grow_layers(request, source.config, family, sizes, growths)
+    kinds = stated_kinds(source.config, family, sizes["layers"])
+    matched = match_tensors(source, family, sizes["layers"], kinds)
+    check_complete(matched, family, sizes, kinds)
+
+    dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
+    tensors = [
+        grow_tensor(source.tensors[name], copy, parameter, form, family, inside, request)
+        for name, (full, parameter, form) in matched.items()
+        if not form.dropped
+        for inside in [layers.get(layer_of(full), growths)]
+        for copy in copies_of(full, form, inside)
+    ]
+    tensors, head, redundant = settle_head(source, family, request, growths, tensors)
+    dropped.update(redundant)
+    # widest items first, so that every tensor of a file is aligned to its own size
+    tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
+    config = grow_config(source.config, family, growths, request.dtype, head.tied)
+    if any(growth.grows for growth in growths.values()):
+        config = grow_layer_numbers(config, source.config, family, layers)
+    return Plan(
+        source=source,
+        family=family,
+        request=request,
+        growths=growths,
+        layers=layers,
+        config=config,
+        tensors=tuple(tensors),
+        shards=_split(tensors, request.max_shard_size),
+        dropped=dropped,
+        head=head,
+        notes=(*_silent_heads(growths["kv_heads"]), *_loud_noise(request, tensors), *source.notes),
+    )
+
+
+def _silent_heads(heads: Growth) -> list[str]:
+    silent = sum(run.length for run in heads.runs if run.silent)
+    why = f"ALiBi gives each head a slope of its own, and {heads.source} of these are the source's."
+    return [f"{silent} of {heads.target} heads are silent until training reads them: {why}"] if silent else []
+
+
+def _loud_noise(request: Request, tensors: list[GrownTensor]) -> list[str]:
+    snr_db = request.mixing.noise_snr_db
+    short = sorted({tensor.dtype for tensor in tensors if tensor.noisy and ITEM_BYTES[tensor.dtype] < 4})
+    if snr_db is None or snr_db >= _QUIET_DB or not short:
+        return []
+    why = "rounding parts the copies, and noise that no longer cancels grows with the depth"
+    return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}, and verification may fail; in float32 it does not."]
+
+
+def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], family: Family) -> Plan:
+    target = request.target_params
+    assert isinstance(target, int)
+    as_it_is = make_plan(source, Request(family=request.family))  # what is wrong with the source, no shape mends
+    kept = {name: tensor for name, tensor in source.tensors.items() if name not in as_it_is.dropped}
+    counted = replace(source, tensors=kept)  # without a second tied head, which each plan would read again
+
+    def count(candidate: Request) -> int:
+        return make_plan(counted, candidate).parameters()[1].total()
+
+    plan = make_plan(source, propose(request, sizes, family, source.config, count))
+    total = plan.parameters()[1].total()
+    keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
+    shape = ", ".join(f"{key} {family.value(plan.config, key)}" for key in keys)
+    note = f"--target-params {target:,}: {shape} make {total:,} ({total / target - 1:+.1%})."
+    return replace(plan, notes=(note, *plan.notes))
+
+
+def _check_known(source: Source, request: Request) -> None:
+    """Raise CheckpointError for an architecture without a table whose every tensor fits another's, naming that."""
+    model_type = source.config["model_type"]
+    if request.family or model_type in REFUSED or known_family(source.config, source.tensors):
+        return
+    for name in dict.fromkeys(family.model_type for family in FAMILIES.values()):
+        try:
+            make_plan(source, Request(family=name))
+        except HypercloneError:
+            continue
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r} is not supported.",
+            f"Its tensors are those of {name} to the last name and shape: --family {name} takes it for one, and"
+            " `verify` decides.",
+        )
+
+
+def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, tuple[str, ...]]:
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    size = bytes_of("--max-shard-size", max_shard_size)
+    if not size:
+        raise RequestError(f"--max-shard-size {max_shard_size}: a file needs room for something.", _SIZE_HINT)
+    split = split_state_dict_into_shards_factory(
+        {tensor.name: tensor for tensor in tensors},
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=size,
+    )
+    return {name: tuple(tensors) for name, tensors in split.filename_to_tensors.items()}

@@ -1,0 +1,275 @@
+"""One tensor of the clone: what it is made from, its shape, and how exact it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from fractions import Fraction
+from functools import cached_property
+
+from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, ITEM_BYTES, StoredTensor
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError, RequestError
+from hyperclone_cli.families import Family
+from hyperclone_cli.families.vocabulary import ATTENTION_AXES, RECURRENT_AXES, Dimension, Form, Role, words_of
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.growth.widths import Growth, Run, grow_dimension
+
+
+class Filling(Enum):
+    """What stands where a dimension is padding."""
+
+    ZERO = "zero"
+    MEAN = "mean"  # of the source's units: what LayerNorm takes away again
+    NOISE = "noise"  # of the tensor's own size: it reads what is always zero, and only training gives it a meaning
+
+
+@dataclass(frozen=True)
+class GrownTensor:
+    """One tensor of the clone, made from one tensor of the source.
+
+    Element = gain · (w + offset) · (scales of its output dimensions, shares of its input dimensions)
+    - offset, rounded once to `dtype`; offset is 1 for norms that multiply by (1 + w), else 0.
+    `fillings` are those of the padding in each dimension.
+
+    Dimensions are (rows, columns) = (out, in) for every matrix, also where the source, and so the
+    clone, is transposed on disk.
+    """
+
+    name: str
+    source: StoredTensor
+    dtype: str
+    part: str
+    roles: tuple[Role, ...]
+    growths: tuple[Growth, ...]
+    fillings: tuple[Filling, ...]
+    mixing: Mixing
+    gain: float = 1.0
+    offset: float = 0.0
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape on disk: a scalar's is none, although it grows as a row of one."""
+        if self.stack:
+            flat = (self.stack[0] * self.stack[1], *self.stack[2:])
+            return self.stack if len(self.source.shape) == len(self.stack) else flat
+        targets = tuple(growth.target for growth in self.growths)[: len(self.source.shape)]
+        return targets[::-1] if self.source.transposed else targets
+
+    @cached_property
+    def stack(self) -> tuple[int, ...]:
+        """(experts, …) of a stack of matrices; empty for all others."""
+        if not self.source.stack:
+            return ()
+        experts = self.source.stack[0]
+        rows, *columns = (growth.target for growth in self.growths)
+        matrix = (rows // experts, *columns)
+        return (experts, *(matrix[::-1] if self.source.transposed else matrix))
+
+    def like(self, stored: StoredTensor) -> StoredTensor:
+        """`stored`, a tensor of the clone's name and shape, to be read by rows as this one is."""
+        return replace(stored, transposed=self.source.transposed, stack=self.stack)
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * ITEM_BYTES[self.dtype]
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether no element needs rounding: factors are powers of two, and the dtype holds the source's.
+
+        Subnormal numbers aside, and padding, which holds nothing of the source's.
+        """
+        readings = {self.reading(run) for run in self.growths[0].runs}
+        factors = {float(share) for reading in readings for share in self.shares(reading) if share}
+        factors |= {run.scale for growth in self.growths for run in growth.runs} | {self.gain}
+        powers = all(math.frexp(factor)[0] == 0.5 for factor in factors)
+        wide = self.dtype == self.source.dtype or (
+            ITEM_BYTES[self.dtype] > ITEM_BYTES[self.source.dtype] and self.dtype in ("F32", "F64")
+        )
+        return powers and wide and not self.noisy and not (self.offset and self.gain != 1.0) and not self._means
+
+    @property
+    def _means(self) -> bool:
+        return any(
+            growth.padding and filling is Filling.MEAN
+            for growth, filling in zip(self.growths, self.fillings, strict=True)
+        )
+
+    @cached_property
+    def noisy(self) -> bool:
+        """Whether noise is asked for and there are copies over which it can cancel."""
+        return (
+            self.mixing.noise_snr_db is not None
+            and self.roles[-1] is Role.IN
+            and any(run.copies > 1 for run in self.growths[-1].runs)
+        )
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether a row has columns for padding, which hold noise of their own."""
+        return self.roles[-1] is Role.IN and self.growths[-1].padding > 0
+
+    def reading(self, rows: Run) -> int:
+        """The number of the way in which a run of rows reads its columns: runs of one number read alike."""
+        if self.roles[1:] != (Role.IN,) or self.mixing.strategy == "symmetric":
+            return 0
+        return rows.copy % math.lcm(*{run.copies for run in self.growths[1].runs if not run.is_padding})
+
+    def shares(self, reading: int) -> tuple[Fraction, ...]:
+        """What part of its weight each run of columns takes in rows of one `reading`; a column's copies sum to 1."""
+        if self.roles[1:] != (Role.IN,):
+            return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
+        return tuple(
+            Fraction(0) if run.is_padding or run.silent else self.mixing.share(reading, run.copy, run.copies)
+            for run in self.growths[1].runs
+        )
+
+
+def grow_tensor(
+    stored: StoredTensor,
+    full: str,
+    parameter: str,
+    form: Form,
+    family: Family,
+    growths: Mapping[str, Growth],
+    request: Request,
+) -> GrownTensor:
+    """The tensor `full` of the clone, from the stored one and the form of its module.
+
+    Raises CheckpointError if the stored shape or dtype is not what the config and the form say, and
+    RequestError for a norm over a width that does not grow evenly.
+    """
+    dimensions = form.parameters[parameter]
+    stack = _stack(stored, len(dimensions), growths["experts"].source) if form.stacked else ()
+    shape = stack[1:] or stored.shape or (1,)
+    if len(dimensions) != len(shape):
+        raise CheckpointError(
+            f"tensor {stored.name!r}: expected {len(dimensions)} dimensions, found shape {list(stored.shape)}."
+        )
+    transposed = form.transposed and len(dimensions) == 2
+    rows, *columns = shape[::-1] if transposed else shape
+    grown = []
+    for dimension, size in zip(dimensions, (rows * math.prod(stack[:1]), *columns), strict=True):
+        try:
+            grown.append(grow_dimension(dimension.parts, size, growths))
+        except ValueError as error:
+            number = len(dimensions) - 1 - len(grown) if transposed else len(grown)
+            of_all = f" of all {stack[0]} experts" if stack and not grown else ""
+            raise CheckpointError(
+                f"tensor {stored.name!r}: config.json makes dimension {number + len(stack[:1])}{of_all} ({dimension})"
+                f" {error}, found shape {list(stack or stored.shape)}.",
+                "config.json and the weights do not belong together.",
+            ) from None
+    if stored.dtype not in FLOAT_DTYPES.values():
+        raise CheckpointError(
+            f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.", DEQUANTISE
+        )
+    gain = _gain(form, parameter, growths["embed"], grown[-1] if form.kind == "norm" else grown[0])
+    if form.raw and parameter == "weight":
+        if grown[1].padding and family.norm == "layer":
+            raise RequestError(
+                f"tensor {full}: reads the residual stream, whose padding LayerNorm needs to hold its mean.",
+                "Choose whole multiples.",
+            )
+        gain /= grown[1].runs[0].scale
+    if form.kind == "norm":
+        _check_norm(full, family, form, dimensions[-1].axes, grown[-1])
+    if form.normed or form.kind == "factor" or (form.kind == "norm" and not form.writes):
+        grown[0] = grown[0].unscaled()
+    return GrownTensor(
+        name=full,
+        source=replace(stored, transposed=transposed, stack=stack),
+        dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
+        part=_part(form),
+        roles=tuple(dimension.role for dimension in dimensions),
+        growths=tuple(
+            growth.unscaled() if dimension.role is Role.IN else growth
+            for dimension, growth in zip(dimensions, grown, strict=True)
+        ),
+        fillings=tuple(_filling(dimension, form, parameter, family) for dimension in dimensions),
+        mixing=request.mixing,
+        gain=gain,
+        offset=float(form.plus_one and parameter != "bias"),
+    )
+
+
+def _stack(stored: StoredTensor, dimensions: int, experts: int) -> tuple[int, ...]:
+    """The shape of a stack of matrices of so many dimensions: (experts, …)."""
+    shape = stored.shape
+    if len(shape) == dimensions and experts and not shape[0] % experts:
+        shape = (experts, shape[0] // experts, *shape[1:])
+    if len(shape) != dimensions + 1 or shape[0] != experts:
+        raise CheckpointError(
+            f"tensor {stored.name!r}: expected matrices of {experts} experts, found shape {list(stored.shape)}.",
+            "config.json and the weights do not belong together.",
+        )
+    return shape
+
+
+def _gain(form: Form, parameter: str, embed: Growth, units: Growth) -> float:
+    """The factor of a whole tensor.
+
+    Padding lowers the mean square that a norm divides by to `density` times itself, so its weight takes √density;
+    what feeds it is larger by 1/√density, so that the norm's eps weighs as much as before. In the
+    residual stream every writer has that factor in its scale; in queries and keys it is given here.
+    """
+    density = float(units.density)
+    if form.kind == "norm":
+        return 1.0 if parameter == "bias" else math.sqrt(density)
+    if form.normed:
+        return 1 / math.sqrt(density)
+    if form.forward_bits:
+        factors = [_rounded(width**form.forward_power, form.forward_bits) for width in (embed.source, embed.target)]
+        return factors[0] / factors[1]
+    return math.pow(embed.source / embed.target, form.forward_power)
+
+
+def _rounded(number: float, bits: int) -> float:
+    """`number` to so many significant bits, ties to even."""
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
+
+
+def _check_norm(full: str, family: Family, form: Form, axes: tuple[str, ...], growth: Growth) -> None:
+    if not growth.even:
+        why = "its units would be copied in unequal numbers, and so weigh unequally"
+    elif growth.padding and family.norm == "layer" and (form.writes or axes != ("embed",)):
+        why = "padding would move its mean"
+    else:
+        return
+    raise RequestError(
+        f"tensor {full}: a norm over {' × '.join(axes)} cannot grow from {growth.source} to {growth.target} units:"
+        f" {why}.",
+        "Choose whole multiples.",
+    )
+
+
+def _filling(dimension: Dimension, form: Form, parameter: str, family: Family) -> Filling:
+    if dimension.role is Role.IN:
+        return Filling.NOISE
+    if form.kind == "norm":
+        return Filling.ZERO if parameter == "bias" else Filling.MEAN
+    writes_stream = "embed" in dimension.axes or "proj" in dimension.axes
+    return Filling.MEAN if writes_stream and family.norm == "layer" else Filling.ZERO
+
+
+def _part(form: Form) -> str:
+    """The part of the network, read off the axes of the whole module."""
+    dimensions = [dimension for parameter in form.parameters.values() for dimension in parameter]
+    axes = words_of(axis for dimension in dimensions for axis in dimension.axes)
+    if form.kind == "norm":
+        return "norms"
+    if "vocab" in axes:
+        return "embedding" if form.kind == "embedding" else "head"
+    if axes & RECURRENT_AXES:
+        return "recurrent"
+    if axes & ATTENTION_AXES:
+        return "attention"
+    return "embedding" if form.kind == "embedding" or "proj" in axes else "feed-forward"

@@ -1,0 +1,78 @@
+"""The head: whether it stays one matrix with the embedding, and who carries the factor if it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.families import Family
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.widths import Growth
+from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """How the clone reads its logits.
+
+    `factor` is what the final hidden state is scaled by, to make up for a tied matrix that is read in several copies.
+    """
+
+    tied: bool
+    why: str
+    factor: float = 1.0
+
+
+def settle_head(
+    source: Source, family: Family, request: Request, growths: Mapping[str, Growth], tensors: list[GrownTensor]
+) -> tuple[list[GrownTensor], Head, dict[str, str]]:
+    """Settle the head: (tensors, head, stored tensors that are not written and why).
+
+    A tied matrix E is copied like any embedding (its rows times a gain g), so the head that
+    reads n copies of it gives n·g times the logits, or less where the forward pass divides these by a
+    power of the width. The last module before it is scaled to make up for that, or the tie is given up.
+    """
+    by_name = {tensor.name: tensor for tensor in tensors}
+    embedding = by_name[f"{family.embedding}.weight"]
+    heads = [tensor for tensor in tensors if tensor.part == "head" and tensor.name.endswith(".weight")]
+    redundant: dict[str, str] = {}
+    if family.value(source.config, "tie_word_embeddings"):
+        for head in heads:
+            if source.same_bytes(head.source.name, embedding.source.name):
+                redundant[head.source.name] = "the tied head, stored a second time"
+        tensors = [tensor for tensor in tensors if tensor.source.name not in redundant]
+        if len(redundant) < len(heads):
+            return tensors, Head(False, "untied: the stored head differs from the embedding"), redundant
+    elif heads:
+        return tensors, Head(False, "untied, as in the source"), redundant
+    else:
+        raise CheckpointError(
+            f"{source.path}: no tensor {family.head}.weight, and config.json does not tie it to the embedding.",
+            "The checkpoint is incomplete.",
+        )
+
+    copy = embedding.growths[1].runs[0]
+    embed, form = growths["embed"], family.tensors[family.head]
+    divided = (embed.source / embed.target) ** form.forward_power
+    factor = divided / (copy.copies * copy.scale * embedding.gain)
+    if request.tie_embeddings != "untie" and factor == 1.0:
+        return tensors, Head(True, "tied, as in the source"), redundant
+    fold = next((fold for fold in family.folds if family.fits(source.config, fold.when)), None)
+    module = fold.module.replace(".-1.", f".{growths['layers'].source - 1}.") if fold else None
+    foldable = f"{module}.weight" in by_name
+    if request.tie_embeddings == "keep" and not foldable:
+        raise RequestError(
+            f"--tie-embeddings keep: {family.model_type} has no weight before the head that could carry {factor:g}.",
+            "Use --tie-embeddings auto, which writes a head of its own.",
+        )
+    if request.tie_embeddings != "untie" and foldable:
+        tensors = [
+            replace(tensor, gain=tensor.gain * factor) if tensor.name.rpartition(".")[0] == module else tensor
+            for tensor in tensors
+        ]
+        return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", factor), redundant
+    head = grow_tensor(embedding.source, f"{family.head}.weight", "weight", form, family, growths, request)
+    why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
+    return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant

@@ -1,0 +1,173 @@
+"""README.md of a clone: the model card that the Hub shows, and the figures of its last verification in it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hyperclone_cli import __version__
+from hyperclone_cli.checkpoint.gguf import is_gguf
+from hyperclone_cli.checkpoint.json_config import config_changes
+from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.hub.download import origin_of
+from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.symmetry import advice
+from hyperclone_cli.writing.clone_files import CARD_NAME
+
+_BEGIN, _END = "<!-- hyperclone: verification -->", "<!-- /hyperclone: verification -->"
+"""What stands between these is replaced by every verification, and nothing else ever is."""
+
+_CARRIED = ("license", "license_name", "license_link", "language")
+"""What the source's own card says that holds for its clone too."""
+
+_TEMPLATE = Path(__file__).with_name("card_template.md")
+
+
+def model_card(plan: Plan) -> str:
+    """The card of a clone that is not verified yet. The same plan gives the same text wherever it is written."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    origin = origin_of(plan.source)
+    repo_id = origin.repo_id if origin else None
+    place = Path(os.path.abspath(plan.source.path))  # not resolved: what its user calls it
+    source = repo_id or (place.stem if is_gguf(place) else place.name)
+    carried = source_metadata(plan.source)
+    data = ModelCardData(
+        base_model=repo_id,
+        base_model_relation="finetune" if repo_id else None,  # the nearest of the relations that the Hub knows
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["hyperclone", "model-growth"],
+        **carried,
+    )
+    before, after = (sum(part.values()) for part in plan.parameters())
+    card: Any = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        source=source,
+        before=f"{before:,}",
+        after=f"{after:,}",
+        sizes=_sizes(plan),
+        command=command(plan.request, *_named(plan.source)),
+        version=__version__,
+        head=f"Its head is {plan.head.why}.",
+        verification=_marked("Not verified yet: `hyperclone verify` does it."),
+        advice=advice(plan),
+        licence=_licence(source, carried.get("license_name") or carried.get("license")),
+    )
+    return f"{card}\n"
+
+
+def with_figures(card: str, verification: Mapping[str, Any]) -> str:
+    """The card with the figures of a verification in their place; as it is if that place is gone."""
+    before, begin, rest = card.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        return card
+    text = _marked(_figures(verification))
+    return before + (text.replace("\n", "\r\n") if "\r\n" in card else text) + after
+
+
+def source_metadata(source: Source) -> dict[str, Any]:
+    """Licence and languages from the source's own card; nothing if it has none that can be read."""
+    from huggingface_hub import metadata_load
+
+    path = source.path / CARD_NAME
+    try:
+        stated = (metadata_load(path) or {}) if path.is_file() else {}
+    except Exception:  # YAML that people wrote: whatever is wrong with it, the clone is none the worse
+        return {}
+    texts = {key: [value] if isinstance(value, str) else value for key, value in stated.items() if key in _CARRIED}
+    return {
+        key: stated[key]
+        for key in _CARRIED
+        if isinstance(texts.get(key), list) and all(isinstance(text, str) for text in texts[key])
+    }
+
+
+def _named(source: Source) -> tuple[str, str | None]:
+    """(name, revision) by which `--src` finds a source: on the Hub by its id and commit, here by its last name."""
+    origin, place = origin_of(source), Path(os.path.abspath(source.path))
+    if origin and (source.origin or place.name == origin.revision):  # not a file or a directory inside a repository
+        return origin.repo_id, origin.revision
+    return place.name, None
+
+
+def command(request: Request, src: str, revision: str | None = None, out: str = "clone") -> str:
+    """The command that makes such a clone of `src`, with every option of `request` that is not its default."""
+    words = ["hyperclone", "expand", "--src", src, *(["--revision", revision] if revision else [])]
+    for options, defaults in ((request, Request()), (request.mixing, Mixing())):
+        for option in fields(options):
+            value = getattr(options, option.name)
+            if option.name != "mixing" and value != getattr(defaults, option.name):
+                words += [f"--{option.name.replace('_', '-')}", _as_typed(value)]
+    return shlex.join([*words, "--out", out])
+
+
+def _as_typed(value: Any) -> str:
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _sizes(plan: Plan) -> list[tuple[str, str, str]]:
+    before, after = (sum(part.values()) for part in plan.parameters())
+    cache = plan.kv_cache_bytes()
+    changes = config_changes(plan.source.config, plan.config)
+    return [
+        *((f"`{key}`", "–" if old is None else f"`{old}`", f"`{new}`") for key, old, new in changes),
+        ("parameters", f"{before:,}", f"{after:,}"),
+        ("KV cache, bytes per token", f"{cache[0]:,}", f"{cache[1]:,}"),
+    ]
+
+
+def _licence(source: str, stated: str | list[str] | None) -> str:
+    if not stated:
+        return f"That of `{source}`, whose own card did not say which it is."
+    return f"That of `{source}`: {stated if isinstance(stated, str) else ', '.join(stated)}."
+
+
+def _marked(text: str) -> str:
+    return f"{_BEGIN}\n{text}\n{_END}"
+
+
+def _figures(verification: Mapping[str, Any]) -> str:
+    rows = []
+    if weights := verification["weights"]:
+        rows.append(("weights compared", f"{weights['elements']:,}, largest relative error {_short(weights['worst'])}"))
+    if logits := verification["logits"]:
+        rows += [
+            ("compared on", f"{logits['text']}, {logits['tokens']} tokens, {logits['dtype']}, {logits['device']}"),
+            (
+                "relative error of the logits",
+                f"{_short(logits['relative_error'])} (passes up to {_short(logits['tolerance'])})",
+            ),
+            (f"error that {logits['floor_dtype']} makes in the source", _short(logits["floor"])),
+            ("mean KL divergence", f"{_short(logits['kl_divergence'])} nats"),
+            ("same most likely token", f"{logits['top1_agreement']:.2%}"),
+            ("perplexity", _pair(logits["perplexity_source"], logits["perplexity_clone"])),
+        ]
+    if made := verification["generation"]:
+        rows.append(("greedy decoding", f"{made['identical']} of {made['prompts']} prompts identical"))
+    verdict = "Passed" if verification["passed"] else "**FAILED: this is not the source's function**"
+    table = "\n".join(f"| {what} | {figure} |" for what, figure in rows)
+    return f"{verdict}, by `hyperclone verify` against the source:\n\n| | |\n|---|---|\n{table}"
+
+
+def _short(number: float | None) -> str:
+    return "not finite" if number is None else f"{number:.1e}"
+
+
+def _pair(*perplexities: float | None) -> str:
+    source, clone = ("not finite" if number is None else f"{number:.4f}" for number in perplexities)
+    return f"source {source}, clone {clone}"
+
+
+def write_card(directory: Path, plan: Plan) -> None:
+    """Write a clone's card into its directory."""
+    text = model_card(plan)  # JSON can hold what is no text, half a surrogate pair
+    (directory / CARD_NAME).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -1,0 +1,185 @@
+"""The pipeline: plan → read → grow → write, into a directory that appears whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.filesize import decimal
+
+from hyperclone_cli import __version__
+from hyperclone_cli.checkpoint.checksums import checksums
+from hyperclone_cli.checkpoint.json_config import check_config
+from hyperclone_cli.checkpoint.sizes import read_sizes
+from hyperclone_cli.checkpoint.source import INDEX_NAME, Source
+from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
+from hyperclone_cli.families import find_family
+from hyperclone_cli.growth.request import DEFAULT_MAX_MEMORY, Request
+from hyperclone_cli.growth.resolve import resolve
+from hyperclone_cli.hub.download import Access, cache_of, locate, open_checkpoint
+from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.writing.budget import plan_budget
+from hyperclone_cli.writing.card import command, write_card
+from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME
+from hyperclone_cli.writing.integrity import check_written, finiteness_note
+from hyperclone_cli.writing.journal import Journal, Making
+from hyperclone_cli.writing.provenance import provenance
+from hyperclone_cli.writing.publish import check_places, new_directory, partial_of, settle_published, sync
+
+if TYPE_CHECKING:
+    from hyperclone_cli.writing.writer import Progress
+
+_SPARE_BYTES = 64 << 20
+
+
+def expand(
+    src: str | Path,
+    out: Path,
+    request: Request,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    access: Access | None = None,
+    checksum: bool = False,
+    restart: bool = False,
+    threads: int | None = None,
+    max_memory: int | str = DEFAULT_MAX_MEMORY,
+) -> Plan:
+    """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
+
+    `src` is a directory or the name of a model on the Hub, which is fetched by `access`. `out` is either
+    absent (or the clone that was there before) or complete. What an earlier run for the same clone has written is
+    kept, unless `restart` discards it. The source is only read; where it holds NaN or Inf, a note of the plan says
+    so. With `checksum` the SHA-256 of every file is recorded. `threads` and `max_memory` (see `plan_budget`) do
+    not change a byte of the clone.
+
+    Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, the source changes
+    meanwhile, another run writes there, or the Hub fails.
+    """
+    access = access or Access()
+    out = Path(os.path.abspath(out))
+    place = locate(src, access)
+    directory = place if isinstance(place, Path) else cache_of(access)
+    settle_published(out)
+    check_places(directory, out, overwrite)
+    source = open_checkpoint(place, access, request.dtype, lambda config: _check_request(config, request))
+    plan = make_plan(source, request)
+    budget = plan_budget(plan.tensors, threads, max_memory)
+    check_space(plan, out)
+    growths = plan.growths
+    if growths["embed"].ratio != growths["kv_heads"].ratio * growths["group"].ratio or growths["value"].grows:
+        # Architectures tie hidden_size to the number of heads in different ways, and importing
+        # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
+        check_config(plan.source.config)
+        try:
+            check_config(plan.config)
+        except CheckpointError as error:  # the source's own is accepted: what was asked for is at fault
+            raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
+    making = _making(plan, src, access, out)
+    with _disk_errors(out), new_directory(directory, out, making, overwrite, restart) as journal:
+        from hyperclone_cli.writing.writer import write_shards
+
+        not_finite = write_shards(plan, journal, budget, progress)
+        _check_unchanged(source, making)
+        _write_files(plan, journal.directory, out, not_finite, checksum)
+        check_written(plan, journal.directory)
+    notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(not_finite)]))
+    return replace(plan, notes=(*plan.notes, *notes))
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Raise what the system says of a file as a StorageError, and let an interruption say what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not partial_of(out).exists():
+            raise  # nothing is begun, or all is done
+        raise KeyboardInterrupt(f"Run the same command again: it goes on with what is in {partial_of(out)}.") from stop
+    except OSError as error:
+        partial = partial_of(out)
+        raise StorageError(
+            f"{error.filename or partial}: {error.strerror or error}.",
+            f"Mend the cause and run the same command again: it goes on with what is in {partial}."
+            if partial.exists()
+            else "Mend the cause, or choose another --out.",
+        ) from error
+
+
+def _making(plan: Plan, src: str | Path, access: Access, out: Path) -> Making:
+    """What the journal of a plan's clone is begun with."""
+    typed = command(plan.request, str(src), access.revision, str(out))
+    return Making(typed, plan.digest, _fingerprint(plan.source), f"hyperclone {__version__}")
+
+
+def _fingerprint(source: Source) -> dict[str, list[int]]:
+    """File of weights → [bytes, nanoseconds of its last change]: what a change of the source shows in."""
+    paths = {tensor.path for tensor in source.tensors.values()}
+    files = sorted(file for path in paths for file in (path.glob("pytorch_model*.bin") if path.is_dir() else [path]))
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def _check_unchanged(source: Source, making: Making) -> None:
+    now = _fingerprint(source)
+    changed = [name for name, found in making.source.items() if now.get(name) != found]
+    if changed:
+        raise StorageError(
+            f"{source.path}: {changed[0]} changed while it was read.",
+            "Run the command again with --restart once the source is complete.",
+        )
+
+
+def _resumed(plan: Plan, journal: Journal) -> list[str]:
+    """What to tell about what was there already."""
+    done = [tensor for tensor in plan.tensors if any(tensor.name in names for names in journal.done.values())]
+    kept = decimal(sum(tensor.nbytes for tensor in done))
+    return [f"An earlier run had written {kept} in {len(done)} of {len(plan.tensors)} tensors."] if done else []
+
+
+def _check_request(config: Mapping[str, Any], request: Request) -> None:
+    """Refuse what can be refused by the config alone, before gigabytes are fetched for it."""
+    family = find_family(config, instead=request.family)
+    if request.target_params is None:
+        resolve(request, read_sizes(config, family), family, config)
+
+
+def check_space(plan: Plan, out: Path) -> None:
+    """Raise StorageError if the filesystem of `out` has too little room for the clone.
+
+    What a killed run left under `<out>.partial` counts as free: it is kept, or cleared first.
+    """
+    existing = next(parent for parent in out.parents if parent.exists())
+    leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
+    free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
+    needed = plan.nbytes + plan.source.companion_bytes() + _SPARE_BYTES
+    if needed > free:
+        raise StorageError(
+            f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
+            "Choose another disk for --out, smaller multipliers, or a narrower --dtype.",
+        )
+
+
+def _write_files(plan: Plan, partial: Path, out: Path, not_finite: frozenset[str], checksum: bool) -> None:
+    if len(plan.shards) > 1:
+        weight_map = {name: shard for shard, names in plan.shards.items() for name in names}
+        _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
+    plan.source.copy_companions(partial)
+    _write_json(partial / "config.json", dict(plan.config))
+    write_card(partial, plan)
+    files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    written = sorted(str(path.relative_to(partial)) for path in files)
+    record = provenance(plan, out) | {"files": written}
+    record |= {"not_finite": sorted(not_finite)} if not_finite else {}
+    record |= {"sha256": checksums(partial, set(written) - {CARD_NAME})} if checksum else {}
+    _write_json(partial / PROVENANCE_NAME, record)
+    for path in partial.rglob("*"):
+        sync(path)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,143 @@
+"""hyperclone.json: what made a clone, so that it can be checked and made again.
+
+It holds no clock time, no host and no absolute path: the same request gives the same bytes, and the
+file can be published.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hyperclone_cli import __version__
+from hyperclone_cli.checkpoint.json_config import read_json
+from hyperclone_cli.checkpoint.source import Origin, Source, open_source
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.hub.download import Access, locate
+from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a clone recorded: where its source is, what was asked for, the digest of its plan, the files written.
+
+    `sha256` are the files' own, by name; empty where they were not asked for.
+    """
+
+    source: Path | Origin
+    request: Request
+    plan_digest: str
+    files: tuple[str, ...]
+    sha256: Mapping[str, str]
+
+
+def provenance(plan: Plan, out: Path) -> dict[str, Any]:
+    """The record of a clone that will stand at `out`, but for its files.
+
+    A source on this disk is named relative to `out`, one on the Hub by its name and commit.
+    """
+    origin = plan.source.origin
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": f"hyperclone {__version__}",
+        "source": asdict(origin) if origin else os.path.relpath(_lasting(plan.source.path), out.resolve()),
+        "request": asdict(plan.request),
+        "plan_digest": plan.digest,
+    }
+
+
+def _lasting(path: Path) -> Path:
+    """Where a source will be found again: the Hub's cache links a file to one that has lost its suffix."""
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+
+
+def read_provenance(clone: Path) -> Provenance | None:
+    """The record of the clone at `clone`, or None if it has none. Raises CheckpointError for a damaged one."""
+    path = clone / PROVENANCE_NAME
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path}: expected schema_version {SCHEMA_VERSION}, found {record.get('schema_version')!r}.",
+            "Use the version of hyperclone that wrote it.",
+        )
+    try:
+        named = record["source"]
+        source = Origin(**named) if isinstance(named, dict) else Path(os.path.normpath(clone.resolve() / named))
+        mixing = record["request"]["mixing"]
+        mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
+        request = Request(**{**record["request"], "mixing": mixing})
+        files, sha256 = record["files"], record.get("sha256", {})
+        if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+            raise TypeError(f"files should be a list of names, found {files!r}")
+        if not isinstance(sha256, dict) or not all(isinstance(digest, str) for digest in sha256.values()):
+            raise TypeError(f"sha256 should be digests by name, found {sha256!r}")
+        outside = [name for name in (*files, *sha256) if _leads_out(name)]
+        if outside:
+            raise ValueError(f"file {outside[0]!r} does not lie in the clone")
+        return Provenance(source, request, record["plan_digest"], tuple(files), sha256)
+    except (KeyError, TypeError, ValueError, RequestError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None
+
+
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def recorded_source(record: Provenance, access: Access) -> Path | Origin:
+    """Where the source is that a clone recorded.
+
+    Raises CheckpointError if it was on this disk and is gone, RequestError if another revision is asked for.
+    """
+    if access.revision is not None:
+        raise RequestError(
+            f"--revision {access.revision}: the clone recorded its source, revision and all.",
+            "Leave it out, or name the source too, with --src.",
+        )
+    if isinstance(record.source, Path) and not record.source.exists():
+        raise CheckpointError(
+            f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
+        )
+    return record.source
+
+
+Opener = Callable[[Path | Origin, Access, str | None], Source]
+"""Opens the checkpoint at a place, dequantised to a dtype where it is quantised."""
+
+
+def plan_again(record: Provenance, src: str | Path | None, access: Access, opened: Opener) -> Plan:
+    """The plan of a clone, from its source as it is now: what was recorded unless `src` names another place.
+
+    Its digest is the recorded one unless the source has changed. Raises RequestError, CheckpointError and StorageError.
+    """
+    place = recorded_source(record, access) if src is None else locate(src, access)
+    return make_plan(opened(place, access, record.request.dtype), record.request)
+
+
+def check_clone(clone: Path) -> None:
+    """Raise CheckpointError unless `clone` is a clone of ours, whole and with the files that it recorded.
+
+    Raises RequestError if there is no such directory.
+    """
+    if not clone.is_dir():
+        raise RequestError(f"{clone}: no such directory.", "Name the directory that `hyperclone expand` wrote.")
+    record = read_provenance(clone)
+    if record is None:
+        raise CheckpointError(
+            f"{clone}: no {PROVENANCE_NAME}, so this is no finished clone.",
+            "Name the directory that `hyperclone expand` wrote; for anything else there is `hf upload`.",
+        )
+    absent = [name for name in record.files if not (clone / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{clone / absent[0]}: missing; the clone was written with it.", "Expand again.")
+    open_source(clone)
