@@ -72,13 +72,13 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     rows.append(("total", f"{total[0]:,}", f"{total[1]:,}"))
     _print_table("parameters", ("part", "before", "after"), rows)
     cache = plan.kv_cache_bytes()
-    rounded = plan.rounded()
+    rounded = dict.fromkeys(tensor.pattern for tensor in plan.tensors if not tensor.exact)
     facts = [
         ("on disk", f"{decimal(plan.nbytes)} in {len(plan.shards)} file(s)"),
         ("KV cache per token", f"{decimal(cache[0])} → {decimal(cache[1])}"),
         ("head", plan.head.why),
-        ("exact", f"{len(plan.tensors) - len(rounded)} of {len(plan.tensors)} tensors"),
-        ("rounded once", ", ".join(_patterns(rounded)) or "none"),
+        ("exact", f"{len(plan.tensors) - len(plan.rounded())} of {len(plan.tensors)} tensors"),
+        ("rounded once", ", ".join(rounded) or "none"),
         ("not written", ", ".join(f"{name} ({why})" for name, why in plan.dropped.items()) or "nothing"),
     ]
     _print_table("", ("", ""), facts)
@@ -256,13 +256,6 @@ def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
         for key, old, new in config_changes(plan.source.config, plan.config)
     ]
     return rows or [("nothing changes", "", "")]
-
-
-def _patterns(names: Iterable[str]) -> list[str]:
-    """Tensor names with every layer's number replaced by `*`, each once."""
-    import re
-
-    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
 _NUMBERS = ("before", "after", "outputs", "inputs", "rank", "∇ outputs", "∇ inputs")

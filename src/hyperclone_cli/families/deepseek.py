@@ -5,8 +5,9 @@ DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`,
 """
 
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, SIZES
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS, NORMS
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.table import Family, HeadRule, Limit, NextToken
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional, parameter, post_norm
 
 SHARED_EXPERTS = {
@@ -65,7 +66,7 @@ DEEPSEEK_V2 = Family(
     },
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
-    embed_divides_by_heads=True,
+    heads=HeadRule.DIVIDES_EMBED,
 )
 
 DEEPSEEK_V3 = DEEPSEEK_V2.variant(
@@ -73,8 +74,8 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     known_as="DeepSeek V3 and R1, Moonlight",
     tensors=in_layers("experts", CORRECTION),
     defaults={"n_shared_experts": 1, "n_routed_experts": 256, "moe_intermediate_size": 2048},
-    embed_divides_by_heads=False,
-    extra_layers="num_nextn_predict_layers",
+    heads=HeadRule.FREE,
+    next_token=NextToken("num_nextn_predict_layers"),
 )
 
 GLM4_MOE = Family(
@@ -106,8 +107,8 @@ GLM4_MOE = Family(
         "use_qk_norm": False,
         "tie_word_embeddings": False,
     },
-    rotary_fraction="partial_rotary_factor",
-    extra_layers="num_nextn_predict_layers",
+    positions=Rotary(fraction="partial_rotary_factor"),
+    next_token=NextToken("num_nextn_predict_layers"),
     limits=(Limit("head_dim", "the eps of its norms of queries and keys would weigh more", {"use_qk_norm": True}),),
 )
 
@@ -116,8 +117,8 @@ DOTS1 = GLM4_MOE.variant(
     known_as="dots.llm1",
     tensors=NORMED_ATTENTION,
     defaults={"num_key_value_heads": 32, "partial_rotary_factor": 1.0},
-    rotary_fraction="",
-    extra_layers="",
+    positions=Rotary(),
+    next_token=NextToken(),
     limits=(),
 )
 
@@ -147,9 +148,8 @@ ERNIE4_5_MOE = Family(
         "moe_num_shared_experts": 2,
         "tie_word_embeddings": True,
     },
-    rotary="pairs",
-    extra_layers="num_nextn_predict_layers",
-    extra_names="mtp",
+    positions=Rotary("neighbours"),
+    next_token=NextToken("num_nextn_predict_layers", "mtp"),
 )
 
 FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE, DOTS1, ERNIE4_5_MOE)

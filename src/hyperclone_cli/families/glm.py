@@ -1,6 +1,7 @@
 """GLM 4 of two makes: Llama with gate and up fused, rotary positions on pairs, in glm4 a norm after each block too."""
 
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import linear, norm, post_norm
 
@@ -23,8 +24,7 @@ GLM = Family(
         "partial_rotary_factor": 0.5,
         "tie_word_embeddings": False,
     },
-    rotary="pairs",
-    rotary_fraction="partial_rotary_factor",
+    positions=Rotary("neighbours", "partial_rotary_factor"),
 )
 
 GLM4 = GLM.variant(

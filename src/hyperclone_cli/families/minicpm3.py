@@ -3,7 +3,7 @@
 from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION
 from hyperclone_cli.families.llama import GATED_MLP
 from hyperclone_cli.families.qwen_moe import NORMS
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import embedding, linear, optional
 
 _OF_EXPERTS = ("moe_ffn", "experts", "shared")
@@ -34,7 +34,7 @@ MINICPM3 = Family(
     },
     cache=DEEPSEEK_V2.cache,
     limits=DEEPSEEK_V2.limits,
-    embed_divides_by_heads=True,
+    heads=HeadRule.DIVIDES_EMBED,
 )
 
 FAMILIES = (MINICPM3,)

@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hyperclone_cli.families import Family, Limit
+from hyperclone_cli.families.axes import AXES
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.growth.heads import norms_all_heads
 
-_GROWN = (
-    *("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads"),
-    *("inner", "lru", "ssm_inner", "ssm_heads", "delta_heads", "delta_values"),
-)
 _MEANS = {
     "pads": "hidden size in whole multiples",
     "ffn": "feed-forward width in whole multiples",
@@ -55,8 +53,8 @@ def capabilities(family: Family) -> Capabilities:
 
 
 def grown_keys(family: Family) -> list[str]:
-    """The keys of config.json that grow."""
-    return [key for axis, key in family.sizes.items() if axis in _GROWN]
+    """The keys of config.json that grow with the model. A head's size grows only when asked for."""
+    return [key for axis, key in family.sizes.items() if AXES[axis].grows and axis != "head_dim"]
 
 
 def markdown(families: list[Family]) -> str:
@@ -79,7 +77,7 @@ def _heads(family: Family) -> str:
     if norms_all_heads(family):
         return "multiples"
     if family.heads_are_free:
-        return "divisors" if family.embed_divides_by_heads else "any"
+        return "divisors" if family.heads is HeadRule.DIVIDES_EMBED else "any"
     return "implied"
 
 

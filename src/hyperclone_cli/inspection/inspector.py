@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -185,8 +184,7 @@ def _by_layer(matrices: list[GrownTensor]) -> dict[tuple[int | None, str], set[s
     """(layer, part) → tensor names, in the order in which the network runs."""
     found: dict[tuple[int | None, str], set[str]] = defaultdict(set)
     for tensor in matrices:
-        number = re.search(r"\.(\d+)\.", tensor.name)
-        found[int(number[1]) if number else None, tensor.part].add(tensor.name)
+        found[tensor.layer, tensor.part].add(tensor.name)
 
     def place(key: tuple[int | None, str]) -> tuple[float, str]:
         layer, part = key

@@ -55,7 +55,7 @@ def _reads_all_copies_alike(tensor: GrownTensor) -> bool:
     readings: dict[int, Counter[int]] = defaultdict(Counter)  # output unit → how many of its copies read how
     for run in rows.runs:
         if not run.is_padding:
-            readings[run.start][tensor.reading(run)] += 1
+            readings[run.start][tensor.mixing_row(run)] += 1
     for counts in {tuple(counter.items()) for counter in readings.values()}:
         read: dict[int, set[Fraction]] = defaultdict(set)  # input unit → how much each of its copies is read
         for run, *shares in zip(columns.runs, *(tensor.shares(reading) for reading, _ in counts), strict=True):

@@ -16,19 +16,13 @@ from hyperclone_cli.checkpoint.json_config import with_value
 from hyperclone_cli.checkpoint.transformers_model import complaints, quiet
 from hyperclone_cli.errors import last_line
 from hyperclone_cli.families import Family
+from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.writing.pipeline import expand
 
 FACTORS = (2, 3)
 TOLERANCE = 1e-5
 """Relative logit error in float32 that is rounding and no more."""
-
-_SIZES = {
-    **{"embed": 64, "proj": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "head_dim": 16, "layers": 2, "vocab": 96},
-    **{"experts": 4, "shared": 2, "moe_ffn": 24, "shared_ffn": 40},
-    **{"q_latent": 24, "kv_latent": 16, "nope": 16, "rope": 8},
-}
-"""Axis → units of a tiny model."""
 
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -52,10 +46,10 @@ def tiny_config(family: Family) -> dict[str, Any]:
     """The config of a tiny model: every width that the table names, and what the table says that it needs besides."""
     config: dict[str, Any] = {family.context: 64, **_TOKENS}
     for axis, key in family.sizes.items():
-        if axis in _SIZES:
+        if AXES[axis].tiny:
             for name in family.names(key):
-                config = with_value(config, name, _SIZES[axis])
-    for key, value in {**family.when, **family.tiny}.items():
+                config = with_value(config, name, AXES[axis].tiny)
+    for key, value in {**family.layout.when, **family.tiny}.items():
         if value is not ...:
             config = with_value(config, key, value)
     return config
@@ -98,7 +92,7 @@ def try_family(family: Family) -> Trial:
             config = AutoConfig.for_model(family.model_type, **tiny_config(family))
             model = AutoModelForCausalLM.from_config(config)
             randomise(model)
-            model.save_pretrained(source, save_original_format=not family.holds)
+            model.save_pretrained(source, save_original_format=not family.layout.module)
             expected = _logits(source)
             for factor in FACTORS:
                 clone = Path(directory) / f"times {factor}"
@@ -115,6 +109,6 @@ def _logits(path: Path) -> torch.Tensor:
     model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     if problems := complaints(report):
         raise ValueError(", ".join(problems))
-    ids = torch.randint(3, _SIZES["vocab"], (2, 24), generator=torch.Generator().manual_seed(7))
+    ids = torch.randint(3, AXES["vocab"].tiny, (2, 24), generator=torch.Generator().manual_seed(7))
     logits: torch.Tensor = model.eval()(ids).logits.double()
     return logits

@@ -61,7 +61,7 @@ def _cut(tensor: GrownTensor, block_bytes: int) -> Iterator[Block]:
     places: dict[tuple[int, int, int, float, bool], list[int]] = defaultdict(list)
     position = 0
     for run in tensor.growths[0].runs:
-        places[run.start, run.length, tensor.reading(run), run.scale, run.is_padding].append(position)
+        places[run.start, run.length, tensor.mixing_row(run), run.scale, run.is_padding].append(position)
         position += run.length
     row_bytes = max(1, tensor.nbytes // max(1, position))
     step = max(1, block_bytes // row_bytes)

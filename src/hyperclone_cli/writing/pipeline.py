@@ -20,6 +20,7 @@ from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.checkpoint.source import INDEX_NAME, Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.families import find_family
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import DEFAULT_MAX_MEMORY, Request
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.hub.download import Access, cache_of, locate, open_checkpoint
@@ -145,7 +146,7 @@ def _check_request(config: Mapping[str, Any], request: Request) -> None:
     """Refuse what can be refused by the config alone, before gigabytes are fetched for it."""
     family = find_family(config, instead=request.family)
     if request.target_params is None:
-        resolve(request, read_sizes(config, family), family, config)
+        resolve(Proposal(request, family, config, read_sizes(config, family)))
 
 
 def check_space(plan: Plan, out: Path) -> None:
