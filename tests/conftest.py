@@ -16,9 +16,9 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`source(variant)`: the path of a random checkpoint of that variant, float32. Read only: tests share it."""
-    import models
-    from models_fused_experts import FUSED
-    from variants import VARIANTS
+    from support import models
+    from support.models_fused_experts import FUSED
+    from support.variants import VARIANTS
 
     @functools.cache
     def build(name: str) -> Path:

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 import hyperclone_cli
-import models
 from hyperclone_cli import clone_model, expand, plan, verify
 from hyperclone_cli.cli import app as cli
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -24,6 +23,7 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.verifier.self_check import randomise
 from hyperclone_cli.writing.in_memory import open_model
+from support import models
 
 Sources = Callable[[str], Path]
 DOUBLE = GrowthOptions(embed_mult=2, ffn_mult=2)
