@@ -17,12 +17,9 @@ torch.set_num_threads(1)
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`source(variant)`: the path of a random checkpoint of that variant, float32. Read only: tests share it."""
     from support import models
-    from support.models_fused_experts import FUSED
-    from support.variants import VARIANTS
 
     @functools.cache
     def build(name: str) -> Path:
-        path = tmp_path_factory.mktemp("source") / name
-        return models.build(VARIANTS[name], path, save_original_format=name not in FUSED)
+        return models.build(name, tmp_path_factory.mktemp("source") / name)
 
     return build

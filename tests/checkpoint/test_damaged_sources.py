@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from hyperclone_cli import expand, plan
 from hyperclone_cli.errors import HypercloneError
-from support import models, models_fused, models_fused_experts, models_more, models_recurrent
+from support import models
 
 SECONDS = 5
 MEMORY_BYTES = 1 << 30
@@ -32,14 +32,6 @@ REFUSED = {2, 3, 5}
 """Exit codes of a request that cannot be met, of a bad checkpoint, and of a full disk."""
 
 INDEX, BIN = "model.safetensors.index.json", "pytorch_model.bin"
-VARIANTS = (
-    models.VARIANTS
-    | models_fused.VARIANTS
-    | models_fused_experts.VARIANTS
-    | models_more.DENSE
-    | models_more.MIXTURES
-    | models_recurrent.VARIANTS
-)
 FEW = ("llama-gqa-tied", "gemma3-gqa", "opt-350m", "gpt2", "granitemoe", "deepseek_v3", "mamba2")
 MORE = (*FEW, "pythia", "olmo2", "qwen3", "phi3-longrope", "falcon-40b", "gptj", "dbrx", "qwen2_moe", "lfm2", "cohere")
 REQUESTS: list[dict[str, Any]] = [
@@ -216,7 +208,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path
         key = variant, max_shard_size
         if key not in found:
             found[key] = tmp_path_factory.mktemp(f"fuzz-{variant}")
-            models.build(VARIANTS[variant], found[key] / "src", max_shard_size=max_shard_size)
+            models.build(variant, found[key] / "src", max_shard_size=max_shard_size)
         return found[key]
 
     return get

@@ -16,9 +16,7 @@ from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from hyperclone_cli.writing.provenance import read_provenance
-from support import models, models_further, models_fused, models_more
-
-VARIANTS = models_fused.VARIANTS | models_further.VARIANTS | models_more.VARIANTS
+from support import models
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def test_it_grows_by_the_table_that_is_named_and_verify_decides(unknown: Path, t
     ["mixtral", "qwen3_moe", "stablelm-12b", "falcon-7b", "falcon-40b", "gpt_bigcode-mqa"],
 )
 def test_a_name_stands_for_whichever_of_its_layouts_fits(layout: str, tmp_path: Path) -> None:
-    src = models.build(VARIANTS[layout], tmp_path / "src")
+    src = models.build(layout, tmp_path / "src")
     known = make_plan(open_source(src), Request(embed_mult=2))
     config = json.loads((src / "config.json").read_text())
     (src / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))

@@ -18,7 +18,7 @@ from hyperclone_cli.writing import budget
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.growth_table import GROWTHS
-from support.models_fused_experts import FUSED
+from support.models.experts import FUSED
 
 Sources = Callable[[str], Path]
 

@@ -23,7 +23,6 @@ from hyperclone_cli.writing import budget
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.growth_table import GROWTHS
-from support.models_fused import GPT
 
 Sources = Callable[[str], Path]
 
@@ -153,7 +152,7 @@ def test_a_number_of_parameters_leads_to_the_closest_shape(variant: str, source:
 
 
 def test_bfloat16_halves_of_a_transposed_tensor_are_exact(tmp_path: Path) -> None:
-    src = models.build(("gpt2", GPT), tmp_path / "src", torch.bfloat16)
+    src = models.build("gpt2", tmp_path / "src", torch.bfloat16)
     plan = expand(src, tmp_path / "clone", GROWTHS["twice"])
     assert plan.rounded() == []
     weight = load_file(src / "model.safetensors")["transformer.h.1.mlp.c_proj.weight"]

@@ -18,12 +18,12 @@ from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.growth_table import GROWTHS
-from support.models_layers import VARIANTS
 
 Sources = Callable[[str], Path]
+PER_LAYER = [name for name in models.VARIANTS if name.startswith(("gemma3n", "gemma4"))]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PER_LAYER)
 def test_heads_grow_alone(variant: str, source: Sources, tmp_path: Path) -> None:
     expand(source(variant), tmp_path / "clone", Request(heads_mult=3, kv_heads_mult=2))
     models.assert_same_function(source(variant), tmp_path / "clone")
@@ -32,9 +32,8 @@ def test_heads_grow_alone(variant: str, source: Sources, tmp_path: Path) -> None
 
 
 def test_both_spellings_of_a_config_make_the_same_clone(tmp_path: Path) -> None:
-    model_type, kwargs = VARIANTS["gemma4-keys-are-values-borrowing"]
-    heads = {"num_key_value_heads": 4, "num_global_key_value_heads": 2}
-    saved = models.build((model_type, kwargs | heads), tmp_path / "saved")
+    heads: dict[str, Any] = {"num_key_value_heads": 4, "num_global_key_value_heads": 2}
+    saved = models.build("gemma4-keys-are-values-shared-kv", tmp_path / "saved", **heads)
     own = {"head_dim": 24, "num_key_value_heads": 2}
     assert json.loads((saved / "config.json").read_text())["per_layer_config"] == {"1": own, "3": own}
     spelt = models.edited(
@@ -65,9 +64,8 @@ def test_numbers_of_layers_may_be_padded(source: Sources, tmp_path: Path) -> Non
 
 
 def test_key_value_heads_of_a_layer_grow_as_nearly_alike_as_they_can(tmp_path: Path) -> None:
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_global_key_value_heads": 2}
-    model_type, kwargs = VARIANTS["gemma4-keys-are-values"]
-    src = models.build((model_type, kwargs | heads), tmp_path / "src")
+    heads: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_global_key_value_heads": 2}
+    src = models.build("gemma4-keys-are-values", tmp_path / "src", **heads)
 
     def grown(**options: Any) -> tuple[int, int, int]:
         config = plan(src, **options).config
@@ -90,11 +88,11 @@ def test_what_a_borrowing_layer_has_on_disk_is_not_loaded_and_not_written(source
         for layer, size in ((2, 16), (3, 24))
         for name, shape in (("k_proj", (2 * size, 48)), ("v_proj", (2 * size, 48)), ("k_norm", (size,)))
     }
-    src = models.edited(source("gemma4-borrowing"), tmp_path / "src", lambda tensors: tensors.update(unused))
+    src = models.edited(source("gemma4-shared-kv"), tmp_path / "src", lambda tensors: tensors.update(unused))
     made = expand(src, tmp_path / "clone", GROWTHS["twice"])
     assert made.dropped.keys() == unused.keys()
     assert not unused.keys() & load_file(tmp_path / "clone/model.safetensors").keys()
-    models.assert_same_function(source("gemma4-borrowing"), tmp_path / "clone")
+    models.assert_same_function(source("gemma4-shared-kv"), tmp_path / "clone")
 
 
 def test_the_cache_holds_what_each_layer_keeps(source: Sources) -> None:
@@ -103,7 +101,7 @@ def test_the_cache_holds_what_each_layer_keeps(source: Sources) -> None:
         return before // 4, after // 4  # float32
 
     assert tokens("gemma4") == (2 * 2 * 2 * (16 + 24), 2 * 2 * 4 * (16 + 24))
-    assert tokens("gemma4-borrowing") == (2 * 2 * (16 + 24), 2 * 4 * (16 + 24))
+    assert tokens("gemma4-shared-kv") == (2 * 2 * (16 + 24), 2 * 4 * (16 + 24))
     assert tokens("gemma4-keys-are-values") == (2 * 2 * (2 * 16 + 24), 2 * 2 * (4 * 16 + 24))
 
 
@@ -112,7 +110,7 @@ def test_every_layer_keeps_its_part_of_the_feed_forward_width(source: Sources) -
     with pytest.raises(RequestError, match="the layers have widths of their own, from 64 to 120"):
         plan(source("gemma3n-widths"), intermediate_size=160)
     assert plan(source("gemma3n"), intermediate_size=160).config["intermediate_size"] == [160] * 4
-    wide = {tensor.name: tensor.shape for tensor in plan(source("gemma4-borrowing"), intermediate_size=200).tensors}
+    wide = {tensor.name: tensor.shape for tensor in plan(source("gemma4-shared-kv"), intermediate_size=200).tensors}
     assert wide["model.layers.1.mlp.up_proj.weight"] == (200, 48)
     assert wide["model.layers.2.mlp.up_proj.weight"] == (400, 48)
 
@@ -142,9 +140,9 @@ def test_one_width_for_all_layers_stays_one(source: Sources, tmp_path: Path) -> 
         ),
         ("gemma4", {"per_layer_config": {"1": {"head_dim": "24"}}}, "head_dim should be a whole number.*'24'"),
         ("gemma4", {"per_layer_config": {}}, r"makes dimension 0 \(key\) 16, found shape \[24\]"),
-        ("gemma4-borrowing", {"num_kv_shared_layers": 4}, "num_kv_shared_layers should be a whole number below 4"),
-        ("gemma4-borrowing", {"num_kv_shared_layers": "two"}, "num_kv_shared_layers should be .* found 'two'"),
-        ("gemma4-borrowing", {"num_kv_shared_layers": 0}, "missing tensors: model.layers.2.self_attn.k_norm"),
+        ("gemma4-shared-kv", {"num_kv_shared_layers": 4}, "num_kv_shared_layers should be a whole number below 4"),
+        ("gemma4-shared-kv", {"num_kv_shared_layers": "two"}, "num_kv_shared_layers should be .* found 'two'"),
+        ("gemma4-shared-kv", {"num_kv_shared_layers": 0}, "missing tensors: model.layers.2.self_attn.k_norm"),
         ("gemma4-keys-are-values", {"attention_k_eq_v": False}, "missing tensors: model.layers.1.self_attn.v_proj"),
         ("gemma4-untied-experts", {"num_experts": None}, "expected matrices of 0 experts"),
         ("gemma3n", {"intermediate_size": [80, 80]}, "intermediate_size should be one number, or one for each of 4"),

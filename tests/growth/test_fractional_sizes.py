@@ -20,7 +20,7 @@ from hyperclone_cli.growth.strategies import STRATEGIES, Mixing
 from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
-from support import models, models_fused
+from support import models
 
 Sources = Callable[[str], Path]
 
@@ -78,9 +78,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     @functools.cache
     def build(variant: str) -> Path:
         path = tmp_path_factory.mktemp("source") / variant
-        if variant in models_fused.VARIANTS:
-            return models.build(models_fused.VARIANTS[variant], path, n_embd=128)
-        return models.build(variant, path, hidden_size=128)
+        width: dict[str, Any] = {"n_embd" if variant.startswith("gpt2") else "hidden_size": 128}
+        return models.build(variant, path, **width)
 
     return build
 
@@ -209,7 +208,7 @@ def test_a_number_of_parameters_leads_to_a_shape_that_the_architecture_can_have(
     variant: str, target: str, tmp_path: Path
 ) -> None:
     """These cannot be padded, or state no feed-forward width of their own."""
-    src = models.build(models_fused.VARIANTS.get(variant, variant), tmp_path / "src")
+    src = models.build(variant, tmp_path / "src")
     plan = make_plan(open_source(src), Request(target_params=target, multiple_of=8))
     growth = plan.growths["embed"]
     assert growth.target > growth.source

@@ -23,6 +23,7 @@ from hyperclone_cli.writing.arithmetic import blocks
 from hyperclone_cli.writing.noise import zero_sum_noise
 from hyperclone_cli.writing.pipeline import expand
 from support import models
+from support.growth_table import CROSSED
 
 Sources = Callable[[str], Path]
 NOISE = [None, 10.0]
@@ -95,7 +96,7 @@ def test_noise_is_the_same_however_rows_are_cut(start: int, rows: int, cut: int)
 @pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("factor", [2, 3])
-@pytest.mark.parametrize("variant", models.VARIANTS)
+@pytest.mark.parametrize("variant", CROSSED)
 def test_every_strategy_is_the_same_function(
     variant: str, factor: int, strategy: str, noise: float | None, source: Sources, tmp_path: Path
 ) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
-from support.models_fused_experts import FUSED
-from support.variants import VARIANTS
+from support.models import VARIANTS
 
 GROWTHS = {
     "twice": Request(embed_mult=2, ffn_mult=2),
@@ -82,9 +81,15 @@ REFUSED: dict[tuple[str, str], str] = {
 SAMPLED = {"phimoe (fused experts)", "qwen2_moe (fused experts)"}
 """Mixtures that have every growth tried in their fused form too; the others grow twofold and threefold in it."""
 
+CROSSED_TYPES = {"llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "olmo3", "gemma", "gemma2", "gemma3_text"}
+CROSSED_TYPES |= {"opt", "gpt_neox"}
+
+CROSSED = [name for name, variant in VARIANTS.items() if variant.model_type in CROSSED_TYPES]
+"""Variants that are tried at every strategy, with and without noise, and at several pairs of factors."""
+
 TRIED = [
     (variant, growth)
     for variant in VARIANTS
     for growth in GROWTHS
-    if variant not in FUSED or variant in SAMPLED or growth in ("twice", "three times")
+    if not VARIANTS[variant].fused_experts or variant in SAMPLED or growth in ("twice", "three times")
 ]

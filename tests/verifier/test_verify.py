@@ -17,7 +17,7 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.verifier import Report, generation, verify
 from hyperclone_cli.writing.pipeline import expand
-from support import models, models_fused
+from support import models
 
 Sources = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
@@ -185,7 +185,7 @@ def decode_prompts(path: Path) -> torch.Tensor:
 
 def test_a_tie_is_one_between_tokens_that_decoding_may_take(tmp_path: Path) -> None:
     """Nowhere is the end of the text among these, by far the likeliest token though it is."""
-    src = models.build(models_fused.VARIANTS["phi"], tmp_path / "src", eos_token_id=2)
+    src = models.build("phi", tmp_path / "src", eos_token_id=2)
     shutil.copytree(src, tmp_path / "clone")
 
     def nearly_tie(likelier: int) -> Callable[[Tensors], None]:
