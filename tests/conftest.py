@@ -16,13 +16,10 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`source(variant)`: the path of a random checkpoint of that variant, float32. Read only: tests share it."""
-    import models
-    from models_fused_experts import FUSED
-    from variants import VARIANTS
+    from support import models
 
     @functools.cache
     def build(name: str) -> Path:
-        path = tmp_path_factory.mktemp("source") / name
-        return models.build(VARIANTS[name], path, save_original_format=name not in FUSED)
+        return models.build(name, tmp_path_factory.mktemp("source") / name)
 
     return build

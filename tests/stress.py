@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import faults
 from hyperclone_cli.writing.publish import partial_of
+from support import faults
 
 SHARD_BYTES = 20_000_000
 OPTIONS = ("--max-shard-size", SHARD_BYTES)

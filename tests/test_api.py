@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 import hyperclone_cli
-import models
 from hyperclone_cli import clone_model, expand, plan, verify
 from hyperclone_cli.cli import app as cli
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -24,6 +23,8 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.verifier.self_check import randomise
 from hyperclone_cli.writing.in_memory import open_model
+from support import models
+from support.growth_table import CROSSED
 
 Sources = Callable[[str], Path]
 DOUBLE = GrowthOptions(embed_mult=2, ffn_mult=2)
@@ -46,7 +47,7 @@ def in_memory(model: Any) -> dict[str, tuple[torch.dtype, torch.Size, bytes]]:
 
 
 @pytest.mark.parametrize("options", [DOUBLE, UNEVEN], ids=["double", "uneven-noise"])
-@pytest.mark.parametrize("variant", models.VARIANTS)
+@pytest.mark.parametrize("variant", CROSSED)
 def test_a_grown_model_is_the_clone_that_expand_writes(
     variant: str, options: GrowthOptions, source: Sources, tmp_path: Path
 ) -> None:
@@ -106,7 +107,7 @@ def test_a_grown_model_is_saved_and_loaded_like_any_other(source: Sources, tmp_p
 def test_a_model_that_was_never_on_disk_can_be_grown(variant: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_type, config = models.VARIANTS[variant]
+    model_type, config, _ = models.VARIANTS[variant]
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config)).eval()
     randomise(model)
     assert models.relative_error(models.logits(clone_model(model, **DOUBLE)), models.logits(model)) <= 1e-5

@@ -12,12 +12,11 @@ import pytest
 import typer
 
 import hyperclone_cli
-import models
-import opt_350m
 import readme_table
 from hyperclone_cli.cli.app import app
 from hyperclone_cli.families import FAMILIES
-from local_hub import TOKEN, LocalHub
+from support import models, opt_350m
+from support.local_hub import TOKEN, LocalHub
 
 README = Path(__file__).parent.parent / "README.md"
 

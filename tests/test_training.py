@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-import models
 from hyperclone_cli import expand
+from support import models
 
 Sources = Callable[[str], Path]
 RATE = 1e-3

@@ -1,0 +1,69 @@
+"""Every variant at every kind of growth: the same function to stock transformers, or a refusal that says why."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hyperclone_cli import clone_model
+from hyperclone_cli.errors import RequestError
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
+from support import models
+from support.growth_table import CROSSED, GROWTHS, REFUSED, TRIED
+
+Sources = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("variant, growth", TRIED)
+def test_every_growth_is_the_same_function_or_refused(
+    variant: str, growth: str, source: Sources, tmp_path: Path
+) -> None:
+    src, out = source(variant), tmp_path / "clone"
+    if (variant, growth) in REFUSED:
+        with pytest.raises(RequestError, match=REFUSED[variant, growth]):
+            expand(src, out, GROWTHS[growth])
+        return
+    expand(src, out, GROWTHS[growth])
+    models.assert_same_function(src, out)
+    report = verify(out, weights_only=growth != "twice, uneven and noisy")
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("embed, ffn", [(3, 2), (2, 1), (1, 3), (4, 4)])
+@pytest.mark.parametrize("variant", CROSSED)
+def test_hidden_and_feed_forward_sizes_grow_apart(
+    variant: str, embed: int, ffn: int, source: Sources, tmp_path: Path
+) -> None:
+    expand(source(variant), tmp_path / "clone", Request(embed_mult=embed, ffn_mult=ffn))
+    models.assert_same_function(source(variant), tmp_path / "clone")
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *("apertus", "mixtral", "deepseek_v3", "gpt2", "granitemoeshared", "gpt_oss", "dbrx"),
+        *("gemma4-keys-are-values-shared-kv", "gemma3n-sparse"),
+        *("jamba", "recurrent_gemma", "rwkv", "mamba2-groups-tied"),
+    ],
+)
+def test_bin_files_and_a_loaded_model_grow_to_the_same_tensors(variant: str, source: Sources, tmp_path: Path) -> None:
+    src, request = source(variant), GROWTHS["three times"]
+    expand(src, tmp_path / "clone", request)
+
+    shutil.copytree(src, tmp_path / "bin", ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(load_file(src / "model.safetensors"), tmp_path / "bin/pytorch_model.bin")
+    expand(tmp_path / "bin", tmp_path / "from bin", request)
+    clone_model(models.load(src), embed_mult=3, ffn_mult=3).save_pretrained(tmp_path / "from memory")
+
+    expected = load_file(tmp_path / "clone/model.safetensors")
+    for place in ("from bin", "from memory"):
+        found = load_file(tmp_path / place / "model.safetensors")
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)

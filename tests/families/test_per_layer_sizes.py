@@ -1,0 +1,161 @@
+"""Architectures whose layers differ: in the size of their heads, in their width, in what they take from each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hyperclone_cli import plan
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
+from support import models
+from support.growth_table import GROWTHS
+
+Sources = Callable[[str], Path]
+PER_LAYER = [name for name in models.VARIANTS if name.startswith(("gemma3n", "gemma4"))]
+
+
+@pytest.mark.parametrize("variant", PER_LAYER)
+def test_heads_grow_alone(variant: str, source: Sources, tmp_path: Path) -> None:
+    expand(source(variant), tmp_path / "clone", Request(heads_mult=3, kv_heads_mult=2))
+    models.assert_same_function(source(variant), tmp_path / "clone")
+    report = verify(tmp_path / "clone", weights_only=True)
+    assert report.passed, report.failures
+
+
+def test_both_spellings_of_a_config_make_the_same_clone(tmp_path: Path) -> None:
+    heads: dict[str, Any] = {"num_key_value_heads": 4, "num_global_key_value_heads": 2}
+    saved = models.build("gemma4-keys-are-values-shared-kv", tmp_path / "saved", **heads)
+    own = {"head_dim": 24, "num_key_value_heads": 2}
+    assert json.loads((saved / "config.json").read_text())["per_layer_config"] == {"1": own, "3": own}
+    spelt = models.edited(
+        saved, tmp_path / "spelt", per_layer_config=None, global_head_dim=24, num_global_key_value_heads=2
+    )
+
+    one = expand(saved, tmp_path / "one", GROWTHS["twice"])
+    other = expand(spelt, tmp_path / "other", GROWTHS["twice"])
+    grown = {"head_dim": 24, "num_key_value_heads": 4}
+    assert one.config["per_layer_config"] == {"1": grown, "3": grown}
+    assert (other.config["global_head_dim"], other.config["num_global_key_value_heads"]) == (24, 4)
+    assert "per_layer_config" not in other.config
+    for made in (one, other):
+        assert (made.config["num_attention_heads"], made.config["num_key_value_heads"]) == (8, 8)
+    files = [tmp_path / name / "model.safetensors" for name in ("one", "other")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    models.assert_same_function(saved, tmp_path / "one")
+    models.assert_same_function(spelt, tmp_path / "other")
+
+
+def test_numbers_of_layers_may_be_padded(source: Sources, tmp_path: Path) -> None:
+    """As transformers writes them for ten layers and more."""
+    own = json.loads((source("gemma4") / "config.json").read_text())["per_layer_config"]
+    padded = {f"0{number}": numbers for number, numbers in own.items()}
+    made = plan(models.edited(source("gemma4"), tmp_path / "src", per_layer_config=padded), embed_mult=2)
+    assert made.config["per_layer_config"] == padded
+    assert made.layers[1]["value"].target == 24
+
+
+def test_key_value_heads_of_a_layer_grow_as_nearly_alike_as_they_can(tmp_path: Path) -> None:
+    heads: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_global_key_value_heads": 2}
+    src = models.build("gemma4-keys-are-values", tmp_path / "src", **heads)
+
+    def grown(**options: Any) -> tuple[int, int, int]:
+        config = plan(src, **options).config
+        own = config["per_layer_config"]["1"]["num_key_value_heads"]
+        return config["num_attention_heads"], config["num_key_value_heads"], own
+
+    assert grown(embed_mult=2) == (16, 8, 4)
+    assert grown(embed_mult=1.5) == (12, 6, 3)
+    assert grown(num_heads=16, num_kv_heads=4) == (16, 4, 2)
+    assert grown(num_heads=10, num_kv_heads=5) == (10, 5, 2)
+    with pytest.raises(RequestError, match="8 heads over 2 key/value heads") as refused:
+        plan(models.edited(src, tmp_path / "one", num_key_value_heads=1), num_heads=9)
+    assert refused.value.hint == "A multiple of 8 heads works: --num-heads."
+
+
+def test_what_a_borrowing_layer_has_on_disk_is_not_loaded_and_not_written(source: Sources, tmp_path: Path) -> None:
+    """Checkpoints on the Hub have it; transformers leaves it out."""
+    unused = {
+        f"model.layers.{layer}.self_attn.{name}.weight": torch.ones(shape)
+        for layer, size in ((2, 16), (3, 24))
+        for name, shape in (("k_proj", (2 * size, 48)), ("v_proj", (2 * size, 48)), ("k_norm", (size,)))
+    }
+    src = models.edited(source("gemma4-shared-kv"), tmp_path / "src", lambda tensors: tensors.update(unused))
+    made = expand(src, tmp_path / "clone", GROWTHS["twice"])
+    assert made.dropped.keys() == unused.keys()
+    assert not unused.keys() & load_file(tmp_path / "clone/model.safetensors").keys()
+    models.assert_same_function(source("gemma4-shared-kv"), tmp_path / "clone")
+
+
+def test_the_cache_holds_what_each_layer_keeps(source: Sources) -> None:
+    def tokens(variant: str) -> tuple[int, int]:
+        before, after = plan(source(variant), embed_mult=2, ffn_mult=2).kv_cache_bytes()
+        return before // 4, after // 4  # float32
+
+    assert tokens("gemma4") == (2 * 2 * 2 * (16 + 24), 2 * 2 * 4 * (16 + 24))
+    assert tokens("gemma4-shared-kv") == (2 * 2 * (16 + 24), 2 * 4 * (16 + 24))
+    assert tokens("gemma4-keys-are-values") == (2 * 2 * (2 * 16 + 24), 2 * 2 * (4 * 16 + 24))
+
+
+def test_every_layer_keeps_its_part_of_the_feed_forward_width(source: Sources) -> None:
+    assert plan(source("gemma3n-widths"), ffn_mult=1.5).config["intermediate_size"] == [120, 120, 96, 180]
+    with pytest.raises(RequestError, match="the layers have widths of their own, from 64 to 120"):
+        plan(source("gemma3n-widths"), intermediate_size=160)
+    assert plan(source("gemma3n"), intermediate_size=160).config["intermediate_size"] == [160] * 4
+    wide = {tensor.name: tensor.shape for tensor in plan(source("gemma4-shared-kv"), intermediate_size=200).tensors}
+    assert wide["model.layers.1.mlp.up_proj.weight"] == (200, 48)
+    assert wide["model.layers.2.mlp.up_proj.weight"] == (400, 48)
+
+
+def test_a_number_of_parameters_leads_to_whole_multiples_under_a_threshold(source: Sources) -> None:
+    made = plan(source("gemma3n-sparse"), target_params="300K")
+    assert made.config["intermediate_size"] in ([width] * 4 for width in (80, 160, 240, 320))
+    assert made.config["hidden_size"] > 48
+
+
+def test_one_width_for_all_layers_stays_one(source: Sources, tmp_path: Path) -> None:
+    src = models.edited(source("gemma3n"), tmp_path / "src", intermediate_size=80)
+    assert plan(src, ffn_mult=2).config["intermediate_size"] == 160
+
+
+@pytest.mark.parametrize(
+    "variant, config, words",
+    [
+        ("gemma4", {"layer_types": None}, "layer_types should list the kinds of attention of 4 layers, found None"),
+        ("gemma4", {"layer_types": ["full_attention"]}, "of 4 layers, found 1 of them"),
+        ("gemma4", {"num_hidden_layers": 10**12}, "of 1000000000000 layers, found 4 of them"),
+        ("gemma4", {"per_layer_config": {"first": {}}}, "per_layer_config should have, under the numbers of layers"),
+        (
+            "gemma4",
+            {"per_layer_config": {"4": {}}},
+            "per_layer_config should have, under the numbers of layers below 4",
+        ),
+        ("gemma4", {"per_layer_config": {"1": {"head_dim": "24"}}}, "head_dim should be a whole number.*'24'"),
+        ("gemma4", {"per_layer_config": {}}, r"makes dimension 0 \(key\) 16, found shape \[24\]"),
+        ("gemma4-shared-kv", {"num_kv_shared_layers": 4}, "num_kv_shared_layers should be a whole number below 4"),
+        ("gemma4-shared-kv", {"num_kv_shared_layers": "two"}, "num_kv_shared_layers should be .* found 'two'"),
+        ("gemma4-shared-kv", {"num_kv_shared_layers": 0}, "missing tensors: model.layers.2.self_attn.k_norm"),
+        ("gemma4-keys-are-values", {"attention_k_eq_v": False}, "missing tensors: model.layers.1.self_attn.v_proj"),
+        ("gemma4-untied-experts", {"num_experts": None}, "expected matrices of 0 experts"),
+        ("gemma3n", {"intermediate_size": [80, 80]}, "intermediate_size should be one number, or one for each of 4"),
+        ("gemma3n", {"intermediate_size": []}, r"intermediate_size should be a whole number from 1 up, found \[\]"),
+        ("gemma3n", {"intermediate_size": [80, 80, "80", 80]}, "intermediate_size should be a whole number.*'80'"),
+        ("gemma4", {"layer_types": [[], {}, 1, None]}, r"layer_types should list .* found \[\[\], {}, 1, None\]"),
+        ("gemma4", {"per_layer_config": [24]}, "per_layer_config should have"),
+        ("gemma3n", {"layer_types": 4}, "layer_types should list .* found 4"),
+    ],
+)
+def test_layers_that_config_json_does_not_describe_are_refused(
+    variant: str, config: dict[str, Any], words: str, source: Sources, tmp_path: Path
+) -> None:
+    src = models.edited(source(variant), tmp_path / "src", **config)
+    with pytest.raises(CheckpointError, match=words):
+        plan(src, embed_mult=2)

@@ -1,0 +1,275 @@
+"""Tables that are nearly right make clones that are nearly right; loading them shows it, and so does `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperclone_cli import plan
+from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.vocabulary import (
+    Form,
+    bare,
+    conv1d,
+    depthwise,
+    embedding,
+    linear,
+    norm,
+    numbered,
+    optional,
+    parameter,
+    post_norm,
+    stacked,
+)
+from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.pipeline import expand
+from support import models
+from support.growth_table import GROWTHS
+
+LAYER, GPT, MAMBA = "model.layers.*.", "transformer.h.*.", "backbone.layers.*.mixer."
+GPT_OSS, DBRX = "model.layers.*.mlp.experts.", "transformer.blocks.*.ffn.experts.mlp."
+HEAD_BY_HEAD, PART_BY_PART = "heads query+key+value", "heads query | heads key | heads value"
+
+TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
+    # fused attention
+    "attention head by head": ("gpt2", "twice", {GPT + "attn.c_attn": conv1d("embed", HEAD_BY_HEAD)}),
+    "attention part by part": ("gpt_bigcode-mha-untied", "twice", {GPT + "attn.c_attn": linear(PART_BY_PART, "embed")}),
+    "attention part by part, in Japanese": (
+        "gpt_neox_japanese",
+        "twice",
+        {"gpt_neox_japanese.layers.*.attention.query_key_value": linear(PART_BY_PART, "embed")},
+    ),
+    "groups part by part": (
+        "falcon-40b",
+        "twice",
+        {GPT + "self_attention.query_key_value": linear("heads query | kv_heads key | kv_heads value", "embed")},
+    ),
+    "a delta net's parts one after another": (
+        "qwen3_next",
+        "twice",
+        {
+            LAYER + "linear_attn.in_proj_qkvz": linear(
+                "delta_heads delta_key+delta_key | delta_values delta_value+delta_value", "embed"
+            )
+        },
+    ),
+    "the gates of all heads after their queries": (
+        "qwen3_5",
+        "twice",
+        {LAYER + "self_attn.q_proj": linear("heads query | heads value", "embed")},
+    ),
+    # the order of heads
+    "units outside heads": (
+        "deepseek_v3",
+        "twice",
+        {LAYER + "self_attn.kv_b_proj": linear("nope+value heads", "kv_latent")},
+    ),
+    "keys whose units lie outside heads": (
+        "granitemoe-tied",
+        "twice",
+        {LAYER + "self_attn.k_proj": linear("key kv_heads", "embed")},
+    ),
+    "heads in the order of another group": (
+        "gemma4-keys-are-values",
+        "twice",
+        {LAYER + "self_attn.q_proj": linear("group kv_heads query", "embed")},
+    ),
+    "sinks of heads in another order": ("gpt_oss", "twice", {LAYER + "self_attn.sinks": parameter("group kv_heads")}),
+    "heads one after another, not in two halves": (
+        "diffllama-gqa-tied",
+        "twice",
+        {LAYER + "self_attn.q_proj": linear("heads query", "embed")},
+    ),
+    "a pair that writes its halves apart": (
+        "diffllama",
+        "twice",
+        {LAYER + "self_attn.o_proj": linear("embed", "2 kv_pairs group value")},
+    ),
+    "norms in the order of another group": (
+        "stablelm-12b",
+        "twice",
+        {LAYER + "self_attn.q_layernorm.norms.*": numbered("group kv_heads", post_norm("query"))},
+    ),
+    "heads in blocks, not blocks in heads": (
+        "recurrent_gemma",
+        "twice",
+        {LAYER + "temporal_block.rg_lru.recurrent_param": parameter("block heads")},
+    ),
+    # feed-forward layers and experts
+    "gate and up unit by unit": ("phi3", "twice", {LAYER + "mlp.gate_up_proj": linear("ffn 2", "embed")}),
+    "gates and values taking turns": (
+        "granitemoe",
+        "twice",
+        {LAYER + "block_sparse_moe.input_linear": stacked(linear("experts ffn 2", "embed"))},
+    ),
+    "gates and values of Gemma 4 taking turns": (
+        "gemma4-keys-are-values-experts",
+        "twice",
+        {LAYER + "experts.gate_up_proj": stacked(bare(linear("experts moe_ffn 2", "embed")))},
+    ),
+    "all gates, then all values": (
+        "gpt_oss",
+        "twice",
+        {
+            GPT_OSS + "gate_up_proj": stacked(bare(conv1d("embed", "experts ffn+ffn"))),
+            GPT_OSS + "gate_up_proj_bias": stacked(parameter("experts ffn+ffn")),
+        },
+    ),
+    "biases that are left together": (
+        "gpt_oss",
+        "twice",
+        {GPT_OSS + "gate_up_proj_bias": stacked(parameter("experts ffn+ffn"))},
+    ),
+    "units outside experts": ("dbrx", "twice", {DBRX + "w1": stacked(bare(linear("ffn experts", "embed")))}),
+    "shared experts inside a unit": (
+        "ernie4_5_moe",
+        "twice",
+        {LAYER + "mlp.shared_experts.gate_proj": optional(linear("moe_ffn shared", "embed"))},
+    ),
+    # what is copied, and what is shared out
+    "a router that is copied": ("mixtral", "twice", {LAYER + "block_sparse_moe.gate": embedding("experts", "embed")}),
+    "a router of fused experts that is copied": (
+        "granitemoe-tied",
+        "twice",
+        {LAYER + "block_sparse_moe.router.layer": embedding("experts", "embed")},
+    ),
+    "a router of a hybrid that is copied": (
+        "jamba",
+        "twice",
+        {LAYER + "feed_forward.router": embedding("experts", "embed")},
+    ),
+    "a router that takes no notice of its factor": (
+        "gemma4-untied-experts",
+        "twice",
+        {LAYER + "router.proj": linear("experts", "embed")},
+    ),
+    "a router's norm that is taken for a vector": (
+        "gemma4-untied-experts",
+        "half as wide again",
+        {LAYER + "router.scale": parameter("embed")},
+    ),
+    "a gate that is copied": ("gemma4", "twice", {LAYER + "per_layer_input_gate": embedding("*", "embed")}),
+    "streams weighed without the factor": (
+        "gemma3n",
+        "twice",
+        {LAYER + "altup.modality_router": linear("*", "embed")},
+    ),
+    "a state space's inputs that are copied": (
+        "mamba",
+        "twice",
+        {MAMBA + "x_proj": embedding("dt_rank | ssm_state | ssm_state", "ffn")},
+    ),
+    # recurrent layers
+    "three parts unit by unit": ("lfm2", "twice", {LAYER + "conv.in_proj": linear("inner 3", "embed")}),
+    "input and gate unit by unit": ("mamba", "twice", {MAMBA + "in_proj": linear("ffn 2", "embed")}),
+    "groups in heads, not heads in groups": (
+        "mamba2-groups-tied",
+        "twice",
+        {MAMBA + "A_log": parameter("ssm_group ssm_groups")},
+    ),
+    "the state's matrices before its input": (
+        "bamba",
+        "twice",
+        {LAYER + "mamba.conv1d": depthwise("ssm_groups ssm_state | ssm_groups ssm_state | ssm_inner")},
+    ),
+    # norms, and what reads them
+    "w taken for (1 + w)": ("jais2-tied", "twice", {"model.norm": norm("embed", plus_one=True)}),
+    "(1 + w) taken for w": ("nemotron-tied", "twice", {"model.norm": norm("embed")}),
+    "(1 + w) of a hybrid taken for w": ("qwen3_5-tied", "twice", {"model.norm": norm("embed")}),
+    "a gate thought to read a norm": (
+        "exaone4",
+        "half as wide again",
+        {LAYER + "mlp.gate_proj": linear("ffn", "embed")},
+    ),
+    "a gate of one layer's input thought to read a norm": (
+        "gemma4",
+        "half as wide again",
+        {LAYER + "per_layer_input_gate": linear("*", "embed")},
+    ),
+    "an input that no stream is added to": (
+        "gemma3n",
+        "half as wide again",
+        {LAYER + "input_layernorm": norm("embed")},
+    ),
+    "no root of the width on the embeddings": ("biogpt", "twice", {"biogpt.embed_tokens": embedding("vocab", "embed")}),
+    "the root of the width as it is, not as bfloat16 has it": (
+        "recurrent_gemma",
+        "three times",
+        {"model.embed_tokens": embedding("vocab", "embed", forward_power=0.5)},
+    ),
+}
+"""(variant, a growth that tells the wrong table from the right one, tensors in a form that they do not have)."""
+
+LAWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
+    "rotary pairs taken for halves": ("ernie4_5", "larger heads", {"rotary": "halves"}),
+    "rotary pairs of a part taken for halves": ("gptj", "larger heads", {"rotary": "halves"}),
+    "rotary halves taken for pairs": ("smollm3", "larger heads", {"rotary": "pairs"}),
+    "rotary halves of a part taken for pairs": ("phi", "larger heads", {"rotary": "pairs"}),
+    "a constant attention scale taken for a head's": ("granite-tied", "larger heads", {"query_scalar": ""}),
+    "scores taken as scaled": ("gpt_neo", "larger heads", {"query_scalar": ""}),
+    "scores scaled twice": ("mpt-scaled", "twice", {"score_scale": ""}),
+    "scaled queries, which are clipped elsewhere": ("mpt-untied-six-heads-clipped", "twice", {"score_scale": ""}),
+    "LayerNorm taken for RMSNorm": ("phimoe", "half as wide again", {"norm": "rms"}),
+    "padding of zeros under LayerNorm": ("gpt2", "half as wide again", {"norm": "rms"}),
+    "ALiBi as if the number of heads did not matter": ("bloom", "twice", {"heads_stay": False}),
+    "ALiBi as if heads were alike": ("falcon-rw", "twice", {"alibi": None}),
+    "a threshold over unequal numbers of copies": ("gemma3n-sparse", "feed-forward alone", {"limits": ()}),
+    "the first norm of the last block before the head": (
+        "openai-gpt",
+        "twice",
+        {"folds": (Fold("transformer.h.-1.ln_1"),)},
+    ),
+    "the last block's norm taken for the final one": ("rwkv-tied", "twice", {"folds": (Fold("rwkv.blocks.3.ln2"),)}),
+    "attention without its four blocks": (
+        "codegen",
+        "twice",
+        {"tensors": {GPT + "attn.qkv_proj": linear("heads query | heads value | heads key", "embed")}, "fixed": {}},
+    ),
+    "rotary units that do not grow with the head": (
+        "gptj",
+        "larger heads",
+        {"sizes": {axis: size for axis, size in FAMILIES["gptj"].sizes.items() if axis != "rotary"}},
+    ),
+}
+"""(variant, growth, what else the table says wrongly)."""
+
+
+def assert_found_out(
+    src: Path, clone: Path, growth: str, family: Family, changes: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"layout": family.layout, "known_as": family.known_as}
+    monkeypatch.setitem(FAMILIES, family.name, family.variant(family.model_type, **{**kept, **changes}))
+    expand(src, clone, GROWTHS[growth])
+    assert models.relative_error(models.logits(models.load(clone)), models.computed(src)[0]) > 1e-3
+    assert any(failure.startswith("logits:") for failure in verify(clone).failures)
+
+
+@pytest.mark.parametrize("variant, growth, tensors", TENSORS.values(), ids=list(TENSORS))
+def test_a_tensor_in_a_wrong_form_is_found_out(
+    variant: str,
+    growth: str,
+    tensors: Mapping[str, Form],
+    source: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family = plan(source(variant)).family
+    wrong = {name: replace(form, layer_kind=family.tensors[name].layer_kind) for name, form in tensors.items()}
+    assert_found_out(source(variant), tmp_path / "clone", growth, family, {"tensors": wrong}, monkeypatch)
+
+
+@pytest.mark.parametrize("variant, growth, changes", LAWS.values(), ids=list(LAWS))
+def test_a_wrong_law_is_found_out(
+    variant: str,
+    growth: str,
+    changes: Mapping[str, Any],
+    source: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert_found_out(source(variant), tmp_path / "clone", growth, plan(source(variant)).family, changes, monkeypatch)

@@ -1,0 +1,359 @@
+"""How alike the copies of a clone are, whether training parts them, and whether the plan foretold it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
+
+from hyperclone_cli.cli import output as console
+from hyperclone_cli.cli.output import EQUAL
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.families.vocabulary import linear, optional
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.inspection import plot
+from hyperclone_cli.inspection.gradients import GradientFigures
+from hyperclone_cli.inspection.inspector import Inspection, inspect
+from hyperclone_cli.inspection.similarity import rank_fraction
+from hyperclone_cli.planning.symmetry import ALL, advice, taught_alike
+from hyperclone_cli.writing.pipeline import expand
+from support import models
+from support.command_line import as_json, hyperclone
+
+Sources = Callable[[str], Path]
+MIXINGS = {
+    "halving": Mixing("halving"),
+    "symmetric": Mixing("symmetric"),
+    "diagonal": Mixing("diagonal"),
+    "uneven": Mixing("uneven"),
+    "noise": Mixing("symmetric", noise_snr_db=10.0),
+    "uneven-noise": Mixing("uneven", noise_snr_db=10.0),
+}
+
+
+def request(mixing: str, embed: int = 2, ffn: int = 2) -> Request:
+    return Request(embed_mult=embed, ffn_mult=ffn, mixing=MIXINGS[mixing])
+
+
+def figures(inspection: Inspection, *names: str) -> list[float]:
+    """These figures of every part that has them."""
+    found = [getattr(layer, name) for layer in inspection.layers for name in names]
+    return [figure for figure in found if figure is not None]
+
+
+def difference(inspection: Inspection) -> float:
+    """The largest of any gradient, where some were compared."""
+    assert inspection.gradients is not None
+    assert inspection.gradients.largest_difference is not None
+    return inspection.gradients.largest_difference
+
+
+WEIGHTS, GRADIENTS = ("outputs", "inputs"), ("gradient_outputs", "gradient_inputs")
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa-tied", "llama-mha", "opt-350m", "pythia", "gemma3-mqa", "olmo-tied"])
+@pytest.mark.parametrize("embed, ffn", [(2, 2), (3, 2), (1, 3)])
+def test_the_copies_of_a_symmetric_clone_are_equal_and_are_taught_equally(
+    variant: str, embed: int, ffn: int, source: Sources, tmp_path: Path
+) -> None:
+    expand(source(variant), tmp_path / "clone", request("symmetric", embed, ffn))
+    found = inspect(tmp_path / "clone", gradients=True)
+    assert all(figure == pytest.approx(1.0, abs=1e-6) for figure in figures(found, *WEIGHTS))
+    assert all(figure == pytest.approx(1.0, abs=1e-5) for figure in figures(found, *GRADIENTS))
+    assert difference(found) < EQUAL
+
+
+@pytest.mark.parametrize(
+    "mixing, outputs, inputs",
+    [
+        ("halving", 0.707, 0.447),
+        ("symmetric", 1.0, 1.0),
+        ("diagonal", 0.0, 0.0),
+        ("uneven", 0.976, 0.944),
+        ("noise", 1 / 1.1, 0.9 / 1.1),
+    ],
+)
+def test_the_cosines_of_the_weights_are_those_of_the_strategy(
+    mixing: str, outputs: float, inputs: float, source: Sources, tmp_path: Path
+) -> None:
+    """Of C's rows and of its columns: (1, 0) and (1/2, 1/2) for halving, (1/3, 2/3) and (1/5, 4/5) for uneven.
+
+    Noise of a tenth of the power has opposite signs in the two input copies.
+    """
+    expand(source("llama-gqa-tied"), tmp_path / "clone", request(mixing))
+    for layer in inspect(tmp_path / "clone").layers:
+        if layer.layer is not None:
+            assert layer.outputs == pytest.approx(outputs, abs=0.02)
+            assert layer.inputs == pytest.approx(inputs, abs=0.02)
+
+
+def test_a_symmetric_clone_has_half_the_rank_that_others_have(source: Sources, tmp_path: Path) -> None:
+    for mixing, expected in (("symmetric", 0.5), ("halving", 1.0), ("uneven", 1.0), ("noise", 1.0)):
+        expand(source("llama-mha"), tmp_path / mixing, request(mixing))
+        layers = [layer for layer in inspect(tmp_path / mixing).layers if layer.part in ("attention", "feed-forward")]
+        assert [layer.rank for layer in layers] == [expected] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40)])
+def test_rank_fraction_is_the_rank_over_the_smaller_side(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    matrix = torch.randn(20, 45, generator=torch.Generator().manual_seed(0)).to(dtype)
+    matrix = matrix.repeat(2, 2)
+    assert rank_fraction(matrix if shape == (40, 90) else matrix.T) == 0.5
+    assert rank_fraction(torch.zeros(shape)) == 0.0
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize("variant", ["llama-gqa-tied", "llama-mha", "opt-350m", "olmo-tied"])
+@pytest.mark.parametrize("embed, ffn", [(2, 2), (2, 4), (1, 3)])
+def test_the_plan_foretells_whether_gradients_are_equal(
+    variant: str, embed: int, ffn: int, mixing: str, source: Sources, tmp_path: Path
+) -> None:
+    plan = expand(source(variant), tmp_path / "clone", request(mixing, embed, ffn))
+    assert (taught_alike(plan) == ALL) is (difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL)
+
+
+@pytest.mark.parametrize("variant, equal", [("llama-mha", False), ("opt-125m", True)])
+def test_a_larger_head_with_rotary_positions_parts_its_queries_but_not_its_values(
+    variant: str, equal: bool, source: Sources, tmp_path: Path
+) -> None:
+    plan = expand(
+        source(variant), tmp_path / "clone", Request(embed_mult=2, head_dim_mult=2, mixing=MIXINGS["symmetric"])
+    )
+    taught_equally = difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL
+    assert (taught_alike(plan) == ALL) is taught_equally is equal
+    assert ("All copies but those of queries" in advice(plan)) is not equal
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "granitemoe", "gpt_oss", "dbrx"])
+def test_copies_in_transposed_and_fused_tensors_are_told_apart(variant: str, source: Sources, tmp_path: Path) -> None:
+    for mixing, alike in (("symmetric", True), ("noise", False)):
+        expand(source(variant), tmp_path / mixing, request(mixing))
+        found = inspect(tmp_path / mixing, gradients=True)
+        assert (difference(found) < EQUAL) is alike
+        inner = [layer for layer in found.layers if layer.part == "feed-forward"]
+        assert len(inner) == 2
+        for layer in inner:
+            assert layer.outputs is not None
+            assert layer.inputs is not None
+            assert (min(layer.outputs, layer.inputs) > 0.999999) is alike
+
+
+@pytest.mark.parametrize(
+    "variant", ["mixtral", "mixtral (fused experts)", "qwen3_moe", "deepseek_v3", "jamba", "granitemoe"]
+)
+def test_the_gradients_of_experts_are_compared_however_these_are_stored(
+    variant: str, source: Sources, tmp_path: Path
+) -> None:
+    """Where only the feed-forward width grows, there is little else to compare."""
+    for mixing, equal in (("symmetric", True), ("noise", False)):
+        expand(source(variant), tmp_path / mixing, request(mixing, embed=1))
+        found = inspect(tmp_path / mixing, gradients=True)
+        assert found.notes == ()
+        assert all(layer.gradient_outputs is not None for layer in found.layers if layer.outputs is not None)
+        assert (difference(found) < EQUAL) is equal
+
+
+def test_what_transformers_does_not_train_is_not_compared_and_that_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = "model.adapter.weight"
+    family = FAMILIES["llama"].variant("llama", tensors={"model.adapter": optional(linear("embed", "ffn"))})
+    monkeypatch.setitem(FAMILIES, "llama", family)
+    src = models.build("llama-mha", tmp_path / "source")
+    tensors = load_file(src / "model.safetensors") | {extra: torch.ones(48, 80)}
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    expand(src, tmp_path / "clone", request("symmetric"))
+    found = inspect(tmp_path / "clone", gradients=True)
+    assert difference(found) < EQUAL
+    assert [note for note in found.notes if "1 of 17 matrices have no gradient" in note and extra in note]
+
+
+def test_where_no_gradient_was_compared_there_is_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = GradientFigures("random tokens", tokens=64, device="cpu", loss=4.0, largest_difference=None)
+    console.show_inspection(Inspection("clone", "clone", (), nothing), as_json=False)
+    said = capsys.readouterr().out
+    assert "none could be compared" in said
+    assert "gradients are equal up" not in said
+
+
+@pytest.mark.parametrize(
+    "variant, mixing, named",
+    [
+        ("llama-mha", "symmetric", ["--noise-snr-db 10", "--strategy halving"]),
+        ("llama-gqa-tied", "diagonal", ["--noise-snr-db 10", "--strategy halving"]),
+        ("llama-gqa-tied", "halving", []),
+        ("llama-mha", "halving", []),
+        ("llama-gqa-tied", "uneven", []),
+        ("llama-mha", "noise", []),
+    ],
+)
+def test_the_advice_names_options_that_part_the_copies(
+    variant: str, mixing: str, named: list[str], source: Sources, tmp_path: Path
+) -> None:
+    found = advice(expand(source(variant), tmp_path / "clone", request(mixing)))
+    assert bool(found) is bool(named)
+    assert all(option in found for option in named)
+
+
+def test_a_copy_has_nothing_to_compare_and_needs_no_advice(source: Sources, tmp_path: Path) -> None:
+    plan = expand(source("llama-mha"), tmp_path / "clone", Request())
+    found = inspect(tmp_path / "clone", gradients=True)
+    assert (found.layers, found.gradients, advice(plan)) == ((), None, "")
+    assert "Nothing grew" in found.notes[0]
+
+
+def train(clone: Path, out: Path, steps: int = 200) -> Path:
+    """Train on one set of random batches in float32, without dropout, and save as transformers does."""
+    torch.manual_seed(0)
+    model: Any = models.load(clone)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    batches = [models.tokens(rows=4, length=8 + number) for number in range(8)]
+    for step in range(steps):
+        ids = batches[step % len(batches)]
+        loss = cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    model.save_pretrained(out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "variant, mixing, parts",
+    [
+        ("llama-mha", "symmetric", False),
+        ("llama-mha", "uneven", True),
+        ("llama-mha", "noise", True),
+        ("llama-gqa-tied", "symmetric", False),
+        ("llama-gqa-tied", "uneven", True),
+        ("llama-gqa-tied", "noise", True),
+    ],
+)
+def test_training_parts_the_copies_whose_gradients_differ_and_no_others(
+    variant: str, mixing: str, parts: bool, source: Sources, tmp_path: Path
+) -> None:
+    """Gradients of input copies are equal as long as the activations are, so they tell when copies have parted."""
+    expand(source(variant), tmp_path / "clone", request(mixing))
+    before = inspect(tmp_path / "clone", gradients=True)
+    after = inspect(train(tmp_path / "clone", tmp_path / "trained"), clone=tmp_path / "clone", gradients=True)
+    assert min(figures(before, "gradient_inputs")) >= 0.999999
+    if parts:
+        assert min(figures(before, "gradient_outputs")) < 0.99
+        assert max(figures(after, "gradient_inputs")) < 0.99995
+        assert min(figures(after, "gradient_inputs")) < 0.999
+    else:
+        assert min(figures(after, *GRADIENTS)) >= 0.999999
+    moved = [abs(a - b) for a, b in zip(figures(after, *WEIGHTS), figures(before, *WEIGHTS), strict=True)]
+    if mixing == "symmetric":
+        assert min(figures(after, *WEIGHTS)) >= 0.999999
+    else:
+        assert max(moved) > 0.001
+
+
+def test_padding_parts_the_copies_that_read_it_by_different_noise(source: Sources, tmp_path: Path) -> None:
+    """Their first gradients are equal; once the padding holds something, they are not."""
+    plan = expand(source("llama-mha"), tmp_path / "clone", Request(embed_mult=2.5, ffn_mult=2))
+    assert taught_alike(plan) == ""
+    after = inspect(train(tmp_path / "clone", tmp_path / "trained"), clone=tmp_path / "clone", gradients=True)
+    assert min(figures(after, *WEIGHTS)) < 0.9999
+    assert min(figures(after, "gradient_inputs")) < 0.999
+
+
+def test_a_checkpoint_of_another_shape_or_without_a_record_is_refused(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-mha"), tmp_path / "clone", request("symmetric"))
+    expand(source("llama-mha"), tmp_path / "other", request("symmetric", 3, 3))
+    with pytest.raises(CheckpointError, match=r"hyperclone\.json"):
+        inspect(source("llama-mha"))
+    with pytest.raises(CheckpointError, match=r"expected \[96, 96\], found \[96, 144\]"):
+        inspect(tmp_path / "other", clone=tmp_path / "clone")
+    with pytest.raises(CheckpointError, match="found none"):
+        inspect(source("opt-125m"), clone=tmp_path / "clone")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"gradients": True, "device": "nosuch"}, "--device nosuch: "),
+        ({"device": "cpu"}, "--device cpu: without --gradients no model is run"),
+    ],
+)
+def test_a_device_is_refused_before_anything_is_compared(
+    options: dict[str, Any], words: str, source: Sources, tmp_path: Path
+) -> None:
+    expand(source("llama-mha"), tmp_path / "clone", request("symmetric"))
+    steps: list[str] = []
+    with pytest.raises(RequestError, match=words):
+        inspect(tmp_path / "clone", log=steps.append, **options)
+    assert steps == []
+
+
+def test_a_source_that_moved_can_be_named(tmp_path: Path) -> None:
+    models.build("llama-mha", tmp_path / "source")
+    expand(tmp_path / "source", tmp_path / "clone", request("symmetric"))
+    (tmp_path / "source").rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError) as refused:
+        inspect(tmp_path / "clone")
+    assert "--src" in refused.value.hint
+    assert inspect(tmp_path / "clone", src=tmp_path / "moved").notes == ()
+
+
+def test_the_plot_is_a_png_with_a_row_for_each_figure(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-gqa-tied"), tmp_path / "clone", request("noise"))
+    found = inspect(tmp_path / "clone", gradients=True)
+    plot.write_plot(found, tmp_path / "copies.png")
+    assert (tmp_path / "copies.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    rows = plot.grid(found)
+    assert list(rows)[::5] == ["attention: outputs", "feed-forward: outputs"]
+    assert [len(row) for row in rows.values()] == [2] * 10
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RequestError, match="absent"):
+        plot.check_plot(tmp_path / "absent" / "copies.png")
+    monkeypatch.setattr(plot, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
+    with pytest.raises(RequestError) as refused:
+        plot.check_plot(tmp_path / "copies.png")
+    assert "pip install 'hyperclone-cli[plot]'" in refused.value.hint
+
+
+def test_the_command_prints_a_table_or_json(source: Sources, tmp_path: Path) -> None:
+    grown = hyperclone(
+        "expand",
+        "--src",
+        source("llama-mha"),
+        "--out",
+        tmp_path / "clone",
+        "--embed-mult",
+        2,
+        "--strategy",
+        "symmetric",
+    )
+    assert grown.stderr.count("--noise-snr-db 10") == 1
+    picture = tmp_path / "copies.png"
+    table = hyperclone("inspect", tmp_path / "clone", "--gradients", "--plot", picture)
+    assert table.stdout.count("1.000") >= 2 * (2 + 4)
+    assert "gradients are equal up to rounding: an optimizer that treats all elements alike keeps them" in table.stdout
+    assert table.stderr == ""
+    assert picture.stat().st_size > 0
+    found = as_json(hyperclone("inspect", tmp_path / "clone", "--json"))
+    assert [(layer["layer"], layer["part"]) for layer in found["layers"]] == [
+        (None, "embedding"),
+        *[(layer, part) for layer in range(2) for part in ("attention", "feed-forward")],
+        (None, "head"),
+    ]
+    assert found["gradients"] is None
+    assert json.loads((tmp_path / "clone" / "hyperclone.json").read_text())["schema_version"] == 1
+    hyperclone("inspect", source("llama-mha"), code=3)
+    hyperclone("inspect", tmp_path / "clone", "--plot", tmp_path / "absent" / "copies.png", code=2)

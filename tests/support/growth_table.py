@@ -1,0 +1,95 @@
+"""The kinds of growth that every variant is tried at, and which of them it cannot have."""
+
+from __future__ import annotations
+
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from support.models import VARIANTS
+
+GROWTHS = {
+    "twice": Request(embed_mult=2, ffn_mult=2),
+    "three times": Request(embed_mult=3, ffn_mult=3),
+    "twice, uneven and noisy": Request(embed_mult=2, ffn_mult=2, mixing=Mixing("uneven", noise_snr_db=10)),
+    "half as wide again": Request(embed_mult=1.5, ffn_mult=1.5),
+    "larger heads": Request(embed_mult=2, ffn_mult=2, head_dim_mult=2),
+    "feed-forward alone": Request(ffn_mult=2.5),
+}
+
+ALIBI = ["bloom", "bloom-untied-six-heads", "mpt", "mpt-untied-six-heads-clipped", "mpt-scaled"]
+MAMBA = ["mamba", "mamba-untied", "falcon_mamba", "falcon_mamba-untied", "mamba2", "mamba2-groups-tied"]
+
+HALF_AS_WIDE_AGAIN = {
+    "its norms have no weights": ["olmo", "olmo-tied", "olmo-clip", "nanochat", "nanochat-tied"],
+    "norms after the residual sum leave no room": ["opt-350m", "opt-postnorm", "openai-gpt", "openai-gpt-untied"],
+    "norms without weights": ["opt-plain-norms"],
+    "without its final norm": ["opt-no-final-norm"],
+    "writes the residual stream": ["rwkv", "rwkv-tied"],
+    "a norm spans all heads": [
+        *("bitnet", "bitnet-tied", "olmoe", "olmoe-tied"),
+        *("olmoe (fused experts)", "olmoe-tied (fused experts)"),
+    ],
+    "a norm spans the state space's heads": [
+        *("mamba2", "mamba2-groups-tied", "bamba", "bamba-tied", "falcon_h1"),
+        *("granitemoehybrid", "granitemoehybrid-experts", "granitemoehybrid-tied"),
+    ],
+    "heads grow in size alone": ALIBI,
+    "heads come in 4 blocks": ["codegen-tied"],
+    "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],
+}
+LARGER_HEADS = {
+    "pairs do not stay pairs": ["pythia", "pythia-tied", "gpt_neox-sequential", "gpt_neox-no-attention-bias"],
+    "clip_qkv would clip": [
+        *("olmo-clip", "olmoe", "olmoe (fused experts)", "dbrx", "dbrx-one-expert-of-four"),
+    ],
+    "rotary positions of type 'yarn'": ["ministral3-yarn-tied", "gpt_oss"],
+    "rotary positions of type 'longrope'": ["phi3-longrope"],
+    "its LayerNorm of each key": ["cohere-qk-norm"],
+    "LayerNorm of queries and keys leaves no room": [
+        *("persimmon", "phi-gqa-tied-qk-norms", "stablelm-12b", "stablelm-12b-tied-mha"),
+    ],
+    "the eps of its norms": ["glm4_moe", "glm4_moe (fused experts)"],
+    "read from latent vectors": [
+        *("deepseek_v2", "deepseek_v2-lite-tied", "deepseek_v3", "deepseek_v3-tied", "minicpm3", "minicpm3-untied"),
+        *("deepseek_v2 (fused experts)", "deepseek_v2-lite-tied (fused experts)"),
+        *("deepseek_v3 (fused experts)", "deepseek_v3-tied (fused experts)"),
+    ],
+    "its λ are products": ["diffllama", "diffllama-gqa-tied"],
+    "no head size scales the scores": ["gpt2-unscaled"],
+    "slopes are divided by the root of the head size": ["falcon-rw"],
+    "two types of layer have heads of two sizes": [name for name in VARIANTS if name.startswith("gemma4")],
+    "no attention heads": [*MAMBA, "rwkv", "rwkv-tied"],
+}
+FEED_FORWARD_ALONE = {
+    "it is 4 × ": ["openai-gpt", "openai-gpt-untied", "gpt_neox_japanese", *ALIBI],
+    "it is 2 × hidden_size": ["gpt_neox_japanese-untied-twofold", "mamba2", "mamba2-groups-tied"],
+    "a norm over ffn": ["bitnet", "bitnet-tied"],
+    "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],
+}
+
+REFUSED: dict[tuple[str, str], str] = {
+    (variant, growth): reason
+    for growth, reasons in (
+        ("half as wide again", HALF_AS_WIDE_AGAIN),
+        ("larger heads", LARGER_HEADS),
+        ("feed-forward alone", FEED_FORWARD_ALONE),
+    )
+    for reason, variants in reasons.items()
+    for variant in variants
+}
+"""(variant, growth) that an architecture cannot have → words of the reason it gives. Everything else is exact."""
+
+SAMPLED = {"phimoe (fused experts)", "qwen2_moe (fused experts)"}
+"""Mixtures that have every growth tried in their fused form too; the others grow twofold and threefold in it."""
+
+CROSSED_TYPES = {"llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "olmo3", "gemma", "gemma2", "gemma3_text"}
+CROSSED_TYPES |= {"opt", "gpt_neox"}
+
+CROSSED = [name for name, variant in VARIANTS.items() if variant.model_type in CROSSED_TYPES]
+"""Variants that are tried at every strategy, with and without noise, and at several pairs of factors."""
+
+TRIED = [
+    (variant, growth)
+    for variant in VARIANTS
+    for growth in GROWTHS
+    if not VARIANTS[variant].fused_experts or variant in SAMPLED or growth in ("twice", "three times")
+]

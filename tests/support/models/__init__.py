@@ -1,0 +1,109 @@
+"""Small random models of every variant that changes the layout or the function, by stock transformers.
+
+Every parameter is random, norms and biases too: fresh initialisations hide bugs behind ones and zeros.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+from hyperclone_cli.verifier.self_check import randomise
+from support.models import bloom, experts, falcon, gemma, gpt, llama, minicpm, opt, phi, recurrent
+from support.models.config import BASE, Variant
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+_LINEAGES = (llama, gemma, opt, gpt, falcon, bloom, phi, minicpm, experts, recurrent)
+
+VARIANTS: dict[str, Variant] = {name: found for lineage in _LINEAGES for name, found in lineage.VARIANTS.items()}
+"""Name → every variant of every architecture, one lineage a file."""
+
+assert len(VARIANTS) == sum(len(lineage.VARIANTS) for lineage in _LINEAGES), "two variants have the same name"
+
+
+def build(
+    variant: str | Variant,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "50GB",
+    **changes: Any,
+) -> Path:
+    """Write a random model of `variant` (or of that name), with `changes` to its config, as `save_pretrained` does."""
+    made = VARIANTS[variant] if isinstance(variant, str) else variant
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(made.model_type, **made.config | changes))
+    randomise(model)
+    model.to(dtype).save_pretrained(path, max_shard_size=max_shard_size, save_original_format=not made.fused_experts)
+    return path
+
+
+def edited(
+    src: Path, out: Path, change: Callable[[dict[str, torch.Tensor]], object] | None = None, **config: Any
+) -> Path:
+    """Copy a checkpoint to `out`, `change` its tensors, and give its config other values; None takes a key out."""
+    shutil.copytree(src, out)
+    if change:
+        tensors = load_file(out / "model.safetensors")
+        change(tensors)
+        save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    stated = json.loads((out / "config.json").read_text()) | config
+    (out / "config.json").write_text(json.dumps({key: item for key, item in stated.items() if item is not None}))
+    return out
+
+
+def load(path: Path) -> Any:
+    """The checkpoint at `path` in float32 by stock transformers; every key must be there and be used."""
+    model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    problems = {kind: keys for kind, keys in report.items() if keys}
+    assert not problems, problems
+    model.eval()
+    return model
+
+
+def tokens(rows: int = 2, length: int = 24) -> torch.Tensor:
+    return torch.randint(3, BASE["vocab_size"], (rows, length), generator=torch.Generator().manual_seed(7))
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    result: torch.Tensor = model(tokens()).logits.double()
+    return result
+
+
+@torch.no_grad()
+def decode(model: Any) -> torch.Tensor:
+    prompt = tokens(length=6)
+    result: torch.Tensor = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=16
+    )
+    return result
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@functools.cache
+def computed(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of a checkpoint that does not change, and how it continues prompts; worked out once."""
+    model = load(path)
+    return logits(model), decode(model)
+
+
+def assert_same_function(src: Path, clone: Path) -> None:
+    """Assert that stock transformers computes the same logits (within 1e-5) and decodes the same tokens from both."""
+    model = load(clone)
+    expected, continued = computed(src)
+    assert relative_error(logits(model), expected) <= 1e-5
+    assert torch.equal(decode(model), continued)

@@ -1,0 +1,98 @@
+"""Every table, held against the installed transformers: clones are exact, and every kind of tensor matters to that."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hyperclone_cli.families import FAMILIES, families_named
+from hyperclone_cli.families.vocabulary import linear
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.verifier.self_check import FACTORS, TOLERANCE, randomise, tiny_config, try_family
+from hyperclone_cli.writing.pipeline import expand
+from support import models
+from support.command_line import hyperclone
+
+INSENSITIVE = {
+    "a key's bias adds the same to all scores of a query, and softmax takes it away": {
+        "opt": ["model.decoder.layers.*.self_attn.k_proj.bias"],
+        "biogpt": ["biogpt.layers.*.self_attn.k_proj.bias"],
+        "biogpt (unscaled embedding)": ["biogpt.layers.*.self_attn.k_proj.bias"],
+    },
+}
+"""Tensors that the architecture itself does not see: why → architecture → their names."""
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe (fused experts)", "mamba2", "gemma4_text", "dbrx"])
+def test_clones_of_a_tiny_model_are_the_same_function(name: str) -> None:
+    """All others are held against their sources below, and in tests of their own."""
+    trial = try_family(FAMILIES[name])
+    assert trial.passed, trial
+    assert set(trial.errors) == set(FACTORS)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @functools.cache
+    def build(name: str) -> Path:
+        family = FAMILIES[name]
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.model_type, **tiny_config(family)))
+        randomise(model)
+        model.save_pretrained(path := tmp_path_factory.mktemp("source") / family.model_type)
+        return path
+
+    return build
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_kind_of_tensor_matters_to_the_check(name: str, source: Callable[[str], Path], tmp_path: Path) -> None:
+    expand(source(name), tmp_path / "clone", Request(embed_mult=2, ffn_mult=2))
+    clone, expected = models.load(tmp_path / "clone"), models.logits(models.load(source(name)))
+    unseen = [kind for family in INSENSITIVE.values() for kind in family.get(name, [])]
+    kinds: dict[str, list[torch.nn.Parameter]] = {}
+    for parameter, weight in clone.named_parameters():
+        kinds.setdefault(re.sub(r"\.\d+\.", ".*.", parameter), []).append(weight)
+    assert set(unseen) <= set(kinds)
+    generator = torch.Generator().manual_seed(1)
+    for kind, weights in kinds.items():
+        kept = [weight.detach().clone() for weight in weights]
+        for weight in weights:
+            size = weight.square().mean().sqrt()
+            weight.data += 0.5 * size * torch.randn(weight.shape, generator=generator)
+        error = models.relative_error(models.logits(clone), expected)
+        assert (error > 10 * TOLERANCE) is (kind not in unseen), f"{kind}: {error:.1e}"
+        for weight, old in zip(weights, kept, strict=True):
+            weight.data = old
+    assert models.relative_error(models.logits(clone), expected) <= TOLERANCE
+
+
+WRONG = {
+    "query heads interleaved": FAMILIES["llama"].variant(
+        "llama", tensors={"model.layers.*.self_attn.q_proj": linear("query heads", "embed")}
+    ),
+    "a module unknown": FAMILIES["llama"].without("model.norm"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_table_that_does_not_hold_shows(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "llama", WRONG[mistake])
+    assert not try_family(WRONG[mistake]).passed
+
+
+def test_the_check_names_what_was_tried_and_with_which_transformers() -> None:
+    found = json.loads(hyperclone("families", "gpt2", "--check", "--json").stdout)
+    assert found["families"]["gpt2"]["passed"]
+    assert set(found["families"]["gpt2"]["relative_logit_errors"]) == {"2", "3"}
+    assert found["transformers"][0].isdecimal()
+
+
+def test_a_name_stands_for_all_its_layouts() -> None:
+    assert [family.name for family in families_named(["gpt_bigcode"])] == ["gpt_bigcode (multi-head)", "gpt_bigcode"]
