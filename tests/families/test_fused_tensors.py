@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
@@ -122,14 +123,14 @@ def test_long_rope_is_known_by_its_old_names(source: Sources, tmp_path: Path) ->
     for name in ("type", "rope_type"):
         old = {key: rope[key] for key in ("short_factor", "long_factor")} | {name: "longrope"}
         src = models.edited(source("phi3-longrope"), tmp_path / name, rope_parameters=None, rope_scaling=old)
-        assert make_plan(open_source(src), Request(embed_mult=2)).family.layout == "long rope"
+        assert make_plan(open_source(src), Request(embed_mult=2)).family.layout.name == "long rope"
 
 
 def test_a_config_that_transformers_would_refuse_is_the_requests_fault(
     source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = FAMILIES["phi3 (long rope)"]
-    monkeypatch.setitem(FAMILIES, family.name, replace(family, heads_fill_embed=False))
+    monkeypatch.setitem(FAMILIES, family.name, replace(family, heads=HeadRule.FREE))
     with pytest.raises(RequestError, match=r"transformers refuses the config: .*short_factor"):
         expand(source("phi3-longrope"), tmp_path / "clone", Request(embed_mult=2, num_heads=4))
     assert list(tmp_path.iterdir()) == []

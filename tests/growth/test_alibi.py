@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
-from hyperclone_cli.growth.alibi import slopes, slotted
+from hyperclone_cli.growth.positions import slopes, slotted
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.inspection.inspector import inspect

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.widths import Growth, grow_dimension, nest, tiled
@@ -50,7 +51,7 @@ def test_every_copy_of_a_unit_is_there_once_and_in_order(a: Growth, b: Growth) -
 
 
 def test_a_dimension_that_does_not_fit_its_axes_says_what_would() -> None:
-    growths = resolve(Request(), SIZES, LLAMA, {})
+    growths = resolve(Proposal(Request(), LLAMA, {}, SIZES))
     with pytest.raises(ValueError, match="64"):
         grow_dimension((("embed",),), 65, growths)
     with pytest.raises(ValueError, match="192"):
@@ -67,15 +68,15 @@ def test_a_dimension_that_does_not_fit_its_axes_says_what_would() -> None:
     ],
 )
 def test_heads_are_key_value_heads_times_a_group(request_: Request, kv_heads: int, group: int) -> None:
-    grown = resolve(request_, SIZES, LLAMA, {})
+    grown = resolve(Proposal(request_, LLAMA, {}, SIZES))
     assert grown["kv_heads"].ratio == kv_heads
     assert grown["group"].ratio == group
 
 
 def test_a_single_key_value_head_stays_single_unless_asked() -> None:
     sizes = SIZES | {"kv_heads": 1, "group": 8}
-    assert resolve(Request(embed_mult=2), sizes, LLAMA, {})["kv_heads"].target == 1
-    assert resolve(Request(embed_mult=2, kv_heads_mult=2), sizes, LLAMA, {})["kv_heads"].target == 2
+    assert resolve(Proposal(Request(embed_mult=2), LLAMA, {}, sizes))["kv_heads"].target == 1
+    assert resolve(Proposal(Request(embed_mult=2, kv_heads_mult=2), LLAMA, {}, sizes))["kv_heads"].target == 2
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_request_that_cannot_be_met_names_the_nearest_that_can(
 ) -> None:
     sizes = SIZES if model_type in ("llama", "olmo2") else SIZES | {"kv_heads": 8, "group": 1}
     with pytest.raises(RequestError) as refusal:
-        resolve(request_, sizes, FAMILIES[model_type], {})
+        resolve(Proposal(request_, FAMILIES[model_type], {}, sizes))
     assert nearest in refusal.value.hint
 
 
