@@ -27,24 +27,28 @@ LATENT_ATTENTION = {
     "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
 }
 
+LATENT_SIZES = {
+    "embed": "hidden_size",
+    "ffn": "intermediate_size",
+    "heads": "num_attention_heads",
+    "head_dim": "v_head_dim",
+    "nope": "qk_nope_head_dim",
+    "rope": "qk_rope_head_dim",
+    "q_latent": "q_lora_rank",
+    "kv_latent": "kv_lora_rank",
+    "vocab": "vocab_size",
+    "layers": "num_hidden_layers",
+}
+
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     known_as="DeepSeek V2",
     tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
     sizes={
-        "embed": "hidden_size",
-        "ffn": "intermediate_size",
-        "heads": "num_attention_heads",
-        "head_dim": "v_head_dim",
-        "nope": "qk_nope_head_dim",
-        "rope": "qk_rope_head_dim",
-        "q_latent": "q_lora_rank",
-        "kv_latent": "kv_lora_rank",
+        **LATENT_SIZES,
         "moe_ffn": "moe_intermediate_size",
         "experts": "n_routed_experts",
         "shared": "n_shared_experts",
-        "vocab": "vocab_size",
-        "layers": "num_hidden_layers",
     },
     aliases={"num_attention_heads": ("num_key_value_heads",)},
     tensors={
