@@ -50,6 +50,7 @@ LARGER_HEADS = {
     "the eps of its norms": ["glm4_moe", "glm4_moe (fused experts)"],
     "read from latent vectors": [
         *("deepseek_v2", "deepseek_v2-lite-tied", "deepseek_v3", "deepseek_v3-tied", "minicpm3", "minicpm3-untied"),
+        *("youtu", "youtu-untied"),
         *("deepseek_v2 (fused experts)", "deepseek_v2-lite-tied (fused experts)"),
         *("deepseek_v3 (fused experts)", "deepseek_v3-tied (fused experts)"),
     ],

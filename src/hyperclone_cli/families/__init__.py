@@ -54,6 +54,7 @@ from hyperclone_cli.families import (
     stablelm,
     starcoder2,
     ungated,
+    youtu,
 )
 from hyperclone_cli.families.refused import REFUSED
 from hyperclone_cli.families.table import Family, Limit, Match, PerLayer, Stated, stated_value
@@ -68,7 +69,16 @@ _LINEAGES = (
     *(stablelm, glm, diffllama, gpt_neox_japanese),
     *(persimmon, bloom, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
     fused,  # before those that have the same config, and are told by nothing
-    *(mixtral, qwen_moe, granite_moe, gpt_oss, dbrx, deepseek, minicpm3),  # mixtures of experts, and latent attention
+    *(
+        mixtral,
+        qwen_moe,
+        granite_moe,
+        gpt_oss,
+        dbrx,
+        deepseek,
+        minicpm3,
+        youtu,
+    ),  # mixtures of experts, and latent attention
     *(lfm2, jamba, recurrent_gemma, mamba, mamba2, bamba, rwkv, qwen_delta),  # recurrent and convolutional layers
 )
 

@@ -105,6 +105,8 @@ FAMILIES = (
     SMOLLM3,
     GRANITE,
     LLAMA.variant("cwm", known_as="Code World Model", defaults={"num_key_value_heads": 8, "head_dim": 128}),
+    LLAMA.variant("internlm3", known_as="InternLM 3", defaults={"num_key_value_heads": 2, "head_dim": 128}),
+    LLAMA.variant("iquestcoder", known_as="IQuest Coder", defaults={"num_key_value_heads": 8, "head_dim": 128}),
     MISTRAL.variant("seed_oss", known_as="Seed-OSS", defaults={"head_dim": 128}),
     ERNIE4_5,
     HELIUM,
