@@ -121,7 +121,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "broken JSON": (lambda src: (src / "config.json").write_text('{"model_type": '), 3, "config.json: not valid JSON"),
     "not an object": (lambda src: (src / "config.json").write_text("[]"), 3, "expected a JSON object"),
     "no model_type": (lambda src: (src / "config.json").write_text("{}"), 3, "no model_type"),
-    "unknown model_type": (set_config(model_type="lama"), 3, "--family llama takes it for one"),
+    "unknown model_type": (set_config(model_type="lama"), 3, "expand it with --family llama"),
     "a size is missing": (set_config(hidden_size=None), 3, "hidden_size"),
     "a size does not fit": (set_config(hidden_size=64), 3, "config.json and the weights do not belong"),
     "heads do not divide": (set_config(num_key_value_heads=3), 3, "num_attention_heads 4 is not a multiple"),

@@ -1,4 +1,4 @@
-"""An architecture without a table of its own, whose tensors are those of another to the last name and shape."""
+"""An architecture without a table of its own, whose tensors have the names and shapes of another's."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_the_file_of_gpt2_on_the_hub(source: Sources, tmp_path: Path) -> None:
 def test_a_single_key_value_head_stays_single(variant: str, source: Sources, tmp_path: Path) -> None:
     before, after = make_plan(open_source(source(variant)), GROWTHS["twice"]).kv_cache_bytes()
     assert before == after
-    with pytest.raises(RequestError, match="the number of key/value heads is no choice"):
+    with pytest.raises(RequestError, match="the number of key/value heads is fixed"):
         expand(source(variant), tmp_path / "clone", Request(embed_mult=2, num_kv_heads=2))
 
 

@@ -44,7 +44,7 @@ def test_larger_heads_are_made_up_for_where_the_config_scales_scores(
 
 def test_key_value_heads_stay_in_two_halves(source: Sources) -> None:
     assert plan(source("diffllama"), embed_mult=2).config["num_key_value_heads"] == 8
-    with pytest.raises(RequestError, match="the key/value heads are two halves"):
+    with pytest.raises(RequestError, match="the number of key/value heads is even"):
         plan(source("diffllama-gqa-tied"), embed_mult=1.75, num_heads=14, num_kv_heads=7)
 
 

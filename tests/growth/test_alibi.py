@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
-from hyperclone_cli.growth.positions import slopes, slotted
+from hyperclone_cli.growth.positions import at_their_slopes, slopes
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.inspection.inspector import inspect
@@ -35,7 +35,7 @@ def test_slopes_are_those_of_transformers(heads: int) -> None:
 def test_every_head_keeps_its_slope_whatever_it_grows_to(size: int) -> None:
     before = slopes_of_transformers(size)
     for target in range(size, 4 * size + 3):
-        growth = slotted(size, target)
+        growth = at_their_slopes(size, target)
         assert growth.target == target
         units = [(unit, run.silent) for run in growth.runs for unit in range(run.start, run.start + run.length)]
         assert sorted(unit for unit, silent in units if not silent) == list(range(size))

@@ -1,4 +1,4 @@
-"""What each architecture can grow, read off its table: for `hyperclone families` and for the README."""
+"""What each architecture can grow, read from its table: for `hyperclone families` and the docs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MEANS = {
 class Capabilities:
     """One line of the table of architectures.
 
-    hidden_size, heads, feed_forward   what these widths may become
-    tied_head   what becomes of one
-    limits      what it cannot grow, with the reason
+    hidden_size, heads, feed_forward   the sizes that these may grow to
+    tied_head   whether a tied head stays tied
+    limits      growths that are refused, with the reason
     """
 
     architecture: str

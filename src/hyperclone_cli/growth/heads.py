@@ -173,7 +173,7 @@ def _rules(proposal: Proposal, embed: int) -> list[str]:
     family = proposal.family
     rules = ["every key/value head serves the same number of query heads, at least as many as in the source"]
     if "kv_heads" in family.fixed:
-        rules = ["the number of key/value heads is no choice"]
+        rules = ["the number of key/value heads is fixed"]
         if family.fixed["kv_heads"] > 1:
             rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
     elif "kv_heads" not in family.sizes:
@@ -181,12 +181,12 @@ def _rules(proposal: Proposal, embed: int) -> list[str]:
     if _number_is_kept(family):
         rules.append("heads grow in size alone: what each does depends on how many there are")
     if family.heads is HeadRule.PAIRED:
-        rules.append("the key/value heads are two halves")
+        rules.append("the number of key/value heads is even")
     if not family.heads_are_free:
         unit = proposal.sizes["head_dim"] * head_copies(proposal, embed)
         rules.append(f"hidden_size is heads × head size, here a multiple of {unit}")
     if family.heads is HeadRule.DIVIDES_EMBED:
-        rules.append("transformers wants hidden_size to be a multiple of the number of heads")
+        rules.append("transformers requires hidden_size to be a multiple of the number of heads")
     if norms_all_heads(family):
         rules.append("a norm spans all heads, so each must be copied equally often")
     return rules

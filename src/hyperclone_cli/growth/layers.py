@@ -31,8 +31,8 @@ def layer_sizes(proposal: Proposal) -> list[dict[str, int]]:
 def grow_layers(proposal: Proposal, growths: Mapping[str, Growth]) -> dict[int, Mapping[str, Growth]]:
     """Layer → the growth of each axis in it, where layers differ; `growths` are those of the config as a whole.
 
-    Every layer's feed-forward grows in the same proportion. Key/value heads grow like those of the other layers,
-    as nearly as the query heads, of which all layers have as many, can be shared out among them.
+    Every layer's feed-forward grows in the same proportion. All layers have the same number of query heads; the
+    key/value heads of a layer grow like those of the others, or to the nearest number among which these can be shared.
 
     Raises CheckpointError as `layer_sizes` does, and RequestError for heads that cannot be shared out or for one
     feed-forward width where the layers have several.

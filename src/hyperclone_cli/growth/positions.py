@@ -29,7 +29,7 @@ def positions_of(proposal: Proposal) -> Positions:
 
 def grow_kv_heads(proposal: Proposal, target: int) -> Growth:
     """The growth of the key/value heads to `target`: copies, or under ALiBi copies at the places of their slopes."""
-    grow = slotted if isinstance(positions_of(proposal), Alibi) else spread
+    grow = at_their_slopes if isinstance(positions_of(proposal), Alibi) else spread
     return grow(proposal.sizes["kv_heads"], target)
 
 
@@ -109,10 +109,10 @@ def slopes(heads: int) -> list[Fraction]:
     return spaced + between
 
 
-def slotted(size: int, target: int) -> Growth:
-    """`size` heads, each at the place among `target` that has its slope; the places between hold silent copies.
+def at_their_slopes(size: int, target: int) -> Growth:
+    """`size` heads, each at the place among `target` that has its slope; the other places hold silent copies.
 
-    There is such a place for every head and any larger number of them: slopes are only ever added between others.
+    Every larger number of heads has a place with each slope: new slopes lie between the old ones.
     """
     if target == size:
         return tiled(size, 1)

@@ -17,10 +17,11 @@ _LARGEST_RATIO = 64
 def choose_sizes(proposal: Proposal, count: Callable[[Request], int]) -> Request:
     """The request of `proposal` with a hidden and a feed-forward size in place of its `target_params`.
 
-    Of the hidden sizes that are multiples of the head size, and that the architecture can have, those above and
-    below are taken at which heads and feed-forward width grow in proportion; each with the feed-forward width, a
-    multiple of `multiple_of` (of the source's width, where the architecture wants that), that comes closest; and the
-    closer of the two. `count` tells how many parameters a request makes.
+    Candidates are the hidden sizes that are multiples of the head size and that the architecture can have, with heads
+    and feed-forward width in proportion. The search takes the largest that makes too few parameters and the smallest
+    that makes enough, gives each the feed-forward width (a multiple of `multiple_of`, or of the source's width where
+    the architecture requires that) that comes closest to the target, and returns the closer of the two. `count` tells
+    how many parameters a request makes.
 
     Raises RequestError for fewer parameters than the source has, or more than any shape makes.
     """

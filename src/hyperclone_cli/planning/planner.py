@@ -30,21 +30,23 @@ from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
 from hyperclone_cli.planning.matching import match_tensors, names_of_copies
 from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
-from hyperclone_cli.planning.tied_head import Head, settle_head
+from hyperclone_cli.planning.tied_head import Head, decide_head
 
 SCHEMA_VERSION = 1
 
-_QUIET_DB = 10
-"""Noise that 16 bits bear: the paper's. At 6 dB `diagonal` failed its verification, at 0 dB `halving` too."""
+_LEAST_SNR_DB_IN_16_BITS = 10
+"""The paper's noise. In bfloat16 a `diagonal` clone failed its verification at 6 dB, a `halving` one at 0 dB."""
 
 _SIZE_HINT = 'Use a size such as "5GB".'
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that will be written, decided.
+    """Everything that will be written.
 
-    `layers` are the growths in each layer, where layers have widths of their own; empty where they are alike.
+    layers   the growths in each layer, where layers differ; empty where they do not
+    shards   file → names of its tensors
+    dropped  stored tensors that are not written → why
     """
 
     source: Source
@@ -160,7 +162,7 @@ def make_plan(source: Source, request: Request) -> Plan:
         for of_layer in [growths if match.layer is None else layers.get(match.layer, growths)]
         for name in names_of_copies(match, of_layer)
     ]
-    tensors, head, redundant = settle_head(source, proposal, growths, tensors)
+    tensors, head, redundant = decide_head(source, proposal, growths, tensors)
     dropped.update(redundant)
     # widest items first, so that every tensor of a file is aligned to its own size
     tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
@@ -177,7 +179,7 @@ def make_plan(source: Source, request: Request) -> Plan:
         shards=_split(tensors, request.max_shard_size),
         dropped=dropped,
         head=head,
-        notes=(*_silent_heads(growths["kv_heads"]), *_loud_noise(request, tensors), *source.notes),
+        notes=(*_silent_heads(growths["kv_heads"]), *_noise_warning(request, tensors), *source.notes),
     )
 
 
@@ -187,13 +189,13 @@ def _silent_heads(heads: Growth) -> list[str]:
     return [f"{silent} of {heads.target} heads are silent until training reads them: {why}"] if silent else []
 
 
-def _loud_noise(request: Request, tensors: list[GrownTensor]) -> list[str]:
+def _noise_warning(request: Request, tensors: list[GrownTensor]) -> list[str]:
     snr_db = request.mixing.noise_snr_db
     short = sorted({tensor.dtype for tensor in tensors if tensor.noisy and ITEM_BYTES[tensor.dtype] < 4})
-    if snr_db is None or snr_db >= _QUIET_DB or not short:
+    if snr_db is None or snr_db >= _LEAST_SNR_DB_IN_16_BITS or not short:
         return []
-    why = "rounding parts the copies, and noise that no longer cancels grows with the depth"
-    return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}, and verification may fail; in float32 it does not."]
+    why = "rounding makes the copies differ, and noise that no longer cancels grows with the depth"
+    return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}. Verification may fail; in float32 it passes."]
 
 
 def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
@@ -215,7 +217,7 @@ def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
 
 
 def _check_known(source: Source, request: Request) -> None:
-    """Raise CheckpointError for an architecture without a table whose every tensor fits another's, naming that."""
+    """Raise CheckpointError for an architecture that has no table, naming another's table that fits every tensor."""
     model_type = source.config["model_type"]
     if request.family or model_type in REFUSED or known_family(source.config, source.tensors):
         return
@@ -226,8 +228,8 @@ def _check_known(source: Source, request: Request) -> None:
             continue
         raise CheckpointError(
             f"config.json: model_type {model_type!r} is not supported.",
-            f"Its tensors are those of {name} to the last name and shape: --family {name} takes it for one, and"
-            " `verify` decides.",
+            f"Its tensors have the names and shapes of {name}: expand it with --family {name}; `verify` then tells"
+            " whether it computes the same.",
         )
 
 
@@ -236,7 +238,7 @@ def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, t
 
     size = bytes_of("--max-shard-size", max_shard_size)
     if not size:
-        raise RequestError(f"--max-shard-size {max_shard_size}: a file needs room for something.", _SIZE_HINT)
+        raise RequestError(f"--max-shard-size {max_shard_size}: a shard must have room for a tensor.", _SIZE_HINT)
     split = split_state_dict_into_shards_factory(
         {tensor.name: tensor for tensor in tensors},
         get_storage_size=lambda tensor: tensor.nbytes,

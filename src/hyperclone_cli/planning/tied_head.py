@@ -15,9 +15,9 @@ from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
 
 @dataclass(frozen=True)
 class Head:
-    """How the clone reads its logits.
+    """How the clone's head works.
 
-    `factor` is what the final hidden state is scaled by, to make up for a tied matrix that is read in several copies.
+    factor  what the last norm is scaled by, because a tied matrix reads several copies of the hidden state
     """
 
     tied: bool
@@ -25,14 +25,16 @@ class Head:
     factor: float = 1.0
 
 
-def settle_head(
+def decide_head(
     source: Source, proposal: Proposal, growths: Mapping[str, Growth], tensors: list[GrownTensor]
 ) -> tuple[list[GrownTensor], Head, dict[str, str]]:
-    """Settle the head: (tensors, head, stored tensors that are not written and why).
+    """Decide whether the head stays tied: (tensors, head, stored tensors that are not written → why).
 
-    A tied matrix E is copied like any embedding (its rows times a gain g), so the head that
-    reads n copies of it gives n·g times the logits, or less where the forward pass divides these by a
-    power of the width. The last module before it is scaled to make up for that, or the tie is given up.
+    A tied matrix E is copied like any embedding (its rows times a gain g), so a head that reads n copies of the hidden
+    state gives n·g times the logits, or less where the forward pass divides them by a power of the width. That factor
+    is folded into the last module before the head, or the head is untied.
+
+    Raises RequestError where the request keeps a tie that cannot be kept, CheckpointError if there is no head.
     """
     family, request = proposal.family, proposal.request
     by_name = {tensor.name: tensor for tensor in tensors}
