@@ -140,11 +140,6 @@ def test_the_version_is_the_packages() -> None:
     assert hyperclone("--version").stdout == f"hyperclone {version('hyperclone-cli')}\n"
 
 
-def test_the_readme_names_every_family() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert all(f"`{name}`" in readme for name in FAMILIES)
-
-
 def test_any_path_is_shown_as_it_is(source: Sources, tmp_path: Path) -> None:
     out = tmp_path / "run [bold]x[/y] :smile:"
     result = hyperclone("expand", "--src", source("qwen3"), "--out", out, "--no-verify")

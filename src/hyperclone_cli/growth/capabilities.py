@@ -1,8 +1,8 @@
-"""What each architecture can grow, read from its table: for `hyperclone families` and the docs."""
+"""What each architecture can grow, read off its table: for `hyperclone families` and its documentation."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hyperclone_cli.families import Family, Limit
@@ -22,9 +22,10 @@ _MEANS = {
 class Capabilities:
     """One line of the table of architectures.
 
-    hidden_size, heads, feed_forward   the sizes that these may grow to
-    tied_head   whether a tied head stays tied
-    limits      growths that are refused, with the reason
+    known_as    models that have the architecture
+    hidden_size, heads, feed_forward   which values these widths may take in a clone
+    tied_head   whether a tied head can stay tied
+    limits      what the architecture cannot grow, each with its reason; joined by "; "
     """
 
     architecture: str
@@ -40,7 +41,7 @@ class Capabilities:
 
 
 def capabilities(family: Family) -> Capabilities:
-    """What the table of an architecture says that it can do."""
+    """What an architecture can grow, as its table says."""
     return Capabilities(
         family.name,
         family.known_as,
@@ -55,14 +56,6 @@ def capabilities(family: Family) -> Capabilities:
 def grown_keys(family: Family) -> list[str]:
     """The keys of config.json that grow with the model. A head's size grows only when asked for."""
     return [key for axis, key in family.sizes.items() if AXES[axis].grows and axis != "head_dim"]
-
-
-def markdown(families: list[Family]) -> str:
-    """The table of architectures as Markdown, one line each."""
-    titles = [field.name.replace("_", " ") for field in fields(Capabilities)]
-    rows = [[f"`{row[0]}`", *row[1:]] for row in ([*asdict(capabilities(family)).values()] for family in families)]
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _hidden_size(family: Family) -> str:
