@@ -1,4 +1,4 @@
-"""An architecture without a table of its own, whose tensors are those of another to the last name and shape."""
+"""--family: an architecture without a table of its own grows by that of another whose tensors it has."""
 
 from __future__ import annotations
 
