@@ -1,4 +1,4 @@
-"""A real pretrained model: SmolLM2-135M-Instruct, from its GGUF file, with its tokenizer and chat template."""
+"""A pretrained model as people have it: SmolLM2-135M-Instruct, from its GGUF file, with its tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An architecture without a table of its own, whose tensors have the names and shapes of another's."""
+"""--family: an architecture without a table of its own grows by that of another whose tensors it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads whose positions are slopes that depend on how many heads there are: where each goes, and who is silent."""
+"""ALiBi: the slope of a head depends on how many heads there are, so that it decides where heads may go."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
+from hyperclone_cli import plan
+from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.positions import at_their_slopes, slopes
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
@@ -17,6 +19,8 @@ from hyperclone_cli.inspection.inspector import inspect
 from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
+
+Sources = Callable[[str], Path]
 
 
 def slopes_of_transformers(heads: int) -> torch.Tensor:
@@ -85,3 +89,25 @@ def test_verify_passes(request_: Request, falcon_rw: Path, tmp_path: Path) -> No
     expand(falcon_rw, tmp_path / "clone", request_)
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("variant, heads", [("bloom", "n_head"), ("mpt", "n_heads")])
+def test_alibi_keeps_the_number_of_heads(variant: str, heads: str, source: Sources) -> None:
+    made = plan(source(variant), embed_mult=3, ffn_mult=3)
+    assert made.config[heads] == 4
+    before, after = made.kv_cache_bytes()
+    assert after == 3 * before
+    with pytest.raises(RequestError, match="heads grow in size alone"):
+        plan(source(variant), embed_mult=2, ffn_mult=2, num_heads=8)
+    larger = plan(source(variant), target_params="1M")
+    assert larger.config[heads] == 4
+    assert larger.growths["embed"].target % larger.growths["embed"].source == 0
+
+
+@pytest.mark.parametrize("variant, scale", [("mpt", 12**-0.5), ("mpt-scaled", 0.4)])
+def test_larger_heads_are_made_up_for_where_the_config_scales_scores(
+    variant: str, scale: float, source: Sources
+) -> None:
+    made = plan(source(variant), embed_mult=4, ffn_mult=4)
+    assert made.config["attn_config"]["softmax_scale"] == scale / 4
+    assert made.rounded() == []

@@ -1,4 +1,4 @@
-"""Models on the Hub as sources: what is fetched, what is not, and what happens when the Hub or the network fails."""
+"""Models on the Hub as sources: what is fetched, what is not, and what is recorded."""
 
 from __future__ import annotations
 
@@ -6,77 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hyperclone_cli import expand
-from support import models, opt_350m
-from support.command_line import hyperclone
-from support.local_hub import TOKEN, LocalHub, Request
+from support import opt_350m
+from support.command_line import Run
+from support.local_hub import CONTENT, TOKEN, WEIGHTS, LocalHub, fetched
 
-CONTENT = "^GET /[^/]+/[^/]+/resolve/"
-WEIGHTS = CONTENT + r".*\.(safetensors|bin)$"
 GROWTH = ("--embed-mult", 2, "--ffn-mult", 2)
-
-
-@pytest.fixture(scope="session")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama in four shards of 60 kB and less, with files beside it that nobody needs."""
-    path = models.build("llama-gqa-tied", tmp_path_factory.mktemp("hub") / "sharded", max_shard_size="60KB")
-    (path / "LICENSE").write_text("be kind")
-    (path / "README.md").write_text("---\nlicense: mit\n---\n# The small one\n")
-    for name in (
-        "pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "model.fp16.safetensors", "model-Q4.gguf",
-        "onnx/model.onnx", "original/consolidated.00.pth", "original/tokenizer.model", "fp16/modeling_mine.py",
-    ):  # fmt: skip
-        (path / name).parent.mkdir(exist_ok=True)
-        (path / name).write_bytes(b"not needed" * 1000)
-    return path
-
-
-@pytest.fixture(scope="session")
-def opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return opt_350m.build(tmp_path_factory.mktemp("opt") / "opt-350m")
-
-
-@pytest.fixture
-def hub(sharded: Path) -> Iterator[LocalHub]:
-    """A Hub that holds the sharded Llama as a/llama."""
-    with LocalHub() as hub:
-        hub.add("a/llama", sharded)
-        yield hub
-
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run(hub: LocalHub, tmp_path: Path) -> Run:
-    """`run("plan", …)`: the command line as a client of `hub`, in tmp_path, with a cache of its own."""
-
-    def run(
-        *arguments: object, code: int = 0, token: str | None = None, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        env = hub.environment(tmp_path / "home", token) | environment
-        result = hyperclone(*arguments, code=code, cwd=tmp_path, env=env)
-        assert "Traceback" not in result.stderr
-        assert TOKEN not in result.stdout + result.stderr
-        return result
-
-    return run
-
-
-def fetched(requests: list[Request]) -> list[str]:
-    return sorted(request.path.split("/resolve/")[1].split("/", 1)[1] for request in requests)
-
-
-def total(requests: list[Request]) -> int:
-    return sum(request.sent for request in requests)
 
 
 def test_expand_fetches_each_needed_file_once_and_nothing_else(
@@ -113,107 +54,6 @@ def test_the_single_file_is_fetched_where_there_are_shards_too(hub: LocalHub, ru
     )
     run("expand", "--src", "a/llama", "--out", "clone", "--no-verify", code=3)
     assert fetched(hub.asked(WEIGHTS)) == ["model.safetensors"]
-
-
-def test_a_plan_reads_headers_and_fetches_no_weights(hub: LocalHub, run: Run, tmp_path: Path) -> None:
-    src = models.build(
-        "llama-gqa-tied", tmp_path / "wide", max_shard_size="2MB", vocab_size=8000, intermediate_size=8192
-    )
-    hub.add("a/wide", src)
-    planned = json.loads(run("plan", "--src", "a/wide", *GROWTH, "--json").stdout)
-    assert planned == json.loads(run("plan", "--src", src, *GROWTH, "--json").stdout)
-    asked = hub.asked(WEIGHTS)
-    assert set(fetched(hub.asked(CONTENT))) - set(fetched(asked)) == {"config.json", "model.safetensors.index.json"}
-    assert len(asked) == len(list(src.glob("*.safetensors"))) > 2
-    assert total(asked) <= len(asked) * (1 << 17) < sum(path.stat().st_size for path in src.glob("*.safetensors")) / 4
-    assert not list((tmp_path / "home").rglob("model-*.safetensors"))
-
-
-def test_a_plan_of_safetensors_on_the_hub_imports_neither_torch_nor_transformers(hub: LocalHub, tmp_path: Path) -> None:
-    code = (
-        "import sys; from hyperclone_cli.cli.app import app\n"
-        "try: app(['plan', '--src', 'a/llama', '--embed-mult', '2'])\n"
-        "except SystemExit as stop: assert not stop.code\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules)"
-    )
-    env = hub.environment(tmp_path / "home")
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, stdout=subprocess.DEVNULL)
-
-
-def test_a_plan_of_a_bin_file_reads_its_pickle_and_no_weights(
-    hub: LocalHub, run: Run, opt: Path, tmp_path: Path
-) -> None:
-    hub.add("facebook/opt-350m", opt)
-    planned = json.loads(run("plan", "--src", "facebook/opt-350m", *GROWTH, "--json").stdout)
-    assert planned["config"]["hidden_size"] == {"before": 1024, "after": 2048}
-    assert planned["head"]["tied"] is True
-    assert total(hub.asked(WEIGHTS)) < (opt / "pytorch_model.bin").stat().st_size / 50
-    assert not list((tmp_path / "home").rglob("pytorch_model.bin"))
-
-
-def test_a_plan_of_an_old_bin_file_says_that_it_would_have_to_be_fetched(
-    hub: LocalHub, run: Run, opt: Path, tmp_path: Path
-) -> None:
-    old = Path(shutil.copytree(opt, tmp_path / "old"))
-    tensors = torch.load(old / "pytorch_model.bin", weights_only=True)
-    torch.save(tensors, old / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    hub.add("a/old", old)
-    result = run("plan", "--src", "a/old", *GROWTH, code=2)
-    assert f"{(old / 'pytorch_model.bin').stat().st_size:,} bytes" in result.stderr
-
-
-NOT_IN_FULL = (
-    "lm_head.weight is stored apart from the embedding that it is tied to, and was not compared with it in full"
-)
-
-
-@pytest.mark.parametrize(
-    "file, vocab, tie, differ, noted",
-    [
-        ("model.safetensors", 768, True, "nowhere", True),
-        ("model.safetensors", 768, True, "at the end", True),
-        ("model.safetensors", 768, True, "at the start", False),  # so much is read, and settles it
-        ("model.safetensors", 96, True, "nowhere", False),  # read whole
-        ("model.safetensors", 768, False, "nowhere", False),
-        ("pytorch_model.bin", 96, True, "nowhere", True),
-        ("pytorch_model.bin", 96, False, "nowhere", False),
-    ],
-)
-def test_a_plan_says_that_a_stored_head_was_not_compared_in_full(
-    file: str, vocab: int, tie: bool, differ: str, noted: bool, hub: LocalHub, run: Run, tmp_path: Path
-) -> None:
-    from safetensors.torch import save_file
-
-    src = models.build("llama-mha", tmp_path / "src", vocab_size=vocab, tie_word_embeddings=tie)
-    tensors = load_file(src / "model.safetensors")
-    head = tensors["model.embed_tokens.weight"].clone()
-    if differ != "nowhere":
-        head[-1 if differ == "at the end" else 0] += 1
-    tensors["lm_head.weight"] = head
-    (src / "model.safetensors").unlink()
-    if file.endswith(".bin"):
-        torch.save(tensors, src / file)
-    else:
-        save_file(tensors, src / file, metadata={"format": "pt"})
-    hub.add("a/stored", src)
-    notes = json.loads(run("plan", "--src", "a/stored", *GROWTH, "--json").stdout)["notes"]
-    assert [note[: len(NOT_IN_FULL)] for note in notes] == [NOT_IN_FULL] * noted
-
-
-@pytest.mark.parametrize("differ", [False, True], ids=["the same", "another"])
-def test_a_plan_looks_whether_a_stored_head_is_the_tied_one(
-    differ: bool, hub: LocalHub, run: Run, tmp_path: Path
-) -> None:
-    from safetensors.torch import save_file
-
-    src = models.build("llama-gqa-tied", tmp_path / "src")
-    tensors = load_file(src / "model.safetensors")
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * (2 if differ else 1)
-    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
-    hub.add("a/stored", src)
-    planned = json.loads(run("plan", "--src", "a/stored", *GROWTH, "--json").stdout)
-    assert planned == json.loads(run("plan", "--src", src, *GROWTH, "--json").stdout)
-    assert planned["head"]["tied"] is not differ
 
 
 def test_the_commit_is_recorded_and_verified_against_although_the_branch_moves_on(
@@ -321,22 +161,6 @@ def test_a_repository_that_holds_no_model(
     assert words in run(command, "--src", "a/odd", *out, code=3).stderr
 
 
-SHARD = "/a/llama/resolve/.*/model-00002"
-
-PASSING: dict[str, tuple[str, dict[str, Any]]] = {
-    "429 once": (f"GET {SHARD}", {"times": 1, "status": 429, "headers": {"Retry-After": "1"}}),
-    "500 twice": (f"HEAD {SHARD}", {"times": 2, "status": 500}),
-    "a cut connection": (f"GET {SHARD}", {"times": 1, "cut": 30_000}),
-}
-
-
-@pytest.mark.parametrize("pattern, fault", PASSING.values(), ids=list(PASSING))
-def test_a_passing_fault_is_waited_out(pattern: str, fault: dict[str, Any], hub: LocalHub, run: Run) -> None:
-    struck = hub.fail(pattern, **fault)
-    run("expand", "--src", "a/llama", *GROWTH, "--out", "clone", "--no-verify")
-    assert struck.reached.is_set()
-
-
 def test_a_cut_download_goes_on_where_it_stopped(hub: LocalHub, run: Run, tmp_path: Path) -> None:
     """In steps of 10 MiB, as huggingface_hub writes them."""
     src = opt_350m.build(tmp_path / "src", "model.safetensors")
@@ -346,86 +170,6 @@ def test_a_cut_download_goes_on_where_it_stopped(hub: LocalHub, run: Run, tmp_pa
     _, rest = hub.asked("GET .*/model.safetensors")
     assert rest.status == 206
     assert rest.sent == (src / "model.safetensors").stat().st_size - (30 << 20)
-
-
-LASTING: dict[str, tuple[str, dict[str, Any], str]] = {
-    "401": ("GET /api/models", {"status": 401}, "the Hub does not accept the token"),
-    "403": ("GET /api/models", {"status": 403}, "the token does not allow this"),
-    "429": ("GET /api/models", {"status": 429, "headers": {"Retry-After": "7"}}, "again in 7 seconds"),
-    "500": ("GET /api/models", {"status": 500}, "answered HTTP 500"),
-    "a refused shard": (f"HEAD {SHARD}", {"status": 403}, "the token does not allow this"),
-    "a cut connection": ("GET /api/models", {"cut": 20}, "a/llama: "),
-    "a wrong ETag": (f"(HEAD|GET) {SHARD}", {"headers": {"ETag": f'"{"0" * 64}"'}}, "arrived damaged"),
-    "a wrong size": (f"HEAD {SHARD}", {"headers": {"Content-Length": "12345"}}, "should be of size 12345"),
-    "other content": (f"GET {SHARD}", {"content": b"\0" * 60_000}, "should be of size"),
-}
-
-
-@pytest.mark.parametrize("pattern, fault, words", LASTING.values(), ids=list(LASTING))
-def test_a_lasting_fault_is_one_message_and_nothing_written(
-    pattern: str, fault: dict[str, Any], words: str, hub: LocalHub, run: Run, tmp_path: Path
-) -> None:
-    hub.fail(pattern, **fault)
-    result = run("expand", "--src", "a/llama", *GROWTH, "--out", "clone", code=5, token=TOKEN)
-    assert result.stdout == ""
-    assert result.stderr.startswith("Error: a/llama: ")
-    assert words in result.stderr
-    assert len(result.stderr.splitlines()) == 2
-    assert {path.name for path in tmp_path.iterdir()} <= {"home"}
-
-
-def test_content_that_is_not_what_was_announced_is_noticed_and_fetched_anew(
-    hub: LocalHub, run: Run, sharded: Path
-) -> None:
-    content = bytearray((sharded / "model-00002-of-00004.safetensors").read_bytes())
-    content[-1] ^= 1
-    hub.fail(f"GET {SHARD}", content=bytes(content))
-    result = run("expand", "--src", "a/llama", *GROWTH, "--out", "clone", code=5)
-    assert "model-00002-of-00004.safetensors arrived damaged" in result.stderr
-    hub.faults.clear()
-    run("expand", "--src", "a/llama", *GROWTH, "--out", "clone", "--no-verify")
-
-
-NOBODY = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-
-UNREACHABLE: dict[str, tuple[list[str], dict[str, str], str]] = {
-    "no such model": (["--src", "a/lama"], {}, "a/lama: not found on the Hub, or private"),
-    "a private model": (["--src", "a/private"], {}, "pass --token"),
-    "a gated model": (["--src", "a/gated"], {}, "a gated model"),
-    "a token that is not accepted": (["--src", "a/llama", "--token", "hf_wrong"], {}, "does not accept the token"),
-    "no such revision": (["--src", "a/llama", "--revision", "v9"], {}, "no such revision"),
-    "offline": (["--src", "a/llama"], {"HF_HUB_OFFLINE": "1"}, "all there is offline"),
-    "nobody there": (["--src", "a/llama"], NOBODY, "a/llama: no such directory here, and the Hub cannot be reached: "),
-    "a mistyped directory": (["--src", "smoll"], NOBODY, "smoll: no such directory here, and the Hub cannot be"),
-}
-
-
-@pytest.mark.parametrize("arguments, environment, words", UNREACHABLE.values(), ids=list(UNREACHABLE))
-def test_what_cannot_be_fetched(
-    arguments: list[str],
-    environment: dict[str, str],
-    words: str,
-    hub: LocalHub,
-    run: Run,
-    sharded: Path,
-    tmp_path: Path,
-) -> None:
-    hub.add("a/private", sharded, private=True)
-    hub.add("a/gated", sharded, gated=True)
-    result = run("expand", *arguments, "--out", "clone", code=5, **environment)
-    assert words in result.stderr
-    assert len(result.stderr.splitlines()) == 2
-    assert "hf_wrong" not in result.stderr
-    assert not (tmp_path / "clone").exists()
-
-
-def test_a_connection_that_breaks_is_said_to_be_one(hub: LocalHub, run: Run) -> None:
-    """The model was found, so that it is no mistyped directory."""
-    hub.fail(f"GET {SHARD}", cut=1000)
-    said = run("expand", "--src", "a/llama", "--out", "clone", code=5).stderr
-    assert "a/llama: the Hub cannot be reached: " in said
-    assert "no such directory" not in said
-    assert "HF_ENDPOINT" in said
 
 
 @pytest.mark.parametrize("repo_id", ["a/private", "a/gated"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.families.vocabulary import linear, optional
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
-from hyperclone_cli.inspection import plot
 from hyperclone_cli.inspection.gradients import GradientFigures
 from hyperclone_cli.inspection.inspector import Inspection, inspect
 from hyperclone_cli.inspection.similarity import rank_fraction
@@ -305,27 +303,6 @@ def test_a_source_that_moved_can_be_named(tmp_path: Path) -> None:
         inspect(tmp_path / "clone")
     assert "--src" in refused.value.hint
     assert inspect(tmp_path / "clone", src=tmp_path / "moved").notes == ()
-
-
-def test_the_plot_is_a_png_with_a_row_for_each_figure(source: Sources, tmp_path: Path) -> None:
-    expand(source("llama-gqa-tied"), tmp_path / "clone", request("noise"))
-    found = inspect(tmp_path / "clone", gradients=True)
-    plot.write_plot(found, tmp_path / "copies.png")
-    assert (tmp_path / "copies.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    rows = plot.grid(found)
-    assert list(rows)[::5] == ["attention: outputs", "feed-forward: outputs"]
-    assert [len(row) for row in rows.values()] == [2] * 10
-
-
-def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(RequestError, match="absent"):
-        plot.check_plot(tmp_path / "absent" / "copies.png")
-    monkeypatch.setattr(plot, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
-    with pytest.raises(RequestError) as refused:
-        plot.check_plot(tmp_path / "copies.png")
-    assert "pip install 'hyperclone-cli[plot]'" in refused.value.hint
 
 
 def test_the_command_prints_a_table_or_json(source: Sources, tmp_path: Path) -> None:

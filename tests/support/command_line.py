@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -19,6 +19,9 @@ import huggingface_hub
 import pytest
 
 from hyperclone_cli.__main__ import main
+
+Run = Callable[..., CompletedProcess[str]]
+"""A function that runs the command line with its arguments."""
 
 
 def hyperclone(

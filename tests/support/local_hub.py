@@ -27,6 +27,10 @@ TOKEN = "hf_localTokenThatNobodyMaySee"
 LFS_BYTES = 4096
 """Files of at least this size go to large file storage, as weights do on the real Hub."""
 
+CONTENT = "^GET /[^/]+/[^/]+/resolve/"
+WEIGHTS = CONTENT + r".*\.(safetensors|bin)$"
+"""What `LocalHub.asked` takes for requests for files, and for weights among them."""
+
 
 @dataclass
 class Repo:
@@ -83,6 +87,16 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     reached: threading.Event = field(default_factory=threading.Event)
+
+
+def fetched(requests: list[Request]) -> list[str]:
+    """The names of the files that were asked for."""
+    return sorted(request.path.split("/resolve/")[1].split("/", 1)[1] for request in requests)
+
+
+def sent_bytes(requests: list[Request]) -> int:
+    """The bytes with which all were answered."""
+    return sum(request.sent for request in requests)
 
 
 class LocalHub:

@@ -1,4 +1,4 @@
-"""Every table, held against the installed transformers: clones are exact, and every kind of tensor matters to that."""
+"""`families --check`: every table against the installed transformers, and every kind of tensor matters to that."""
 
 from __future__ import annotations
 
