@@ -67,6 +67,35 @@ FEED_FORWARD_ALONE = {
     "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],
 }
 
+
+ONE_UNIT_WIDER = {
+    "every query head has a key and value head of its own": [
+        *("opt-125m", "opt-350m", "opt-projected-prenorm-untied", "opt-postnorm", "opt-untied", "opt-no-bias"),
+        *("opt-plain-norms", "opt-no-final-norm", "openai-gpt", "openai-gpt-untied", *ALIBI),
+        *("pythia", "pythia-tied", "gpt_neox-sequential", "gpt_neox-full-rotary", "gpt_neox-no-attention-bias"),
+        *("gpt_neox_japanese", "gpt_neox_japanese-untied-twofold", "gpt_neo", "gpt_neo-untied", "gptj", "gptj-tied"),
+        *("gpt2", "gpt2-untied-n_inner", "gpt2-scaled-by-layer", "gpt2-unscaled", "gpt_bigcode-mha-untied"),
+        *("falcon-mha-rope", "falcon-rw", "persimmon", "persimmon-tied-no-qk-norms"),
+        *("biogpt", "biogpt-untied-unscaled"),
+    ],
+    "every key/value head serves the same number of query heads": [
+        *("gemma2", "gemma3-gqa", "gemma3n", "gemma3n-untied-borrowing", "gemma3n-widths", "gemma3n-sparse"),
+        *("llama-gqa-tied", "llama-head_dim-biases", "llama3-rope", "arcee", "cwm", "helium", "helium-tied", "jais2"),
+        *("internlm3-tied", "iquestcoder"),
+        *("vaultgemma", "bitnet", "bitnet-tied", "phi3-longrope", "phi-gqa-tied-qk-norms", "falcon-40b", "falcon-11b"),
+        *("stablelm", "stablelm-parallel-tied-biases", "stablelm-12b", "stablelm-12b-tied-mha"),
+        *("olmoe", "olmoe-tied", "olmoe (fused experts)", "olmoe-tied (fused experts)"),
+        *("dbrx", "dbrx-one-expert-of-four"),
+    ],
+    "the number of key/value heads is fixed": [
+        *("gpt_bigcode-mqa", "codegen", "codegen-tied", "falcon-7b", "falcon-7b-untied"),
+    ],
+    "its norms have no weights": HALF_AS_WIDE_AGAIN["its norms have no weights"],
+    "a norm spans the state space's heads": HALF_AS_WIDE_AGAIN["a norm spans the state space's heads"],
+    "writes the residual stream": HALF_AS_WIDE_AGAIN["writes the residual stream"],
+}
+"""Words of a refusal → variants whose residual stream cannot become one unit wider while nothing else is said."""
+
 REFUSED: dict[tuple[str, str], str] = {
     (variant, growth): reason
     for growth, reasons in (
