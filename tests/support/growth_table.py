@@ -79,9 +79,9 @@ ONE_UNIT_WIDER = {
         *("biogpt", "biogpt-untied-unscaled"),
     ],
     "every key/value head serves the same number of query heads": [
-        *("gemma2", "gemma3-gqa", "gemma3n", "gemma3n-untied-borrowing", "gemma3n-widths", "gemma3n-sparse"),
+        *("gemma2", "gemma3-gqa", "gemma3n", "gemma3n-untied-shared-kv", "gemma3n-widths", "gemma3n-sparse"),
         *("llama-gqa-tied", "llama-head_dim-biases", "llama3-rope", "arcee", "cwm", "helium", "helium-tied", "jais2"),
-        *("internlm3-tied", "iquestcoder"),
+        "internlm3-tied",
         *("vaultgemma", "bitnet", "bitnet-tied", "phi3-longrope", "phi-gqa-tied-qk-norms", "falcon-40b", "falcon-11b"),
         *("stablelm", "stablelm-parallel-tied-biases", "stablelm-12b", "stablelm-12b-tied-mha"),
         *("olmoe", "olmoe-tied", "olmoe (fused experts)", "olmoe-tied (fused experts)"),
