@@ -19,7 +19,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 import models
 from hyperclone_cli.checkpoint import safetensors_file as shards
-from hyperclone_cli.checkpoint.source import COMPANIONS, fits
+from hyperclone_cli.checkpoint.source import SIDE_FILES, matches_any
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.growth.request import Request
@@ -106,7 +106,7 @@ def test_files_beside_the_weights_are_copied_byte_for_byte(tmp_path: Path) -> No
 def test_every_file_of_an_architectures_tokenizer_goes_along(model_type: str) -> None:
     name = TOKENIZER_MAPPING_NAMES.get(model_type)
     tokenizer = getattr(transformers, name or "PreTrainedTokenizerFast")
-    assert [file for file in tokenizer.vocab_files_names.values() if not fits(file, COMPANIONS)] == []
+    assert [file for file in tokenizer.vocab_files_names.values() if not matches_any(file, SIDE_FILES)] == []
 
 
 def test_two_runs_write_the_same_bytes(source: Sources, tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_a_tokenizer_that_does_not_load_is_noted(tmp_path: Path) -> None:
 WORDS = {"the": 3, "What": 4, "sea": 5, "[UNK]": 95}
 TOKENIZERS: dict[str, tuple[dict[str, int], str | None, str | None, str]] = {
     "no tokens at all": ({}, None, None, "makes no tokens of English"),
-    "a token that the model lacks": (WORDS | {"[UNK]": 96}, "[UNK]", None, "makes token 96, the model knows 96"),
+    "a token that the model lacks": (WORDS | {"[UNK]": 96}, "[UNK]", None, "makes token 96, the vocabulary has 96"),
     "a chat template that fails": (WORDS, "[UNK]", "{{ raise_exception('no') }}", "does not load (no)"),
     "one that can be used": (WORDS, "[UNK]", None, ""),
 }
