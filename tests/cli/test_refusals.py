@@ -116,7 +116,7 @@ def add_clone_and_notes(path: Path) -> None:
 
 
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
-    "no such directory": (shutil.rmtree, 5, "src: no such directory, and not whole in the Hub's cache"),
+    "no such directory": (shutil.rmtree, 5, "src: no such directory, and not complete in the Hub's cache"),
     "no config.json": (lambda src: (src / "config.json").unlink(), 3, "config.json: no such file"),
     "broken JSON": (lambda src: (src / "config.json").write_text('{"model_type": '), 3, "config.json: not valid JSON"),
     "not an object": (lambda src: (src / "config.json").write_text("[]"), 3, "expected a JSON object"),

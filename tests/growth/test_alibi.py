@@ -73,7 +73,7 @@ def test_silent_heads_are_copies_that_nobody_reads(falcon_rw: Path, tmp_path: Pa
 
 def test_copies_but_those_of_heads_get_equal_gradients(falcon_rw: Path, tmp_path: Path) -> None:
     plan = expand(falcon_rw, tmp_path / "alike", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("symmetric")))
-    assert advice(plan).startswith("All copies but those of heads get equal gradients")
+    assert advice(plan).startswith("All copies except those of heads get equal gradients")
     plan = expand(
         falcon_rw, tmp_path / "noisy", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("uneven", noise_snr_db=10))
     )

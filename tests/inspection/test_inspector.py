@@ -22,7 +22,7 @@ from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.inspection.gradients import GradientFigures
 from hyperclone_cli.inspection.inspector import Inspection, inspect
 from hyperclone_cli.inspection.similarity import rank_fraction
-from hyperclone_cli.planning.symmetry import ALL, advice, taught_alike
+from hyperclone_cli.planning.symmetry import ALL_COPIES, advice, copies_with_equal_gradients
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.command_line import as_json, hyperclone
@@ -117,7 +117,9 @@ def test_the_plan_foretells_whether_gradients_are_equal(
     variant: str, embed: int, ffn: int, mixing: str, source: Sources, tmp_path: Path
 ) -> None:
     plan = expand(source(variant), tmp_path / "clone", request(mixing, embed, ffn))
-    assert (taught_alike(plan) == ALL) is (difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL)
+    assert (copies_with_equal_gradients(plan) == ALL_COPIES) is (
+        difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL
+    )
 
 
 @pytest.mark.parametrize("variant, equal", [("llama-mha", False), ("opt-125m", True)])
@@ -128,8 +130,8 @@ def test_a_larger_head_with_rotary_positions_parts_its_queries_but_not_its_value
         source(variant), tmp_path / "clone", Request(embed_mult=2, head_dim_mult=2, mixing=MIXINGS["symmetric"])
     )
     taught_equally = difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL
-    assert (taught_alike(plan) == ALL) is taught_equally is equal
-    assert ("All copies but those of queries" in advice(plan)) is not equal
+    assert (copies_with_equal_gradients(plan) == ALL_COPIES) is taught_equally is equal
+    assert ("All copies except those of queries" in advice(plan)) is not equal
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "granitemoe", "gpt_oss", "dbrx"])
@@ -261,7 +263,7 @@ def test_training_parts_the_copies_whose_gradients_differ_and_no_others(
 def test_padding_parts_the_copies_that_read_it_by_different_noise(source: Sources, tmp_path: Path) -> None:
     """Their first gradients are equal; once the padding holds something, they are not."""
     plan = expand(source("llama-mha"), tmp_path / "clone", Request(embed_mult=2.5, ffn_mult=2))
-    assert taught_alike(plan) == ""
+    assert copies_with_equal_gradients(plan) == ""
     after = inspect(train(tmp_path / "clone", tmp_path / "trained"), clone=tmp_path / "clone", gradients=True)
     assert min(figures(after, *WEIGHTS)) < 0.9999
     assert min(figures(after, "gradient_inputs")) < 0.999
@@ -321,7 +323,10 @@ def test_the_command_prints_a_table_or_json(source: Sources, tmp_path: Path) -> 
     picture = tmp_path / "copies.png"
     table = hyperclone("inspect", tmp_path / "clone", "--gradients", "--plot", picture)
     assert table.stdout.count("1.000") >= 2 * (2 + 4)
-    assert "gradients are equal up to rounding: an optimizer that treats all elements alike keeps them" in table.stdout
+    assert (
+        "gradients are equal up to rounding: an elementwise optimizer such as AdamW keeps the copies equal"
+        in table.stdout
+    )
     assert table.stderr == ""
     assert picture.stat().st_size > 0
     found = as_json(hyperclone("inspect", tmp_path / "clone", "--json"))

@@ -12,7 +12,7 @@ import torch
 from hyperclone_cli.checkpoint.json_config import check_config, check_readable
 from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, put_rows
 from hyperclone_cli.checkpoint.source import TensorSource, stored_tensors
-from hyperclone_cli.checkpoint.transformers_model import complaints, quiet, weights_of
+from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers, weights_of
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.growth.options import GrowthOptions, request
 from hyperclone_cli.planning.planner import Plan, make_plan
@@ -83,7 +83,7 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
 
 def _load_like(model: Model, plan: Plan) -> Model:
     """A model like `model` with the plan's config and tensors: transformers makes it, as it would from disk."""
-    with quiet():
+    with quiet_transformers():
         grown: Model
         grown, report = type(model).from_pretrained(
             None,
@@ -93,7 +93,7 @@ def _load_like(model: Model, plan: Plan) -> Model:
             attn_implementation=model.config._attn_implementation,
             output_loading_info=True,
         )
-    if problems := complaints(report):
+    if problems := loading_problems(report):
         raise CheckpointError(f"{plan.source.path}: transformers cannot load the grown tensors: {problems[0]}.")
     grown.name_or_path = grown.config.name_or_path = ""  # it came from no path, which is not one called "None"
     return grown

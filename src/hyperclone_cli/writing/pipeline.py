@@ -157,7 +157,7 @@ def check_space(plan: Plan, out: Path) -> None:
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
     free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
-    needed = plan.nbytes + plan.source.companion_bytes() + _SPARE_BYTES
+    needed = plan.nbytes + plan.source.side_file_bytes() + _SPARE_BYTES
     if needed > free:
         raise StorageError(
             f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
@@ -169,7 +169,7 @@ def _write_files(plan: Plan, partial: Path, out: Path, not_finite: frozenset[str
     if len(plan.shards) > 1:
         weight_map = {name: shard for shard, names in plan.shards.items() for name in names}
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
-    plan.source.copy_companions(partial)
+    plan.source.copy_side_files(partial)
     _write_json(partial / "config.json", dict(plan.config))
     write_card(partial, plan)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
