@@ -8,54 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.families import (
-    bamba,
-    biogpt,
-    bitnet,
-    bloom,
-    cohere,
-    dbrx,
-    deepseek,
-    diffllama,
-    exaone,
-    falcon,
-    fused,
-    gemma,
-    gemma3n,
-    gemma4,
-    glm,
-    gpt2,
-    gpt_neo,
-    gpt_neox,
-    gpt_neox_japanese,
-    gpt_oss,
-    gptj,
-    granite_moe,
-    jamba,
-    lfm2,
-    llama,
-    mamba,
-    mamba2,
-    minicpm3,
-    mixtral,
-    nanochat,
-    olmo,
-    openai_gpt,
-    opt,
-    persimmon,
-    phi,
-    qwen_delta,
-    qwen_moe,
-    recurrent_gemma,
-    rwkv,
-    stablelm,
-    starcoder2,
-    ungated,
-    youtu,
-)
 from hyperclone_cli.families.refused import REFUSED
 from hyperclone_cli.families.table import Family, Limit, Match, PerLayer, Stated, stated_value
 
@@ -65,24 +21,21 @@ __all__ = [
 ]  # fmt: skip
 
 _LINEAGES = (
-    *(llama, ungated, exaone, cohere, gemma, gemma3n, gemma4, olmo, nanochat, bitnet, opt, gpt_neox, phi, starcoder2),
-    *(stablelm, glm, diffllama, gpt_neox_japanese),
-    *(persimmon, bloom, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
-    fused,  # before those that have the same config, and are told by nothing
-    *(
-        mixtral,
-        qwen_moe,
-        granite_moe,
-        gpt_oss,
-        dbrx,
-        deepseek,
-        minicpm3,
-        youtu,
-    ),  # mixtures of experts, and latent attention
-    *(lfm2, jamba, recurrent_gemma, mamba, mamba2, bamba, rwkv, qwen_delta),  # recurrent and convolutional layers
+    *("llama", "ungated", "exaone", "cohere", "gemma", "gemma3n", "gemma4", "olmo", "nanochat", "bitnet", "opt"),
+    *("gpt_neox", "phi", "starcoder2", "stablelm", "glm", "diffllama", "gpt_neox_japanese"),
+    # fused or transposed tensors
+    *("persimmon", "bloom", "falcon", "gptj", "gpt_neo", "gpt2", "openai_gpt", "biogpt"),
+    # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names
+    *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "minicpm3", "youtu"),
+    # recurrent and convolutional layers
+    *("lfm2", "jamba", "recurrent_gemma", "mamba", "mamba2", "bamba", "rwkv", "qwen_delta"),
 )
+"""The modules of this package that hold tables; of two tables that fit a checkpoint, the first is taken."""
 
-FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
+_TABLES: Iterable[Family] = (
+    family for lineage in _LINEAGES for family in import_module(f"{__name__}.{lineage}").FAMILIES
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in _TABLES}
 
 
 def known_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family | None:

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from hyperclone_cli.families.granite_moe import EXPERTS
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.qwen_moe import NORMS
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import Form, in_layers, linear, norm, optional
 

@@ -4,9 +4,9 @@ Some experts are chosen, others shared by all tokens and stored as one; the firs
 DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`, which is all that is cached.
 """
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, SIZES
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, SIZES
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.qwen_moe import EXPERTS, NORMS
+from hyperclone_cli.families.qwen_moe import EXPERTS
 from hyperclone_cli.families.table import Family, HeadRule, Limit, NextToken
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional, parameter, post_norm
 

@@ -24,6 +24,11 @@ EMBEDDING_AND_HEAD = {
     "model.embed_tokens": embedding("vocab", "embed"),
     "lm_head": optional(linear("vocab", "embed")),
 }
+NORMS = {
+    "model.layers.*.input_layernorm": norm("embed"),
+    "model.layers.*.post_attention_layernorm": norm("embed"),
+    "model.norm": norm("embed"),
+}
 NORMED_ATTENTION = {
     **ATTENTION,
     "model.layers.*.self_attn.q_proj": normed(linear("heads query", "embed")),
@@ -49,9 +54,7 @@ LLAMA = Family(
         **EMBEDDING_AND_HEAD,
         **ATTENTION,
         **GATED_MLP,
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.post_attention_layernorm": norm("embed"),
-        "model.norm": norm("embed"),
+        **NORMS,
     },
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
     heads=HeadRule.DIVIDES_EMBED,

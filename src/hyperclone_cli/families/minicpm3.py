@@ -1,8 +1,7 @@
 """MiniCPM 3: DeepSeek's latent attention with one feed-forward a layer; logits are divided by hidden_size."""
 
 from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION, LATENT_SIZES
-from hyperclone_cli.families.llama import GATED_MLP
-from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.llama import GATED_MLP, NORMS
 from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import embedding, linear, optional
 

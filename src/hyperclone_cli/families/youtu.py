@@ -1,8 +1,7 @@
 """Youtu LLM: DeepSeek V3's latent attention with one gated feed-forward a layer, tied embeddings."""
 
 from hyperclone_cli.families.deepseek import DEEPSEEK_V3, LATENT_ATTENTION, LATENT_SIZES
-from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, GATED_MLP
-from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, GATED_MLP, NORMS
 from hyperclone_cli.families.table import Family
 
 YOUTU = Family(
