@@ -251,7 +251,7 @@ def test_bad_request(arguments: list[object], code: int, words: str, src: Path, 
     assert contents(tmp_path) == before
 
 
-def test_a_companion_that_does_not_fit_is_measured_and_not_read(src: Path, tmp_path: Path) -> None:
+def test_a_side_file_that_does_not_fit_is_measured_and_not_read(src: Path, tmp_path: Path) -> None:
     with (src / "tokenizer.huge").open("wb") as file:
         file.truncate(1 << 43)  # sparse: takes no room here, and no memory could hold it
     result = hyperclone("expand", "--src", src, "--out", "out", code=5, cwd=tmp_path)

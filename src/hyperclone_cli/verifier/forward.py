@@ -65,7 +65,7 @@ def check_complete(checkpoint: Source, problems: list[str]) -> None:
     """Raise CheckpointError if among the problems of `load` are missing or mismatched tensors."""
     faults = [problem for problem in problems if not problem.startswith("unexpected")]
     if faults:
-        raise CheckpointError(f"{checkpoint.path}: {faults[0]}: the checkpoint is incomplete.", "Fetch it again.")
+        raise CheckpointError(f"{checkpoint.path}: {faults[0]}: the checkpoint is damaged.", "Fetch it again.")
 
 
 @torch.inference_mode()
