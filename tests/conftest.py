@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-# For this process and those that tests start: neither a Hub nor a terminal. Libraries read it when they are imported.
-os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+# For this process and those that tests start: neither a Hub nor a terminal, and one thread, for xdist has a process for
+# every core. Libraries read it when they are imported.
+os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)
 
 
