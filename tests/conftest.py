@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-# For this process and those that tests start: neither a Hub nor a terminal. Libraries read it when they are imported.
-os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+# For this process and those that tests start: neither a Hub nor a terminal, and one thread, for xdist has a process for
+# every core. Libraries read it when they are imported.
+os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)
 
 
@@ -18,8 +20,24 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`source(variant)`: the path of a random checkpoint of that variant, float32. Read only: tests share it."""
     from support import models
 
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sources"
+    shared.mkdir(exist_ok=True)
+
     @functools.cache
     def build(name: str) -> Path:
-        return models.build(name, tmp_path_factory.mktemp("source") / name)
+        if not (shared / name).exists():
+            built = models.build(name, tmp_path_factory.mktemp("source") / name)
+            with suppress(OSError):  # another worker was first
+                built.rename(shared / name)
+        return shared / name
 
     return build
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Tests kill processes but never the power, which is all that fsync is for; descriptors are still checked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield

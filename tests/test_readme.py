@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from hyperclone_cli.verifier.text import PAGE
 from support import models, opt_350m
+from support.command_line import hyperclone
 from support.local_hub import TOKEN, LocalHub
 
 README = Path(__file__).parent.parent / "README.md"
@@ -44,15 +45,13 @@ def commands() -> list[str]:
 def test_its_three_commands_put_a_model_on_the_hub_that_computes_what_opt_350m_does(tmp_path: Path) -> None:
     assert [command.split()[0] for command in commands()] == ["expand", "verify", "push"]
     with LocalHub() as hub:
-        hub.add("facebook/opt-350m", opt_350m.build(tmp_path / "repository"))
+        hub.add("facebook/opt-350m", opt_350m.build(tmp_path / "repository", **opt_350m.QUARTER))
         env = hub.environment(tmp_path / "home", TOKEN)
         work = tmp_path / "work"
         work.mkdir()
         said = ""
         for command in commands():
-            line = [sys.executable, "-m", "hyperclone_cli", *shlex.split(command)]
-            result = subprocess.run(line, cwd=work, env=env, text=True, capture_output=True, timeout=300)
-            assert result.returncode == 0, result.stdout + result.stderr
+            result = hyperclone(*shlex.split(command), cwd=work, env=env)
             said += result.stdout + result.stderr
         assert f"pushed: {hub.endpoint}/someone/opt-700m" in said
         fetched = [r.path.rsplit("/", 1)[1] for r in hub.asked("^GET /facebook/opt-350m/resolve/")]
@@ -73,19 +72,16 @@ def test_its_three_commands_put_a_model_on_the_hub_that_computes_what_opt_350m_d
 def test_expand_can_push_what_it_has_verified(tmp_path: Path) -> None:
     with LocalHub() as hub:
         hub.add("a/llama", models.build("llama-gqa-tied", tmp_path / "repository"))
-        line = [sys.executable, "-m", "hyperclone_cli", "expand", "--src", "a/llama", "--ffn-mult", "2"]
-        line += ["--out", "clone", "--push-to-hub", "someone/wide", "--token", TOKEN]
+        line = ["expand", "--src", "a/llama", "--ffn-mult", "2", "--out", "clone"]
+        line += ["--push-to-hub", "someone/wide", "--token", TOKEN]
         env = hub.environment(tmp_path / "home")
-        refused = subprocess.run([*line, "--no-verify"], cwd=tmp_path, env=env, text=True, capture_output=True)
-        assert refused.returncode == 2
+        hyperclone(*line, "--no-verify", code=2, cwd=tmp_path, env=env)
         assert hub.requests == []
         hub.fail("POST /api/repos/create", times=1, status=403)
-        cut = subprocess.run(line, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=300)
-        assert cut.returncode == 5, cut.stderr
+        cut = hyperclone(*line, code=5, cwd=tmp_path, env=env)
         assert "hyperclone push clone someone/wide" in cut.stderr
         assert "passed: clone against " in cut.stdout  # what was done is shown
-        result = subprocess.run([*line, "--overwrite"], cwd=tmp_path, env=env, text=True, capture_output=True)
-        assert result.returncode == 0, result.stderr
+        result = hyperclone(*line, "--overwrite", cwd=tmp_path, env=env)
         assert f"pushed: {hub.endpoint}/someone/wide\n" in result.stdout
         assert "model.safetensors" in hub.repos["someone/wide"].files()
     assert TOKEN not in cut.stdout + cut.stderr + result.stdout + result.stderr
@@ -97,11 +93,9 @@ def test_expand_refuses_a_push_that_cannot_be_before_it_writes(
     environment: dict[str, str], arguments: list[str], tmp_path: Path
 ) -> None:
     with LocalHub() as hub:
-        line = [sys.executable, "-m", "hyperclone_cli", "expand", "--src", "facebook/opt-350m", "--out", "clone"]
-        line += arguments or ["--push-to-hub", "someone/wide"]
-        env = hub.environment(tmp_path / "home") | environment
-        result = subprocess.run(line, cwd=tmp_path, env=env, text=True, capture_output=True)
-        assert result.returncode == 2, result.stderr
+        line = ["expand", "--src", "facebook/opt-350m", "--out", "clone", *arguments]
+        line += [] if arguments else ["--push-to-hub", "someone/wide"]
+        hyperclone(*line, code=2, cwd=tmp_path, env=hub.environment(tmp_path / "home") | environment)
         assert hub.requests == []
     assert not (tmp_path / "clone").exists()
 

@@ -26,7 +26,7 @@ Sources = Callable[[str], Path]
 def assert_doubles(src: Path, clone: Path) -> dict[str, Any]:
     """Assert that twice the source is the same function; the clone's config."""
     expand(src, clone, GROWTHS["twice"])
-    error = models.relative_error(models.logits(models.load(clone)), models.logits(models.load(src)))
+    error = models.logit_error(src, clone)
     assert error <= 1e-5
     report = verify(clone)
     assert report.passed, report.failures

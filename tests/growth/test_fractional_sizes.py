@@ -72,10 +72,6 @@ def source(wide_source: Sources) -> Sources:
     return wide_source
 
 
-def relative_error(src: Path, clone: Path) -> float:
-    return models.relative_error(models.logits(models.load(clone)), models.logits(models.load(src)))
-
-
 @pytest.mark.parametrize("line", REFUSED)
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_size_is_the_same_function_or_refused(name: str, line: str, source: Sources, tmp_path: Path) -> None:
@@ -87,7 +83,7 @@ def test_every_size_is_the_same_function_or_refused(name: str, line: str, source
     plan = expand(src, out, request)
     for option, axis in (("hidden_size", "embed"), ("intermediate_size", "ffn")):
         assert plan.growths[axis].target == options(line).get(option, plan.growths[axis].target)
-    assert relative_error(src, out) <= 1e-5
+    assert models.logit_error(src, out) <= 1e-5
     report = verify(out, weights_only=True)
     assert report.passed, report.failures
 
@@ -109,7 +105,7 @@ def test_strategies_and_noise_hold_for_any_size(
 ) -> None:
     request = Request(**options(line), mixing=Mixing(strategy, noise_snr_db=noise))
     expand(source(variant), tmp_path / "clone", request)
-    assert relative_error(source(variant), tmp_path / "clone") <= 1e-5
+    assert models.logit_error(source(variant), tmp_path / "clone") <= 1e-5
     report = verify(tmp_path / "clone", weights_only=True)
     assert report.passed, report.failures
 
@@ -144,7 +140,7 @@ def test_a_width_that_no_number_of_heads_fits_names_one_that_works(source: Sourc
         expand(src, tmp_path / "clone", Request(hidden_size=131))
     width = int(refusal.value.hint.split()[-1].rstrip("."))
     expand(src, tmp_path / "clone", Request(hidden_size=width))
-    assert relative_error(src, tmp_path / "clone") <= 1e-5
+    assert models.logit_error(src, tmp_path / "clone") <= 1e-5
 
 
 def test_a_scaled_weight_that_overflows_its_own_dtype_is_refused(tmp_path: Path) -> None:
@@ -172,7 +168,7 @@ def test_the_eps_of_a_norm_weighs_as_much_as_before(variant: str, eps: dict[str,
     src = models.build(variant, tmp_path / "src", hidden_size=128, **eps)
     head_dim_mult = 1 if variant == "pythia" else 2
     plan = expand(src, tmp_path / "clone", Request(embed_mult=2.25, head_dim_mult=head_dim_mult))
-    assert relative_error(src, tmp_path / "clone") <= 1e-5
+    assert models.logit_error(src, tmp_path / "clone") <= 1e-5
     assert plan.config.items() >= eps.items()
 
 
@@ -185,4 +181,4 @@ def test_an_eps_that_no_config_states_weighs_as_much_as_before(tmp_path: Path) -
                 parameter *= 3e-3
     model.save_pretrained(tmp_path / "small")
     expand(tmp_path / "small", tmp_path / "clone", Request(embed_mult=1.5))
-    assert relative_error(tmp_path / "small", tmp_path / "clone") <= 1e-5
+    assert models.logit_error(tmp_path / "small", tmp_path / "clone") <= 1e-5

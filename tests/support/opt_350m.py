@@ -57,15 +57,19 @@ commercial: false
 # OPT: Open Pre-trained Transformer Language Models
 """
 
+QUARTER: dict[str, Any] = {"hidden_size": 256, "ffn_dim": 1024, "num_attention_heads": 4, "word_embed_proj_dim": 128}
+"""A quarter of every width, where the size of files does not matter."""
+
 UNNEEDED = {"flax_model.msgpack": b"flax" * 2000, "tf_model.h5": b"tf" * 4000, ".gitattributes": b"*.bin filter=lfs\n"}
 SPECIAL = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
 
 
-def build(path: Path, weights: str = "pytorch_model.bin") -> Path:
+def build(path: Path, weights: str = "pytorch_model.bin", **changes: Any) -> Path:
     """Write the repository's files to `path`, the weights as a `.bin` file or as safetensors."""
     path.mkdir(parents=True)
+    config = CONFIG | changes
     torch.manual_seed(0)
-    fields = {key: value for key, value in CONFIG.items() if key != "model_type"}
+    fields = {key: value for key, value in config.items() if key != "model_type"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **fields))
     randomise(model)
     tensors = {name: tensor.half().clone() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
@@ -74,7 +78,7 @@ def build(path: Path, weights: str = "pytorch_model.bin") -> Path:
     else:
         save_file(tensors, path / weights, metadata={"format": "pt"})
     write_tokenizer(path)
-    (path / "config.json").write_text(json.dumps(CONFIG, indent=2))
+    (path / "config.json").write_text(json.dumps(config, indent=2))
     (path / "generation_config.json").write_text(json.dumps({"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}))
     (path / "README.md").write_text(CARD)
     (path / "LICENSE.md").write_text("OPT-175B LICENSE AGREEMENT\n")

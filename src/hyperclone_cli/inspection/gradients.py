@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.sizes import context_length
 from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.errors import first_of
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
@@ -93,8 +94,7 @@ def _missing_gradients_note(matrices: Sequence[str], gradients: Collection[str])
     names = [name for name in matrices if name not in gradients]
     if not names:
         return ""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
         f"{len(names)} of {len(matrices)} matrices have no gradient in transformers' model, and were not compared:"
-        f" {', '.join(names[:3])}{more}."
+        f" {first_of(names, 3)}."
     )

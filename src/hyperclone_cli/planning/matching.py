@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import CheckpointError, first_of
 from hyperclone_cli.families import Match
 from hyperclone_cli.families.vocabulary import Form, Role, dimension, drop
 from hyperclone_cli.growth.layers import stated_kinds
@@ -46,13 +46,13 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
         matched[name] = match._replace(form=_SHARED) if shared else match
     if unknown:
         raise CheckpointError(
-            f"{source.path}: no rule of {family.model_type} fits {_some(unknown)}.",
+            f"{source.path}: no rule of {family.model_type} fits {first_of(unknown)}.",
             "Only causal language models in their original layout can be expanded.",
         )
     names = Counter(match.name for match in matched.values())
     twice = [name for name, count in names.items() if count > 1]
     if twice:
-        raise CheckpointError(f"{source.path}: stored twice, with and without {family.prefix!r}: {_some(twice)}.")
+        raise CheckpointError(f"{source.path}: stored twice, with and without {family.prefix!r}: {first_of(twice)}.")
     _check_complete([match for match in matched.values() if not match.form.dropped], proposal, kinds)
     return matched
 
@@ -106,7 +106,7 @@ def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tu
             names = sorted(match.numbered(*match.indices) for match in matches)
             experts = f" of {sizes['experts']} experts" if sizes.get("experts") else ""
             raise CheckpointError(
-                f"config.json says {family.model_type} with {sizes['layers']} layers{experts}; {what}: {_some(names)}.",
+                f"config.json says {family.model_type} with {sizes['layers']} layers{experts}; {what}: {first_of(names)}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
 
@@ -120,7 +120,3 @@ def _count(form: Form, sizes: Mapping[str, int]) -> int:
     """How many modules of a form a layer has."""
     axes: Iterable[str] = dimension(Role.OUT, form.numbered).axes if form.numbered else ("experts",)
     return math.prod(sizes.get(axis, 0) for axis in axes)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.checkpoint.source import INDEX_NAME, READ_WITH_MODEL, matches_any
+from hyperclone_cli.errors import first_of
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.verifier.report import PartialReport
 from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAME, published_files
@@ -49,7 +50,6 @@ def compare_files(plan: Plan, clone: Path, partial: PartialReport) -> None:
     ]
     harmless = [name for name in others if not matches_any(name, _LOADER_FILES)]
     if harmless:
-        more = f" and {len(harmless) - 3} more" if len(harmless) > 3 else ""
         partial.notes.append(
-            f"Not part of the clone and not compared, but `push` would publish it: {', '.join(harmless[:3])}{more}."
+            f"Not part of the clone and not compared, but `push` would publish it: {first_of(harmless, 3)}."
         )

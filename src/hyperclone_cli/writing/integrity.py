@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.source import open_source
-from hyperclone_cli.errors import CheckpointError, StorageError
+from hyperclone_cli.errors import CheckpointError, StorageError, first_of
 from hyperclone_cli.planning.planner import Plan
 
 if TYPE_CHECKING:
@@ -47,7 +47,4 @@ def is_finite(rows: torch.Tensor) -> bool:
 def finiteness_note(names: Iterable[str]) -> str:
     """What a user should know of a source's tensors that hold NaN or Inf; empty if there are none."""
     named = sorted(names)
-    if not named:
-        return ""
-    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-    return f"The source holds NaN or Inf in {', '.join(named[:5])}{more}; so do the copies."
+    return f"The source holds NaN or Inf in {first_of(named)}; so do the copies." if named else ""
