@@ -106,7 +106,8 @@ def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tu
             names = sorted(match.numbered(*match.indices) for match in matches)
             experts = f" of {sizes['experts']} experts" if sizes.get("experts") else ""
             raise CheckpointError(
-                f"config.json says {family.model_type} with {sizes['layers']} layers{experts}; {what}: {first_of(names)}.",
+                f"config.json says {family.model_type} with {sizes['layers']} layers{experts};"
+                f" {what}: {first_of(names)}.",
                 "Fetch config.json and the weights again, from one revision.",
             )
 
