@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 import models
+from heard import Heard
+from hyperclone_cli import expand
 from hyperclone_cli.checkpoint import safetensors_file as shards
 from hyperclone_cli.checkpoint.source import COMPANIONS, fits
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import FAMILIES
-from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.request import Dtype, Request
 from hyperclone_cli.verifier import verify
-from hyperclone_cli.writing.pipeline import expand
 
 Sources = Callable[[str], Path]
 DOUBLE = Request(embed_mult=2, ffn_mult=2)
@@ -136,7 +137,7 @@ def test_files_have_the_mode_that_the_umask_gives(source: Sources, tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_the_storage_dtype_is_converted(dtype: str, source: Sources, tmp_path: Path) -> None:
+def test_the_storage_dtype_is_converted(dtype: Dtype, source: Sources, tmp_path: Path) -> None:
     expand(source("llama-mqa"), tmp_path / "clone", Request(embed_mult=2, dtype=dtype))
     tensors = load_file(tmp_path / "clone" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
@@ -318,7 +319,7 @@ def test_what_came_while_a_clone_was_written_is_not_replaced(overwrite: bool, so
         mine.write_text("years")
 
     with pytest.raises(StorageError, match="clone: ") as refusal:
-        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=overwrite, progress=work)
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=overwrite, progress=Heard(work))
     assert "it goes on with what is in" in refusal.value.hint
     assert mine.read_text() == "years"
     shutil.move(mine.parent, tmp_path / "mine")

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import models
 from command_line import hyperclone
+from heard import Heard
 from hyperclone_cli.cli import output as console
 from hyperclone_cli.cli.output import EQUAL
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -292,10 +293,10 @@ def test_a_device_is_refused_before_anything_is_compared(
     options: dict[str, Any], words: str, source: Sources, tmp_path: Path
 ) -> None:
     expand(source("llama-mha"), tmp_path / "clone", request("symmetric"))
-    steps: list[str] = []
+    heard = Heard()
     with pytest.raises(RequestError, match=words):
-        inspect(tmp_path / "clone", log=steps.append, **options)
-    assert steps == []
+        inspect(tmp_path / "clone", progress=heard, **options)
+    assert heard.steps == []
 
 
 def test_a_source_that_moved_can_be_named(tmp_path: Path) -> None:

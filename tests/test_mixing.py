@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 import models
 from hyperclone_cli.checkpoint.source import open_source
-from hyperclone_cli.growth.request import Request
-from hyperclone_cli.growth.strategies import STRATEGIES, Mixing
+from hyperclone_cli.growth.request import Dtype, Request
+from hyperclone_cli.growth.strategies import STRATEGIES, Mixing, Strategy
 from hyperclone_cli.growth.widths import nest, tiled
 from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
@@ -29,13 +29,13 @@ NOISE = [None, 10.0]
 
 
 @given(st.sampled_from(STRATEGIES), st.integers(1, 6), st.integers(0, 6))
-def test_what_an_output_copy_reads_sums_to_one(strategy: str, copies: int, output_copy: int) -> None:
+def test_what_an_output_copy_reads_sums_to_one(strategy: Strategy, copies: int, output_copy: int) -> None:
     mixing = Mixing(strategy)
     assert sum(mixing.share(output_copy, copy, copies) for copy in range(copies)) == 1
 
 
 def test_the_strategies_at_two_copies() -> None:
-    def matrix(strategy: str) -> list[list[Fraction]]:
+    def matrix(strategy: Strategy) -> list[list[Fraction]]:
         return [[Mixing(strategy).share(a, b, 2) for b in range(2)] for a in range(2)]
 
     half, third, fifth = Fraction(1, 2), Fraction(1, 3), Fraction(1, 5)
@@ -72,7 +72,7 @@ def test_halving_rounds_nothing_at_any_whole_multiple(factor: int, source: Sourc
 
 @pytest.mark.parametrize("copies", [2, 3, 4])
 @pytest.mark.parametrize("strategy", ["uneven", "halving"])
-def test_copies_are_read_unequally_and_none_repeats_the_others(strategy: str, copies: int) -> None:
+def test_copies_are_read_unequally_and_none_repeats_the_others(strategy: Strategy, copies: int) -> None:
     """Unequal column sums part the gradients, and an invertible C wastes no rank."""
     shares = [[float(Mixing(strategy).share(a, b, copies)) for b in range(copies)] for a in range(copies)]
     matrix = torch.tensor(shares, dtype=torch.float64)
@@ -97,7 +97,7 @@ def test_noise_is_the_same_however_rows_are_cut(start: int, rows: int, cut: int)
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("variant", models.VARIANTS)
 def test_every_strategy_is_the_same_function(
-    variant: str, factor: int, strategy: str, noise: float | None, source: Sources, tmp_path: Path
+    variant: str, factor: int, strategy: Strategy, noise: float | None, source: Sources, tmp_path: Path
 ) -> None:
     request = Request(embed_mult=factor, ffn_mult=factor, mixing=Mixing(strategy, noise_snr_db=noise))
     expand(source(variant), tmp_path / "clone", request)
@@ -111,7 +111,7 @@ def test_every_strategy_is_the_same_function(
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("factor", [2, 3])
 def test_noise_has_the_power_asked_for_and_cancels(
-    factor: int, strategy: str, dtype: str, source: Sources, tmp_path: Path
+    factor: int, strategy: Strategy, dtype: Dtype, source: Sources, tmp_path: Path
 ) -> None:
     """In every tensor that reads a replicated width, the untied head included, and in no other."""
     request = Request(embed_mult=factor, ffn_mult=factor, dtype=dtype, mixing=Mixing(strategy))
@@ -136,7 +136,7 @@ def test_noise_has_the_power_asked_for_and_cancels(
     [(6.0, "bfloat16", True), (10.0, "bfloat16", False), (6.0, None, False), (None, "float16", False)],
 )
 def test_noise_that_16_bits_may_not_bear_is_noted(
-    noise: float | None, dtype: str | None, noted: bool, source: Sources
+    noise: float | None, dtype: Dtype | None, noted: bool, source: Sources
 ) -> None:
     request = Request(embed_mult=2, dtype=dtype, mixing=Mixing(noise_snr_db=noise))
     notes = make_plan(open_source(source("llama-mha")), request).notes
@@ -144,7 +144,7 @@ def test_noise_that_16_bits_may_not_bear_is_noted(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_rows_that_copies_read_differently_are_cut_one_after_the_other(strategy: str, source: Sources) -> None:
+def test_rows_that_copies_read_differently_are_cut_one_after_the_other(strategy: Strategy, source: Sources) -> None:
     request = Request(embed_mult=3, ffn_mult=3, mixing=Mixing(strategy))
     for tensor in make_plan(open_source(source("llama-mha")), request).tensors:
         starts = [block.start for block in blocks(tensor, 4096)]
@@ -162,7 +162,9 @@ def test_the_seed_decides_the_noise(source: Sources, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("variant", ["llama-gqa-tied", "gemma3-gqa", "pythia", "opt-350m", "olmo2"])
-def test_in_bfloat16_the_error_stays_within_twice_the_dtypes_own(variant: str, strategy: str, tmp_path: Path) -> None:
+def test_in_bfloat16_the_error_stays_within_twice_the_dtypes_own(
+    variant: str, strategy: Strategy, tmp_path: Path
+) -> None:
     src = models.build(variant, tmp_path / "src", torch.bfloat16)
     for factor in (2, 3):
         mixing = Mixing(strategy, noise_snr_db=10.0)

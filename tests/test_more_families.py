@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,7 +20,9 @@ Sources = Callable[[str], Path]
 
 
 @pytest.mark.parametrize("tie", ["keep", "untie"])
-def test_logits_that_are_divided_by_the_width_need_no_factor(tie: str, source: Sources, tmp_path: Path) -> None:
+def test_logits_that_are_divided_by_the_width_need_no_factor(
+    tie: Literal["keep", "untie"], source: Sources, tmp_path: Path
+) -> None:
     made = expand(source("minicpm3"), tmp_path / "clone", Request(embed_mult=3, tie_embeddings=tie))
     assert made.head.factor == 1.0
     report = verify(tmp_path / "clone")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import models
 import models_fused
+from heard import Heard
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
@@ -221,10 +222,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_be_run_is_refused_before_anything_is_compared(
     options: dict[str, Any], words: str, clone: Path
 ) -> None:
-    steps: list[str] = []
+    heard = Heard()
     with pytest.raises(RequestError, match=words):
-        verify(clone, log=steps.append, **options)
-    assert steps == []
+        verify(clone, progress=heard, **options)
+    assert [step for step in heard.steps if not step.startswith("Reading ")] == []
 
 
 def test_a_clone_of_unknown_origin_needs_a_source(clone: Path, source: Sources) -> None:

@@ -33,6 +33,7 @@ from hyperclone_cli.checkpoint.source import (
 )
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.hub.errors import hub_errors
+from hyperclone_cli.progress import Progress
 
 Accept = Callable[[Mapping[str, Any]], object]
 """Called with the config before any weights are fetched: whatever it raises ends the run early."""
@@ -145,14 +146,21 @@ def cache_of(access: Access) -> Path:
 
 
 def open_checkpoint(
-    place: Path | Origin, access: Access, dtype: str | None = None, accept: Accept | None = None
+    place: Path | Origin,
+    access: Access,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+    accept: Accept | None = None,
 ) -> Source:
     """The checkpoint at `place`; from the Hub, what is not in the cache is fetched, weights and all.
 
     Raises RequestError, CheckpointError for what cannot be used, and StorageError if it cannot be fetched.
     """
+    progress = progress or Progress()
     if isinstance(place, Path):
+        progress.step(f"Reading {place}")
         return open_source(place, dtype)
+    progress.fetch(place.repo_id)
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
     if accept:

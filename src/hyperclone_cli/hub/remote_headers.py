@@ -14,6 +14,7 @@ from hyperclone_cli.checkpoint.source import Origin, Source, stored_tensors
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.families import known_family
 from hyperclone_cli.hub.download import Access, hub_session, open_checkpoint, open_snapshot
+from hyperclone_cli.progress import Progress
 
 _BLOCK_BYTES = 1 << 16
 """Read from the Hub at a time, and compared of two tensors that may be equal."""
@@ -40,14 +41,17 @@ class RemoteSource(Source):
             return _beginning(opened, a) == _beginning(opened, b)
 
 
-def open_headers(place: Path | Origin, access: Access, dtype: str | None = None) -> Source:
+def open_headers(
+    place: Path | Origin, access: Access, dtype: str | None = None, progress: Progress | None = None
+) -> Source:
     """The checkpoint at `place`, good for a plan: on the Hub, config and headers are read and no weights are fetched.
 
     Weights that are in the cache already are taken from there. Headers of `.bin` files need torch, those
     of safetensors do not. Raises RequestError, CheckpointError and StorageError.
     """
     if isinstance(place, Path):
-        return open_checkpoint(place, access, dtype)
+        return open_checkpoint(place, access, dtype, progress)
+    (progress or Progress()).fetch(f"the headers of {place.repo_id}")
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
     if all((snapshot.path / name).exists() for name in weights):

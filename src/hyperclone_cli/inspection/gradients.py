@@ -13,6 +13,7 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.inspection.similarity import Alikeness, compare_copies
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,12 @@ class Taught:
 
 
 def compare_gradients(
-    checkpoint: Source, clone: Path, plan: Plan, matrices: Sequence[GrownTensor], device: torch.device
+    checkpoint: Source,
+    clone: Path,
+    plan: Plan,
+    matrices: Sequence[GrownTensor],
+    device: torch.device,
+    progress: Progress,
 ) -> Taught:
     """The gradients of the copies in `matrices`, on the page of English, or random tokens if `clone` cannot read it.
 
@@ -58,6 +64,7 @@ def compare_gradients(
     from hyperclone_cli.checkpoint.transformers_model import gradients_of
     from hyperclone_cli.verifier import forward, text
 
+    progress.step(f"Loading {checkpoint.path} in float32")
     model, complaints = forward.load(checkpoint, torch.float32, device)
     missing = [complaint for complaint in complaints if not complaint.startswith("unexpected")]
     if missing:
@@ -66,10 +73,12 @@ def compare_gradients(
     tokenizer, note = text.load_tokenizer(clone, vocab_size)  # training saves none beside its checkpoints
     context = context_length(plan.source.config, plan.family)
     ids = torch.tensor([text.page(tokenizer, vocab_size, context)], device=model.device)
+    progress.step(f"Running it forward and backward on {ids.shape[1]} tokens")
     loss = cross_entropy(model(ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:])
     loss.backward()  # type: ignore[no-untyped-call]
 
     gradients = gradients_of(model)
+    progress.step("Comparing the gradients of the copies")
     read = rows_in_memory(gradients)
     alike = {
         tensor.name: compare_copies(

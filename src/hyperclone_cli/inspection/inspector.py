@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,7 @@ from hyperclone_cli.inspection.gradients import GradientFigures, compare_gradien
 from hyperclone_cli.inspection.similarity import Alikeness, compare_copies, rank_fraction
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.provenance import plan_again, read_provenance
 
@@ -77,7 +78,7 @@ def inspect(
     src: str | Path | None = None,
     gradients: bool = False,
     device: str | None = None,
-    log: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     access: Access | None = None,
 ) -> Inspection:
     """Compare the copies of every matrix of a clone, or of a checkpoint that was trained from it.
@@ -87,16 +88,16 @@ def inspect(
     src        the clone's source, a directory or a model on the Hub; None takes the one that the clone recorded
     gradients  also run the checkpoint, forward and backward on one page of text, in float32
     device     torch's name of where it runs; None takes a GPU if there is one
-    log        called with each step as it begins
+    progress   hears of every step, and of the matrices compared
     access     revision (of `src`), token and cache for the Hub; None: the usual ones
 
     Raises RequestError, CheckpointError and StorageError if it cannot be known which weights are copies, or if the
     checkpoint does not hold the clone's tensors.
     """
-    clone = clone or checkpoint
+    clone, progress = clone or checkpoint, progress or Progress()
     found = open_source(checkpoint)
     place = _choose_device(device, gradients)
-    plan, notes = _plan_of(clone, src, access or Access())
+    plan, notes = _plan_of(clone, src, access or Access(), progress)
     matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _is_copied(tensor)]
     if not matrices:
         notes.append("Nothing grew, so there are no copies to compare.")
@@ -104,19 +105,17 @@ def inspect(
     weights: dict[str, Alikeness] = {}
     ranks: dict[str, float] = {}
     with found.rows() as read:
+        progress.step(f"Comparing the copies in {checkpoint}", "matrices")
         for tensor in matrices:
-            if log:
-                log(f"Comparing the copies in {tensor.name}")
             weight = read(tensor.like(stored[tensor.name]), 0, tensor.growths[0].target)
             weights[tensor.name] = compare_copies(weight, tensor)
             if min(weight.shape) <= RANK_LIMIT:
                 ranks[tensor.name] = rank_fraction(weight)
+            progress.advance(1, len(matrices))
     taught: dict[str, Alikeness] = {}
     figures = None
     if place and matrices:
-        if log:
-            log(f"Running {checkpoint} forward and backward")
-        compared = compare_gradients(found, clone, plan, matrices, place)
+        compared = compare_gradients(found, clone, plan, matrices, place, progress)
         taught, figures = compared.alike, compared.figures
         notes += compared.notes
     layers = tuple(
@@ -147,7 +146,7 @@ def _choose_device(name: str | None, gradients: bool) -> torch.device | None:
     return None
 
 
-def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan, list[str]]:
+def _plan_of(clone: Path, src: str | Path | None, access: Access, progress: Progress) -> tuple[Plan, list[str]]:
     """The plan that `clone` was made by, and a note if its source has changed since."""
     record = read_provenance(clone)
     if record is None:
@@ -155,7 +154,7 @@ def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan,
             f"{clone}: no {PROVENANCE_NAME}, so it is not known which weights are copies.",
             "For a checkpoint trained from a clone, name the clone with --clone.",
         )
-    plan = plan_again(record, src, access, open_headers)
+    plan = plan_again(record, src, access, progress, open_headers)
     changed = plan.digest != record.plan_digest
     return plan, ["The source is not the one that was expanded; its sizes are taken all the same."] if changed else []
 

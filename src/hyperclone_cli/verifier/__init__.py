@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hyperclone_cli.checkpoint.source import Source, open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.files import compare_config, compare_files
 from hyperclone_cli.verifier.last_verification import file_digests, record_verification
 from hyperclone_cli.verifier.report import Findings, Report, finite
@@ -30,7 +30,7 @@ def verify(
     dtype: str = DTYPE,
     weights_only: bool = False,
     new_tokens: int = NEW_TOKENS,
-    log: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     access: Access | None = None,
     checksum: bool = False,
 ) -> Report:
@@ -43,7 +43,7 @@ def verify(
                   at most twice the error that this dtype makes in the source
     weights_only  skip everything that needs a forward pass, and refuse what says how it is to be run
     new_tokens    tokens that greedy decoding continues each prompt by
-    log           called with each step as it begins
+    progress      hears of every step, and of the bytes compared and the tokens decoded
     access        revision (of `src`), token and cache for the Hub; None: the usual ones
     checksum      also compare the SHA-256 of every file with those that `expand` recorded
 
@@ -53,28 +53,28 @@ def verify(
     A clone that differs is no error but a report with `failures`. Raises RequestError and
     CheckpointError for inputs that cannot be compared at all, StorageError if the source cannot be fetched.
     """
-    clone, access, log = Path(clone), access or Access(), log or (lambda _: None)
+    clone, access, progress = Path(clone), access or Access(), progress or Progress()
     if weights_only:
         check_unused(device, dtype, new_tokens)
     checkpoint, record = open_source(clone), read_provenance(clone)
     if checksum and not (record and record.sha256):
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     setting = None if weights_only else choose_setting(device, dtype, new_tokens)
-    source, plan = _open_source(clone, record, src, weights_only, access)
+    source, plan = _open_source(clone, record, src, weights_only, access, progress)
     if setting:
         check_context(setting, source, plan)
     found = Findings()
     unrecorded = _why_unrecorded(record, plan, weights_only)
     files: dict[str, str] = {}
     if checksum or not unrecorded:
-        log(f"Hashing the files of {clone}")
+        progress.step(f"Hashing the files of {clone}")
         files = file_digests(clone)  # before they are read: whatever changes meanwhile is not what was verified
     if record and checksum:
         found.failures += differences(record.sha256, files)
     if plan:
-        _compare_contents(plan, checkpoint, found, log)
+        _compare_contents(plan, checkpoint, found, progress)
     if setting:
-        _compare_functions(source, checkpoint, plan, setting, found, log)
+        _compare_functions(source, checkpoint, plan, setting, found, progress)
     report = Report(
         clone=str(clone),
         source=_shown(source),
@@ -104,18 +104,23 @@ def _why_unrecorded(record: Provenance | None, plan: Plan | None, weights_only: 
 
 
 def _open_source(
-    clone: Path, record: Provenance | None, src: str | Path | None, weights_only: bool, access: Access
+    clone: Path,
+    record: Provenance | None,
+    src: str | Path | None,
+    weights_only: bool,
+    access: Access,
+    progress: Progress,
 ) -> tuple[Source, Plan | None]:
     """The source, and the plan of the clone where it is known what made it."""
     if record is not None:
-        plan = plan_again(record, src, access, open_checkpoint)
+        plan = plan_again(record, src, access, progress, open_checkpoint)
         return plan.source, plan
     if src is None or weights_only:
         raise CheckpointError(
             f"{clone}: no {PROVENANCE_NAME}, so its source and its growth are not known.",
             "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
         )
-    return open_checkpoint(locate(src, access), access), None
+    return open_checkpoint(locate(src, access), access, progress=progress), None
 
 
 def _shown(source: Source) -> str:
@@ -123,26 +128,26 @@ def _shown(source: Source) -> str:
     return source.origin.repo_id if source.origin else min(str(source.path), os.path.relpath(source.path), key=len)
 
 
-def _compare_contents(plan: Plan, clone: Source, found: Findings, log: Callable[[str], None]) -> None:
+def _compare_contents(plan: Plan, clone: Source, found: Findings, progress: Progress) -> None:
     """What is in the clone's files, held against what the plan writes."""
     from hyperclone_cli.verifier.weights import compare_weights
 
     found.failures += compare_config(plan.config, clone.config)
     compare_files(plan, clone.path, found)
-    log("Comparing the weights")
-    found.weights = compare_weights(plan, clone)
+    progress.step("Comparing the weights", "bytes")
+    found.weights = compare_weights(plan, clone, progress.advance)
     found.failures += [f"tensor {name} {what}" for name, what in found.weights.bad.items()]
     found.notes += filter(None, [finiteness_note(found.weights.not_finite)])
 
 
 def _compare_functions(
-    source: Source, clone: Source, plan: Plan | None, setting: Setting, found: Findings, log: Callable[[str], None]
+    source: Source, clone: Source, plan: Plan | None, setting: Setting, found: Findings, progress: Progress
 ) -> None:
     """What the models compute. A clone that cannot be run has failed, where something else is wrong with it too."""
     from hyperclone_cli.verifier.functions import compare_functions
 
     try:
-        compare_functions(source, clone, plan, setting, found, log)
+        compare_functions(source, clone, plan, setting, found, progress)
     except CheckpointError as error:
         if found.failures:
             found.failures.append(error.message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.widths import tiled
 from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier import forward, generation, text
 from hyperclone_cli.verifier.report import Findings, LogitFigures
 from hyperclone_cli.verifier.setting import Setting
@@ -33,7 +34,7 @@ class Reading:
 
 
 def compare_functions(
-    source: Source, clone: Source, plan: Plan | None, setting: Setting, found: Findings, log: Callable[[str], None]
+    source: Source, clone: Source, plan: Plan | None, setting: Setting, found: Findings, progress: Progress
 ) -> None:
     """Add to `found` the logits, hidden states and greedy decoding of both, and every reason to fail the clone.
 
@@ -55,9 +56,14 @@ def compare_functions(
     prompts = text.prompts(tokenizer, vocab_size, context - setting.new_tokens)
 
     def read(checkpoint: Source, dtype: torch.dtype) -> Reading:
-        log(f"Running {checkpoint.path} in {_name(dtype)}")
+        what = f"the {'clone' if checkpoint is clone else 'source'} in {_name(dtype)}"
+        progress.step(f"Loading {what}")
         model, complaints = forward.load(checkpoint, dtype, setting.device)
-        decoded = generation.decode(model, prompts, setting.new_tokens) if dtype == setting.dtype else None
+        decoded = None
+        if dtype == setting.dtype:
+            progress.step(f"Decoding {len(prompts)} prompts with {what}", "tokens")
+            decoded = generation.decode(model, prompts, setting.new_tokens, progress.advance)
+        progress.step(f"Running {what} on {len(ids)} tokens")
         return Reading(forward.run(model, ids), decoded, complaints)
 
     in_float32 = read(source, torch.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hyperclone_cli.checkpoint.transformers_model import complaints, quiet
 from hyperclone_cli.errors import last_line
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth.request import Request
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.pipeline import expand
 
 FACTORS = (2, 3)
@@ -79,11 +80,11 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 parameter.copy_(0.3 * noise + (0.0 if around_zero else 1.0))
 
 
-def try_families(families: Iterable[Family], log: Callable[[str], None]) -> dict[str, Trial]:
+def try_families(families: Collection[Family], progress: Progress) -> dict[str, Trial]:
     """The trial of each architecture, by name."""
     trials = {}
-    for family in families:
-        log(family.name)
+    for number, family in enumerate(families, 1):
+        progress.step(f"Trying {family.name}, {number} of {len(families)}")
         trials[family.name] = try_family(family)
     return trials
 

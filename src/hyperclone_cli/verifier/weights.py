@@ -7,6 +7,7 @@ a layer reads padding with does not matter, so it only has to be finite.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import repeat
 from math import inf
@@ -35,10 +36,13 @@ from hyperclone_cli.writing.copy_sums import sum_copies
 from hyperclone_cli.writing.integrity import watched
 
 
-def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
+def compare_weights(
+    plan: Plan, checkpoint: Source, advance: Callable[[int, int], None] = lambda *_: None
+) -> WeightFigures:
     """Hold every tensor of the clone `checkpoint` against the source of `plan`, block by block.
 
-    Memory: a few blocks a thread.
+    Memory: a few blocks a thread. `advance` is called from any thread with the bytes of the clone that were just
+    compared and the bytes of all that will be.
     """
     clone, planned = checkpoint.tensors, {tensor.name for tensor in plan.tensors}
     bad = {tensor.name: "is missing" for tensor in plan.tensors if tensor.name not in clone}
@@ -51,6 +55,7 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
                     f"should be {tensor.dtype} {list(tensor.shape)}, found {found.dtype} {list(found.shape)}"
                 )
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
+    total = sum(tensor.nbytes for tensor in compared)
     worst, worst_tensor = 0.0, ""
     not_finite: set[str] = set()
     budget = plan_budget(plan.tensors)
@@ -58,9 +63,11 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
         read = watched(source, not_finite)
 
         def check(block: Block, surveyed: Survey) -> tuple[float, int]:
-            stored, rows = block.tensor.like(clone[block.tensor.name]), block.stop - block.start
-            found = [clone_rows(stored, place, place + rows) for place in block.places]
-            return _compare(block, source_rows(block, read, surveyed), found)
+            stored, number = block.tensor.like(clone[block.tensor.name]), block.stop - block.start
+            found = [clone_rows(stored, place, place + number) for place in block.places]
+            compared_rows = _compare(block, source_rows(block, read, surveyed), found)
+            advance(sum(rows.nbytes for rows in found), total)
+            return compared_rows
 
         for tensor in compared:
             noise_free = replace(tensor, mixing=replace(tensor.mixing, noise_snr_db=None))  # the noise cancels
