@@ -15,7 +15,7 @@ import hyperclone_cli
 from hyperclone_cli.families import FAMILIES, REFUSED, starcoder2, vocabulary
 from hyperclone_cli.families.axes import AXES, Axis
 from hyperclone_cli.growth.capabilities import capabilities
-from hyperclone_cli.growth.request import option_name
+from hyperclone_cli.growth.option import flag
 
 DOCS = Path(hyperclone_cli.__file__).parent / "docs"
 MARK = "<!-- Made by tests/generated_docs.py: `make docs` writes this page. -->\n"
@@ -148,7 +148,7 @@ def _words(docstring: str) -> str:
 def _how(axis: Axis) -> str:
     """How an axis grows, in a few words."""
     product = " × ".join(f"`{factor}`" for factor in axis.factors)
-    options = ", ".join(f"`{option_name(option)}`" for option in axis.options if option)
+    options = ", ".join(f"`{flag(option)}`" for option in axis.options if option)
     return "; ".join(filter(None, (product, options, axis.follows and f"in proportion to `{axis.follows}`")))
 
 

@@ -6,7 +6,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ import hyperclone_cli
 from hyperclone_cli import clone_model, expand, plan, verify
 from hyperclone_cli.cli import app as cli
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.options import GrowthOptions, request
-from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.growth.strategies import Mixing
 from support import models
+from support.heard import Heard
 
 Sources = Callable[[str], Path]
-DOUBLE = GrowthOptions(embed_mult=2, ffn_mult=2)
+Options = dict[str, Any]
+DOUBLE: Options = {"embed_mult": 2, "ffn_mult": 2}
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -35,32 +36,107 @@ def test_paths_may_be_text(kind: type[str] | type[Path], source: Sources, tmp_pa
     assert verify(out, src, weights_only=True).passed
     with pytest.raises(RequestError, match="already exists"):
         expand(src, out, **DOUBLE)
-    written: list[int] = []
-    expand(src, out, overwrite=True, progress=lambda some, _: written.append(some), **DOUBLE)
-    assert sum(written) == planned.nbytes
+    heard = Heard()
+    expand(src, out, overwrite=True, progress=heard, **DOUBLE)
+    assert sum(written for written, _ in heard.advances) == planned.nbytes
+
+
+MIXING: Options = {"strategy": "uneven", "uneven_ratio": (1, 3), "noise_snr_db": 20.0, "seed": 5}
+REST: Options = {
+    "embed_mult": 2, "ffn_mult": 3, "moe_ffn_mult": 2.5, "heads_mult": 4, "kv_heads_mult": 2, "head_dim_mult": 2,
+    "hidden_size": None, "intermediate_size": None, "num_heads": None, "num_kv_heads": None,
+    "family": None, "target_params": None, "multiple_of": 64, "dtype": "float16",
+    "max_shard_size": "1GB", "tie_embeddings": "untie",
+}  # fmt: skip
+WRITING: Options = {"overwrite": True, "restart": True, "threads": 2, "max_memory": "1GB", "checksum": True}
 
 
 def test_options_are_the_fields_of_the_request() -> None:
-    mixing = {"strategy": "uneven", "uneven_ratio": (1, 3), "noise_snr_db": 20.0, "seed": 5}
-    rest = {
-        "embed_mult": 2, "ffn_mult": 3, "moe_ffn_mult": 2.5, "heads_mult": 4, "kv_heads_mult": 2, "head_dim_mult": 2,
-        "hidden_size": None, "intermediate_size": None, "num_heads": None, "num_kv_heads": None,
-        "family": None, "target_params": None, "multiple_of": 64, "dtype": "float16",
-        "max_shard_size": "1GB", "tie_embeddings": "untie",
-    }  # fmt: skip
-    assert GrowthOptions.__annotations__.keys() == mixing.keys() | rest.keys()
-    assert request(**mixing, **rest) == Request(mixing=Mixing(**mixing), **rest)  # type: ignore[arg-type]
-    assert request() == Request()
+    assert Request.of(None, MIXING | REST) == Request(**REST, mixing=Mixing(**MIXING))
+    assert Request.of(None, {}) == Request()
+    assert Request.of(Request(embed_mult=2), {}) == Request(embed_mult=2)
 
 
-def test_the_defaults_are_those_of_the_command_line() -> None:
-    typed = {name: parameter.default for name, parameter in inspect.signature(cli.expand).parameters.items()}
-    ours = {name: parameter.default for name, parameter in inspect.signature(expand).parameters.items()}
-    ours |= {field.name: getattr(Request(), field.name) for field in fields(Request) if field.name != "mixing"}
-    ours |= {field.name: getattr(Mixing(), field.name) for field in fields(Mixing)} | {"uneven_ratio": "1:2"}
-    both = {name: (typed[name], ours[name]) for name in typed.keys() & ours.keys() - {"src", "out"}}
-    assert len(both) > 20
-    assert {name: pair for name, pair in both.items() if pair[0] != pair[1]} == {}
+def declared(*declarations: type) -> Options:
+    """Field → default of dataclasses, as Python itself sees them."""
+    return {
+        field.name: field.default
+        for declaration in declarations
+        for field in fields(declaration)
+        if field.default is not MISSING
+    }
+
+
+SIGNATURES = {
+    expand: (Request, Mixing, Writing),
+    plan: (Request, Mixing),
+    clone_model: (Request, Mixing),
+    cli.expand: (Request, Mixing, Writing),
+    cli.plan: (Request, Mixing),
+}
+
+
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: f"{function.__module__}.{function.__name__}")
+def test_the_fields_are_the_keywords_with_their_defaults(function: Callable[..., Any]) -> None:
+    expected = declared(*SIGNATURES[function])
+    assert len(expected) >= 20
+    assert expected.keys() <= (MIXING | REST | WRITING).keys()
+    parameters = inspect.signature(function).parameters
+    assert not [one for one in parameters.values() if one.kind is one.VAR_KEYWORD]
+    if function.__module__ == cli.__name__:
+        expected["uneven_ratio"] = "1:2"  # as it is typed
+    assert {name: one.default for name, one in parameters.items() if name in expected} == expected
+
+
+def test_what_python_shows_of_a_function_is_what_it_takes() -> None:
+    own = {"src", "out", "request", "access", "progress"}
+    assert inspect.signature(expand).parameters.keys() == own | (MIXING | REST | WRITING).keys()
+    assert inspect.signature(expand).parameters["kv_heads_mult"].annotation == float | None
+    assert inspect.signature(plan).parameters.keys() == own - {"out"} | (MIXING | REST).keys()
+
+
+def test_a_request_is_the_same_as_its_keywords(source: Sources, tmp_path: Path) -> None:
+    made = Request(**DOUBLE, mixing=Mixing("diagonal"))
+    planned = plan(source("qwen3"), made)
+    assert planned.digest == plan(source("qwen3"), **DOUBLE, strategy="diagonal").digest
+    assert expand(source("qwen3"), tmp_path / "clone", made, threads=1).digest == planned.digest
+    model = models.load(source("qwen3"))
+    grown = models.logits(clone_model(model, made))
+    assert torch.equal(grown, models.logits(models.load(tmp_path / "clone")))
+    for call in (
+        lambda: plan(source("qwen3"), made, embed_mult=3),
+        lambda: expand(source("qwen3"), tmp_path / "another", made, embed_mult=3),
+        lambda: clone_model(model, made, embed_mult=3),
+    ):
+        with pytest.raises(TypeError, match="embed_mult: give a request or keywords, not both"):
+            call()
+    assert not (tmp_path / "another").exists()
+
+
+BAD: dict[str, tuple[Options, str]] = {
+    "a multiplier of none": ({"embed_mult": None}, "--embed-mult None: expected a number from 1 to 65,536"),
+    "a multiplier of text": ({"ffn_mult": "2"}, "--ffn-mult 2: expected a number from 1 to 65,536"),
+    "too small a multiplier": ({"kv_heads_mult": 0.5}, "--kv-heads-mult 0.5: expected a number from 1 to 65,536"),
+    "too large a multiplier": ({"heads_mult": 65537}, "--heads-mult 65537: expected a number from 1 to 65,536"),
+    "an infinite multiplier": ({"embed_mult": float("inf")}, "--embed-mult inf: expected a number from 1 to 65,536"),
+    "part of a head size": ({"head_dim_mult": 2.0}, "--head-dim-mult 2.0: expected a whole number from 1 to 65,536"),
+    "part of a unit": ({"hidden_size": 64.5}, "--hidden-size 64.5: expected a whole number from 1 to 1,073,741,824"),
+    "truth for a number": ({"num_heads": True}, "--num-heads True: expected a whole number from 1 to 1,073,741,824"),
+    "no multiple": ({"multiple_of": None}, "--multiple-of None: expected a whole number from 1 to 1,073,741,824"),
+    "another dtype": ({"dtype": "int8"}, "--dtype int8: expected one of float32, bfloat16, float16"),
+    "no tie": ({"tie_embeddings": None}, "--tie-embeddings None: expected one of auto, keep, untie"),
+    "another strategy": ({"strategy": "both"}, "--strategy both: expected one of halving, symmetric, diagonal, uneven"),
+    "too much noise": ({"noise_snr_db": -1}, "--noise-snr-db -1: expected a number from 0 to 200"),
+    "noise that is none": ({"noise_snr_db": float("nan")}, "--noise-snr-db nan: expected a number from 0 to 200"),
+    "a ratio with a zero": ({"uneven_ratio": (1, 0)}, "--uneven-ratio 1:0: expected whole numbers such as 1:2"),
+    "a ratio as a list": ({"uneven_ratio": [1, 2]}, r"--uneven-ratio \[1, 2\]: expected whole numbers such as 1:2"),
+}
+
+
+@pytest.mark.parametrize("options, words", BAD.values(), ids=list(BAD))
+def test_a_value_out_of_its_range_is_refused(options: Options, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        Request.of(None, options)
 
 
 def test_an_unknown_option_is_an_error(source: Sources, tmp_path: Path) -> None:
@@ -91,8 +167,8 @@ def test_the_number_of_torch_threads_is_left_as_it_was(source: Sources, tmp_path
 def test_importing_the_package_imports_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, hyperclone_cli\n"
-        "from hyperclone_cli import expand, plan, verify\n"
-        "assert {'clone_model', 'expand', 'plan', 'verify'} <= set(dir(hyperclone_cli))\n"
+        "from hyperclone_cli import Mixing, Progress, Request, expand, plan, verify\n"
+        "assert {'Request', 'clone_model', 'expand', 'plan', 'verify'} <= set(dir(hyperclone_cli))\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

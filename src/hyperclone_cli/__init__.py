@@ -2,8 +2,8 @@
 
     from hyperclone_cli import clone_model, expand, plan, verify
 
-Each of these, and `Access`, which says how the Hub is asked, is imported when it is first used, so that importing
-the package costs nothing.
+`Request` and its `Mixing` are what can be asked for, `Access` is how the Hub is asked, and a `Progress` hears of the
+steps. Each name is imported when it is first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperclone_cli.api import expand, plan
+    from hyperclone_cli.growth.request import Request
+    from hyperclone_cli.growth.strategies import Mixing
     from hyperclone_cli.hub.download import Access
+    from hyperclone_cli.progress import Progress
     from hyperclone_cli.verifier import verify
     from hyperclone_cli.writing.in_memory import clone_model
 
 __version__ = "0.1.0"
-__all__ = ["Access", "clone_model", "expand", "plan", "verify"]
+__all__ = ["Access", "Mixing", "Progress", "Request", "clone_model", "expand", "plan", "verify"]
 
 _HOMES = {
     "Access": "hub.download",
+    "Mixing": "growth.strategies",
+    "Progress": "progress",
+    "Request": "growth.request",
     "clone_model": "writing.in_memory",
     "expand": "api",
     "plan": "api",

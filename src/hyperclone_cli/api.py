@@ -6,69 +6,71 @@ Each imports what it needs when it is called, so that `--help` need not.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any
 
-from hyperclone_cli.growth.options import GrowthOptions, request
-from hyperclone_cli.growth.request import DEFAULT_MAX_MEMORY
+from hyperclone_cli.growth.option import take, takes
+from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.strategies import Mixing
 
 if TYPE_CHECKING:
     from hyperclone_cli.hub.download import Access
     from hyperclone_cli.hub.upload import Pushed, Target
     from hyperclone_cli.planning.planner import Plan
-    from hyperclone_cli.writing.writer import Progress
+    from hyperclone_cli.progress import Progress
 
 
-def plan(src: str | Path, *, access: Access | None = None, **options: Unpack[GrowthOptions]) -> Plan:
+@takes(Request, Mixing)
+def plan(
+    src: str | Path,
+    request: Request | None = None,
+    *,
+    access: Access | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan:
     """What `expand` would write for the checkpoint `src`: sizes, parameters, bytes, what is exact. Writes nothing.
 
-    src      a directory, or the name of a model on the Hub, of which the headers are read and no weights fetched
-    access   revision, token and cache for the Hub; None: the usual ones
-    options  those of GrowthOptions
+    src       a directory, or the name of a model on the Hub, of which the headers are read and no weights fetched
+    request   what is asked for; or its fields and those of its `mixing`, as keywords
+    access    revision, token and cache for the Hub; None: the usual ones
+    progress  hears of every step
 
-    Raises RequestError, CheckpointError or StorageError as `expand` does.
+    Raises RequestError, CheckpointError or StorageError as `expand` does, and TypeError for an unknown keyword.
     """
     from hyperclone_cli.hub.download import Access, locate
     from hyperclone_cli.hub.remote_headers import open_headers
     from hyperclone_cli.planning.planner import make_plan
 
-    wanted, access = request(**options), access or Access()
-    return make_plan(open_headers(locate(src, access), access, wanted.dtype), wanted)
+    wanted, access = Request.of(request, options), access or Access()
+    return make_plan(open_headers(locate(src, access), access, wanted.dtype, progress), wanted)
 
 
+@takes(Request, Mixing, Writing)
 def expand(
     src: str | Path,
     out: str | Path,
+    request: Request | None = None,
     *,
-    overwrite: bool = False,
-    progress: Progress | None = None,
     access: Access | None = None,
-    checksum: bool = False,
-    restart: bool = False,
-    threads: int | None = None,
-    max_memory: int | str = DEFAULT_MAX_MEMORY,
-    **options: Unpack[GrowthOptions],
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Plan:
     """Write a larger checkpoint that computes the same function as `src` to the new directory `out`.
 
-    Does not verify it: call `verify(out)` for that.
+    The clone is not verified: call `verify(out)` for that.
 
-    src        a directory, or the name of a model on the Hub, which is fetched
-    overwrite  replace a model at `out` once the new one is complete
-    progress   called from any thread with the bytes just written and the bytes of the whole
-    access     revision, token and cache for the Hub; None: the usual ones
-    checksum   also record the SHA-256 of every file, for `verify(out, checksum=True)`
-    restart    discard what an interrupted run has written, instead of going on with it
-    threads    how many to work with; None: one for each core
-    max_memory  of the blocks being worked on, in bytes or a size such as "512MB"
-    options    those of GrowthOptions
+    src       a directory, or the name of a model on the Hub, which is fetched
+    request   what is asked for; or its fields and those of its `mixing`, as keywords. Those of Writing are keywords too
+    access    revision, token and cache for the Hub; None: the usual ones
+    progress  hears of every step, and of the bytes written
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub;
-    then `out` is as it was.
+    then `out` is as it was. Raises TypeError for an unknown keyword.
     """
     from hyperclone_cli.writing import pipeline
 
-    wanted = request(**options)
-    return pipeline.expand(src, Path(out), wanted, overwrite, progress, access, checksum, restart, threads, max_memory)
+    writing = Writing(**take(Writing, options))
+    return pipeline.expand(src, Path(out), Request.of(request, options), writing, access, progress)
 
 
 def push(clone: Path, target: Target, force: bool = False) -> Pushed:

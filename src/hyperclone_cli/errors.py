@@ -50,15 +50,15 @@ class StorageError(HypercloneError):
 
 
 @contextmanager
-def standing(what: str) -> Iterator[None]:
-    """Let whatever ends the block, Ctrl-C too, say what stands nevertheless: `what`, ahead of the hint."""
+def clone_is_kept(message: str) -> Iterator[None]:
+    """Whatever error ends the block, Ctrl-C too, also tells the user `message`: that the clone is there, and usable."""
     try:
         yield
     except HypercloneError as error:
-        error.hint = f"{what} {error.hint}".rstrip()
+        error.hint = f"{message} {error.hint}".rstrip()
         raise
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(what) from stop
+        raise KeyboardInterrupt(message) from stop
 
 
 INTERRUPTED = 130

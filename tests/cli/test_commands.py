@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hyperclone_cli import plan
-from hyperclone_cli.errors import standing
+from hyperclone_cli.errors import clone_is_kept
 from hyperclone_cli.families import FAMILIES, REFUSED
 from hyperclone_cli.planning.symmetry import advice
 from support import models
@@ -168,7 +168,7 @@ def test_what_ends_a_verification_says_that_the_clone_stands(tmp_path: Path) -> 
 
 
 def test_so_does_an_interruption() -> None:
-    with pytest.raises(KeyboardInterrupt, match="The clone is whole"), standing("The clone is whole."):
+    with pytest.raises(KeyboardInterrupt, match="The clone is whole"), clone_is_kept("The clone is whole."):
         raise KeyboardInterrupt
 
 

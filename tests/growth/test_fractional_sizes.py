@@ -11,7 +11,7 @@ import torch
 
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.growth.strategies import STRATEGIES, Mixing
+from hyperclone_cli.growth.strategies import STRATEGIES, Mixing, Strategy
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from support import models
@@ -101,7 +101,7 @@ def test_every_size_is_the_same_function_or_refused(name: str, line: str, source
     ],
 )
 def test_strategies_and_noise_hold_for_any_size(
-    variant: str, line: str, strategy: str, noise: float | None, source: Sources, tmp_path: Path
+    variant: str, line: str, strategy: Strategy, noise: float | None, source: Sources, tmp_path: Path
 ) -> None:
     request = Request(**options(line), mixing=Mixing(strategy, noise_snr_db=noise))
     expand(source(variant), tmp_path / "clone", request)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.growth.strategies import STRATEGIES, Mixing
+from hyperclone_cli.growth.strategies import STRATEGIES, Mixing, Strategy
 from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.blocks import cut_blocks
@@ -25,13 +25,13 @@ Sources = Callable[[str], Path]
 
 
 @given(st.sampled_from(STRATEGIES), st.integers(1, 6), st.integers(0, 6))
-def test_what_an_output_copy_reads_sums_to_one(strategy: str, copies: int, output_copy: int) -> None:
+def test_what_an_output_copy_reads_sums_to_one(strategy: Strategy, copies: int, output_copy: int) -> None:
     mixing = Mixing(strategy)
     assert sum(mixing.share(output_copy, copy, copies) for copy in range(copies)) == 1
 
 
 def test_the_strategies_at_two_copies() -> None:
-    def matrix(strategy: str) -> list[list[Fraction]]:
+    def matrix(strategy: Strategy) -> list[list[Fraction]]:
         return [[Mixing(strategy).share(a, b, 2) for b in range(2)] for a in range(2)]
 
     half, third, fifth = Fraction(1, 2), Fraction(1, 3), Fraction(1, 5)
@@ -68,7 +68,7 @@ def test_halving_rounds_nothing_at_any_whole_multiple(factor: int, source: Sourc
 
 @pytest.mark.parametrize("copies", [2, 3, 4])
 @pytest.mark.parametrize("strategy", ["uneven", "halving"])
-def test_copies_are_read_unequally_and_none_repeats_the_others(strategy: str, copies: int) -> None:
+def test_copies_are_read_unequally_and_none_repeats_the_others(strategy: Strategy, copies: int) -> None:
     """Unequal column sums part the gradients, and an invertible C wastes no rank."""
     shares = [[float(Mixing(strategy).share(a, b, copies)) for b in range(copies)] for a in range(copies)]
     matrix = torch.tensor(shares, dtype=torch.float64)
@@ -96,7 +96,7 @@ def test_every_strategy_is_the_same_function(variant: str, name: str, source: So
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_rows_that_copies_read_differently_are_cut_one_after_the_other(strategy: str, source: Sources) -> None:
+def test_rows_that_copies_read_differently_are_cut_one_after_the_other(strategy: Strategy, source: Sources) -> None:
     request = Request(embed_mult=3, ffn_mult=3, mixing=Mixing(strategy))
     for tensor in make_plan(open_source(source("llama-mha")), request).tensors:
         starts = [block.start for block in cut_blocks(tensor, 4096)]
@@ -105,7 +105,9 @@ def test_rows_that_copies_read_differently_are_cut_one_after_the_other(strategy:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("variant", ["llama-gqa-tied", "gemma3-gqa", "pythia", "opt-350m", "olmo2"])
-def test_in_bfloat16_the_error_stays_within_twice_the_dtypes_own(variant: str, strategy: str, tmp_path: Path) -> None:
+def test_in_bfloat16_the_error_stays_within_twice_the_dtypes_own(
+    variant: str, strategy: Strategy, tmp_path: Path
+) -> None:
     src = models.build(variant, tmp_path / "src", torch.bfloat16)
     for factor in (2, 3):
         mixing = Mixing(strategy, noise_snr_db=10.0)

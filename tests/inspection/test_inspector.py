@@ -26,6 +26,7 @@ from hyperclone_cli.planning.symmetry import ALL_COPIES, advice, copies_with_equ
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.command_line import as_json, hyperclone
+from support.heard import Heard
 
 Sources = Callable[[str], Path]
 MIXINGS = {
@@ -293,10 +294,10 @@ def test_a_device_is_refused_before_anything_is_compared(
     options: dict[str, Any], words: str, source: Sources, tmp_path: Path
 ) -> None:
     expand(source("llama-mha"), tmp_path / "clone", request("symmetric"))
-    steps: list[str] = []
+    heard = Heard()
     with pytest.raises(RequestError, match=words):
-        inspect(tmp_path / "clone", log=steps.append, **options)
-    assert steps == []
+        inspect(tmp_path / "clone", progress=heard, **options)
+    assert heard.steps == []
 
 
 def test_a_source_that_moved_can_be_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -56,7 +57,9 @@ def test_a_tied_head_that_is_stored_with_other_numbers_is_a_head_of_its_own(tmp_
 
 
 @pytest.mark.parametrize("tie", ["keep", "untie"])
-def test_logits_that_are_divided_by_the_width_need_no_factor(tie: str, source: Sources, tmp_path: Path) -> None:
+def test_logits_that_are_divided_by_the_width_need_no_factor(
+    tie: Literal["keep", "untie"], source: Sources, tmp_path: Path
+) -> None:
     made = expand(source("minicpm3"), tmp_path / "clone", Request(embed_mult=3, tie_embeddings=tie))
     assert made.head.factor == 1.0
     report = verify(tmp_path / "clone")

@@ -18,6 +18,7 @@ from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.verifier import Report, generation, verify
 from hyperclone_cli.writing.pipeline import expand
 from support import models
+from support.heard import Heard
 
 Sources = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
@@ -220,10 +221,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_be_run_is_refused_before_anything_is_compared(
     options: dict[str, Any], words: str, clone: Path
 ) -> None:
-    steps: list[str] = []
+    heard = Heard()
     with pytest.raises(RequestError, match=words):
-        verify(clone, log=steps.append, **options)
-    assert steps == []
+        verify(clone, progress=heard, **options)
+    assert [step for step in heard.steps if not step.startswith("Reading ")] == []
 
 
 def test_a_clone_of_unknown_origin_needs_a_source(clone: Path, source: Sources) -> None:

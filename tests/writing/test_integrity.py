@@ -15,6 +15,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.writing.integrity import check_written, is_finite
 from support import models
 from support.command_line import hyperclone
+from support.heard import Heard
 
 Sources = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
@@ -99,9 +100,9 @@ def test_every_file_but_the_card_and_the_record_itself_is_recorded(recorded: Pat
 
 
 def test_files_are_hashed_once_whatever_for(recorded: Path) -> None:
-    steps: list[str] = []
-    assert verify(recorded, checksum=True, log=steps.append).passed
-    assert steps.count(f"Hashing the files of {recorded}") == 1
+    heard = Heard()
+    assert verify(recorded, checksum=True, progress=heard).passed
+    assert heard.steps.count(f"Hashing the files of {recorded}") == 1
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from hyperclone_cli.checkpoint.source import open_source
-from hyperclone_cli.growth.request import Request
-from hyperclone_cli.growth.strategies import STRATEGIES, Mixing
+from hyperclone_cli.growth.request import Dtype, Request
+from hyperclone_cli.growth.strategies import STRATEGIES, Mixing, Strategy
 from hyperclone_cli.growth.widths import nest, tiled
 from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.writing.noise import zero_sum_noise
@@ -39,7 +39,7 @@ def test_noise_is_the_same_however_rows_are_cut(start: int, rows: int, cut: int)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("factor", [2, 3])
 def test_noise_has_the_power_asked_for_and_cancels(
-    factor: int, strategy: str, dtype: str, source: Sources, tmp_path: Path
+    factor: int, strategy: Strategy, dtype: Dtype, source: Sources, tmp_path: Path
 ) -> None:
     """In every tensor that reads a replicated width, the untied head included, and in no other."""
     request = Request(embed_mult=factor, ffn_mult=factor, dtype=dtype, mixing=Mixing(strategy))
@@ -64,7 +64,7 @@ def test_noise_has_the_power_asked_for_and_cancels(
     [(6.0, "bfloat16", True), (10.0, "bfloat16", False), (6.0, None, False), (None, "float16", False)],
 )
 def test_noise_that_16_bits_may_not_bear_is_noted(
-    noise: float | None, dtype: str | None, noted: bool, source: Sources
+    noise: float | None, dtype: Dtype | None, noted: bool, source: Sources
 ) -> None:
     request = Request(embed_mult=2, dtype=dtype, mixing=Mixing(noise_snr_db=noise))
     notes = make_plan(open_source(source("llama-mha")), request).notes

@@ -17,7 +17,7 @@ from hyperclone_cli.checkpoint import safetensors_file as shards
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.families.table import HeadRule
-from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.request import Dtype, Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from support import models
@@ -125,7 +125,7 @@ def test_files_have_the_mode_that_the_umask_gives(source: Sources, tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_the_storage_dtype_is_converted(dtype: str, source: Sources, tmp_path: Path) -> None:
+def test_the_storage_dtype_is_converted(dtype: Dtype, source: Sources, tmp_path: Path) -> None:
     expand(source("llama-mqa"), tmp_path / "clone", Request(embed_mult=2, dtype=dtype))
     tensors = load_file(tmp_path / "clone" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}

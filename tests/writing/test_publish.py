@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from hyperclone_cli import expand
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
-from hyperclone_cli.writing.pipeline import expand
 from support import faults, models
+from support.heard import Heard
 
 Sources = Callable[[str], Path]
 DOUBLE = Request(embed_mult=2, ffn_mult=2)
@@ -113,7 +114,7 @@ def test_what_came_while_a_clone_was_written_is_not_replaced(overwrite: bool, so
         mine.write_text("years")
 
     with pytest.raises(StorageError, match="clone: ") as refusal:
-        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=overwrite, progress=work)
+        expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=overwrite, progress=Heard(work))
     assert "it goes on with what is in" in refusal.value.hint
     assert mine.read_text() == "years"
     shutil.move(mine.parent, tmp_path / "mine")

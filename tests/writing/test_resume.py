@@ -17,13 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hyperclone_cli import expand
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.writing import budget, writer
 from hyperclone_cli.writing.journal import Making, open_journal
-from hyperclone_cli.writing.pipeline import expand
 from support import faults, models
 from support.command_line import hyperclone
+from support.heard import Heard
 
 Sources = Callable[[str], Path]
 DOUBLE = Request(embed_mult=2, ffn_mult=2, max_shard_size="60KB")
@@ -38,14 +39,14 @@ def cut_at(src: Path, out: Path, fraction: float, request: Request = DOUBLE) -> 
     """Begin the clone and stop when so much of it is written."""
     total = 0
 
-    def progress(written: int, whole: int) -> None:
+    def cut(written: int, whole: int) -> None:
         nonlocal total
         total += written
         if total > fraction * whole:
             raise CutError
 
     with pytest.raises(CutError):
-        expand(src, out, request, progress=progress, threads=1)
+        expand(src, out, request, progress=Heard(cut), threads=1)
 
 
 @pytest.fixture
@@ -125,9 +126,9 @@ def test_a_cut_run_is_finished_with_the_same_bytes(fraction: float, source: Sour
 def test_only_what_is_missing_is_written(source: Sources, tmp_path: Path) -> None:
     cut_at(source("qwen3"), tmp_path / "clone", 0.6)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "clone.partial").glob("*.safetensors")}
-    steps: list[int] = []
-    plan = expand(source("qwen3"), tmp_path / "clone", DOUBLE, progress=lambda step, _: steps.append(step))
-    assert sum(steps) == plan.nbytes
+    heard = Heard()
+    plan = expand(source("qwen3"), tmp_path / "clone", DOUBLE, progress=heard)
+    assert sum(written for written, _ in heard.advances) == plan.nbytes
     assert len(kept) > 2
     assert any("An earlier run had written" in note for note in plan.notes)
     assert not any("An earlier run" in note for note in expand(source("qwen3"), tmp_path / "new", DOUBLE).notes)
@@ -152,7 +153,7 @@ def test_non_finite_tensors_of_the_run_that_was_cut_are_remembered(
 
 def test_progress_is_told_from_the_callers_own_thread(source: Sources, tmp_path: Path) -> None:
     threads = set[int]()
-    expand(source("qwen3"), tmp_path / "clone", DOUBLE, progress=lambda _, __: threads.add(get_ident()), threads=4)
+    expand(source("qwen3"), tmp_path / "clone", DOUBLE, progress=Heard(lambda *_: threads.add(get_ident())), threads=4)
     assert threads == {get_ident()}
 
 
@@ -220,7 +221,7 @@ def test_a_source_that_changes_meanwhile_makes_no_clone(
             change(src / "model.safetensors")
 
     with pytest.raises(StorageError, match=r"model\.safetensors"):
-        expand(src, tmp_path / "clone", DOUBLE, progress=meddle)
+        expand(src, tmp_path / "clone", DOUBLE, progress=Heard(meddle))
     assert not (tmp_path / "clone").exists()
 
 

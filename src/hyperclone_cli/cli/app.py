@@ -1,65 +1,35 @@
-"""The commands: parse, call, show. No logic."""
+"""The commands: parse, call, show. No logic.
 
-from __future__ import annotations
+Annotations are evaluated as they are read, unlike in other modules: Typer would compile the text of each one twice.
+"""
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from hyperclone_cli import __version__
 from hyperclone_cli.cli.options import (
-    CHECKING,
     CacheDir,
-    Checksum,
     Device,
-    Dtype,
-    EmbedMult,
-    FamilyOption,
-    FfnMult,
-    HeadDimMult,
-    HeadsMult,
-    HiddenSize,
-    IntermediateSize,
     Json,
-    KvHeadsMult,
-    MaxMemory,
-    MaxShardSize,
-    MoeFfnMult,
-    MultipleOf,
-    NoiseSnrDb,
     NoVerify,
-    NumHeads,
-    NumKvHeads,
     Out,
-    Overwrite,
     PushToHub,
     RecordedSrc,
-    Restart,
     Revision,
-    Seed,
     Src,
-    StorageDtype,
-    Strategy,
-    StrategyOption,
-    TargetParams,
-    Threads,
-    Tie,
-    TieEmbeddings,
     Token,
-    UnevenRatio,
+    takes_options,
 )
-from hyperclone_cli.errors import MismatchError, standing
-
-if TYPE_CHECKING:
-    from hyperclone_cli.growth.options import GrowthOptions
+from hyperclone_cli.errors import MismatchError, clone_is_kept
+from hyperclone_cli.growth.option import CHECKING
+from hyperclone_cli.growth.request import Dtype, Request, Writing
+from hyperclone_cli.growth.strategies import Mixing
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Grow a pretrained language model into a larger one that computes the same function.",
     epilog="Exit codes: 0 done · 1 unexpected · 2 usage · 3 checkpoint unsupported or damaged"
@@ -82,49 +52,11 @@ def options(
     pass
 
 
-def _ratio(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)+", text):
-        raise typer.BadParameter(f"{text!r} is not a ratio such as 1:2.", param_hint="--uneven-ratio")
-    return tuple(int(part) for part in text.split(":"))
-
-
-def _growth_options(given: Mapping[str, Any]) -> GrowthOptions:
-    """The options of GrowthOptions among those that a command was given; their names are the same."""
-    from hyperclone_cli.growth.options import GrowthOptions
-
-    chosen = {name: given[name] for name in GrowthOptions.__annotations__}
-    return cast("GrowthOptions", chosen | {"uneven_ratio": _ratio(given["uneven_ratio"])})
-
-
 @app.command()
+@takes_options(Request, Mixing, Writing)
 def expand(
     src: Src,
     out: Out,
-    embed_mult: EmbedMult = 1,
-    ffn_mult: FfnMult = 1,
-    moe_ffn_mult: MoeFfnMult = None,
-    heads_mult: HeadsMult = None,
-    kv_heads_mult: KvHeadsMult = None,
-    head_dim_mult: HeadDimMult = 1,
-    hidden_size: HiddenSize = None,
-    intermediate_size: IntermediateSize = None,
-    num_heads: NumHeads = None,
-    num_kv_heads: NumKvHeads = None,
-    target_params: TargetParams = None,
-    family: FamilyOption = None,
-    multiple_of: MultipleOf = 64,
-    tie_embeddings: TieEmbeddings = Tie.auto,
-    strategy: StrategyOption = Strategy.halving,
-    uneven_ratio: UnevenRatio = "1:2",
-    noise_snr_db: NoiseSnrDb = None,
-    seed: Seed = 0,
-    dtype: StorageDtype = None,
-    max_shard_size: MaxShardSize = "50GB",
-    overwrite: Overwrite = False,
-    checksum: Checksum = False,
-    restart: Restart = False,
-    threads: Threads = None,
-    max_memory: MaxMemory = "512MB",
     no_verify: NoVerify = False,
     device: Device = None,
     revision: Revision = None,
@@ -132,6 +64,7 @@ def expand(
     cache_dir: CacheDir = None,
     push_to_hub: PushToHub = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Write a larger checkpoint that computes the same function, and verify it.
 
@@ -141,7 +74,6 @@ def expand(
     from hyperclone_cli.cli import output
     from hyperclone_cli.hub.download import Access
 
-    options = _growth_options(locals())
     if device is not None:
         if no_verify:
             raise typer.BadParameter("the verification runs there: leave --no-verify out.", param_hint="--device")
@@ -158,25 +90,16 @@ def expand(
                 "only a verified clone is pushed: leave --no-verify out.", param_hint="--push-to-hub"
             )
         target = Target(push_to_hub, token=token)  # refused before anything is written
-    with output.progress("Expanding") as written:
-        plan = api.expand(
-            src,
-            out,
-            overwrite=overwrite,
-            progress=written,
-            access=access,
-            checksum=checksum,
-            restart=restart,
-            threads=threads,
-            max_memory=max_memory,
-            **options,
-        )
+    with output.progress() as progress:
+        plan = api.expand(src, out, access=access, progress=progress, **options)
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
 
-        with standing(f"The clone is whole: `hyperclone verify {quote(str(out))}` checks it."), output.steps() as log:
-            report = check(out, device=device, log=log, access=Access(token=token, cache_dir=cache_dir))
+        kept = f"The clone is whole: `hyperclone verify {quote(str(out))}` checks it."
+        with clone_is_kept(kept), output.progress() as progress:
+            access = Access(token=token, cache_dir=cache_dir)
+            report = check(out, device=device, progress=progress, access=access)
     pushed = None
     try:
         if target is not None and report is not None and report.passed:
@@ -188,32 +111,14 @@ def expand(
 
 
 @app.command()
+@takes_options(Request, Mixing)
 def plan(
     src: Src,
-    embed_mult: EmbedMult = 1,
-    ffn_mult: FfnMult = 1,
-    moe_ffn_mult: MoeFfnMult = None,
-    heads_mult: HeadsMult = None,
-    kv_heads_mult: KvHeadsMult = None,
-    head_dim_mult: HeadDimMult = 1,
-    hidden_size: HiddenSize = None,
-    intermediate_size: IntermediateSize = None,
-    num_heads: NumHeads = None,
-    num_kv_heads: NumKvHeads = None,
-    target_params: TargetParams = None,
-    family: FamilyOption = None,
-    multiple_of: MultipleOf = 64,
-    tie_embeddings: TieEmbeddings = Tie.auto,
-    strategy: StrategyOption = Strategy.halving,
-    uneven_ratio: UnevenRatio = "1:2",
-    noise_snr_db: NoiseSnrDb = None,
-    seed: Seed = 0,
-    dtype: StorageDtype = None,
-    max_shard_size: MaxShardSize = "50GB",
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Show what `expand` would write: sizes, parameters, bytes, what is exact. Writes nothing.
 
@@ -223,8 +128,9 @@ def plan(
     from hyperclone_cli.cli import output
     from hyperclone_cli.hub.download import Access
 
-    options = _growth_options(locals())
-    output.show_plan(api.plan(src, access=Access(revision, token, cache_dir), **options), as_json)
+    with output.progress() as progress:
+        plan = api.plan(src, access=Access(revision, token, cache_dir), progress=progress, **options)
+    output.show_plan(plan, as_json)
 
 
 @app.command()
@@ -232,7 +138,9 @@ def verify(
     clone: Annotated[Path, typer.Argument(metavar="CLONE", help="The clone's directory.")] = Path("."),
     src: RecordedSrc = None,
     device: Device = None,
-    dtype: Annotated[Dtype, typer.Option(help="What both models run in.", rich_help_panel=CHECKING)] = Dtype.float32,
+    dtype: Annotated[
+        Dtype, typer.Option(help="The dtype that both models run in.", rich_help_panel=CHECKING)
+    ] = "float32",
     weights_only: Annotated[
         bool,
         typer.Option(
@@ -241,7 +149,14 @@ def verify(
             rich_help_panel=CHECKING,
         ),
     ] = False,
-    checksum: Checksum = False,
+    checksum: Annotated[
+        bool,
+        typer.Option(
+            "--checksum",
+            help="Also compare the SHA-256 of every file with those that `expand --checksum` recorded.",
+            rich_help_panel=CHECKING,
+        ),
+    ] = False,
     new_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that greedy decoding adds to each prompt.", rich_help_panel=CHECKING)
     ] = 16,
@@ -258,9 +173,9 @@ def verify(
     from hyperclone_cli.hub.download import Access
     from hyperclone_cli.verifier import verify as check
 
-    with output.steps() as log:
+    with output.progress() as progress:
         access = Access(revision, token, cache_dir)
-        report = check(clone, src, device, dtype.value, weights_only, new_tokens, log, access, checksum)
+        report = check(clone, src, device, dtype, weights_only, new_tokens, progress, access, checksum)
     output.show_report(report, as_json)
     if not report.passed:
         raise MismatchError(f"{clone}: the clone does not match its source.")
@@ -311,8 +226,8 @@ def inspect(
         from hyperclone_cli.inspection.plot import check_plot
 
         check_plot(plot)  # refused before anything is computed
-    with output.steps() as log:
-        inspection = look(checkpoint, clone, src, gradients, device, log, Access(revision, token, cache_dir))
+    with output.progress() as progress:
+        inspection = look(checkpoint, clone, src, gradients, device, progress, Access(revision, token, cache_dir))
     if plot is not None:
         from hyperclone_cli.inspection.plot import write_plot
 
@@ -380,8 +295,8 @@ def families(
         return
     from hyperclone_cli.verifier.self_check import check_families
 
-    with output.steps() as log:
-        trials = check_families(chosen, log)
+    with output.progress() as progress:
+        trials = check_families(chosen, progress)
     output.show_trials(trials, as_json)
     failed = [name for name, trial in trials.items() if not trial.passed]
     if failed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -21,6 +22,7 @@ from hyperclone_cli.inspection.gradients import GradientFigures
 from hyperclone_cli.inspection.inspector import Inspection
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.symmetry import WHAT_TRAINING_DOES, advice
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.report import Report, finite
 
 if TYPE_CHECKING:
@@ -33,25 +35,27 @@ _out = Console(**_plain)
 _err = Console(stderr=True, **_plain)
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of bytes with rate and time left on a terminal, nothing elsewhere: call with (written, total)."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+class _Lines(Progress):
+    """A line for every step, for logs and pipes."""
 
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, disable=not _err.is_terminal, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda written, total: bar.update(task, advance=written, total=total)
+    def step(self, text: str, unit: str = "") -> None:  # noqa: ARG002
+        _err.print(f"{text} …")
 
 
 @contextmanager
-def steps() -> Iterator[Callable[[str], None]]:
-    """A line that names the step under way on a terminal, nothing elsewhere."""
-    if not _err.is_terminal:
-        yield lambda step: None  # noqa: ARG005
+def progress() -> Iterator[Progress]:
+    """What shows a run's steps on stderr. Nothing of it is left on a terminal."""
+    console = Console(file=sys.stderr, **_plain)  # stderr as it is now: reading a GGUF file replaces it for a while
+    if not console.is_interactive:
+        yield _Lines()
         return
-    with _err.status("") as status:
-        yield lambda step: status.update(step)
+    from hyperclone_cli.cli.bars import Bars
+
+    bars = Bars(console)
+    try:
+        yield bars
+    finally:
+        bars.close()
 
 
 def _show_notes(plan: Plan) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.axes import AXES
-from hyperclone_cli.growth.request import Request, option_name
+from hyperclone_cli.growth.option import flag
+from hyperclone_cli.growth.request import Request
 
 _INSTEAD = {
     "pads": "A whole --embed-mult works.",
@@ -41,7 +42,7 @@ class Proposal:
         """The option that asks for the size of an axis, as on a command line; empty where none does."""
         size, multiplier = AXES[axis].options
         given = {name: getattr(self.request, name) for name in (size, multiplier) if name}
-        return next((f"{option_name(name)} {item}" for name, item in given.items() if item not in (None, 1)), "")
+        return next((f"{flag(name)} {item}" for name, item in given.items() if item not in (None, 1)), "")
 
     def target(self, axis: str, size: int) -> int | None:
         """The units that the request gives an axis of `size` units; None where it says nothing of it.
@@ -56,11 +57,11 @@ class Proposal:
         if units is None and times > 1 and target == size:
             raise RequestError(
                 f"{size} × {times:g} is {size} in whole units: nothing would grow.",
-                f"Use {option_name(option)} instead.",
+                f"Use {flag(option)} instead.",
             )
         if target < size:
             raise RequestError(
-                f"{option_name(option)} {target}: the source has {size}, and growth takes nothing away.",
+                f"{flag(option)} {target}: the source has {size}, and growth takes nothing away.",
                 f"At least {size}.",
             )
         return target

@@ -8,9 +8,9 @@ from hyperclone_cli.checkpoint.sizes import multiple_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.growth.heads import choose_heads, head_copies, heads_of
+from hyperclone_cli.growth.option import flag
 from hyperclone_cli.growth.positions import check_rotary, grow_head, grow_kv_heads
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.request import option_name
 from hyperclone_cli.growth.widths import Growth, padded, spread, tiled
 
 
@@ -81,7 +81,7 @@ def _check_options(proposal: Proposal) -> None:
         for name in filter(None, AXES[axis].options):
             number = getattr(request, name)
             if number is not None and not (name == "head_dim_mult" and number == 1) and not family.has_heads:
-                option = option_name(name)
+                option = flag(name)
                 raise RequestError(f"{option} {number}: {family.name} has no attention heads.", f"Leave {option} out.")
     if request.moe_ffn_mult is not None and not proposal.sizes.get("moe_ffn"):
         raise RequestError(

@@ -1,4 +1,4 @@
-"""How a layer's copies read the copies that they are fed: the strategy, and noise that cancels.
+"""How the copies on a layer's output read the copies on its input: the strategy, and noise that cancels.
 
 A weight W between a width in n copies and one in m copies becomes m·n blocks C[a, b]·W + N[a, b].
 Every row of C sums to 1 and the noise blocks of every row sum to zero, so that equal copies on the
@@ -7,49 +7,99 @@ input give equal copies on the output, whatever C and N are. Source: arXiv 2409.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from hyperclone_cli.errors import RequestError
+from hyperclone_cli.growth.option import SYMMETRY, Option, check_values
 
-STRATEGIES = ("halving", "symmetric", "diagonal", "uneven")
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+Strategy = Literal["halving", "symmetric", "diagonal", "uneven"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+
+def parse_ratio(text: str) -> tuple[int, ...]:
+    """The numbers of a ratio such as 1:2. Raises RequestError for another text."""
+    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)+", text):
+        raise RequestError(f"--uneven-ratio {text}: expected whole numbers such as 1:2.")
+    return tuple(map(int, text.split(":")))
+
+
+def format_ratio(ratio: Any) -> str:
+    """A ratio as it is typed: 1:2 for (1, 2)."""
+    return ":".join(map(str, ratio)) if isinstance(ratio, tuple) else repr(ratio)
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """The matrix C, and the noise.
+    """The matrix C and the noise. Each field is an option.
 
-    strategy      halving: output copy a, of those up to n - 1, reads the input copies 0 … a in halves: ½, ¼, … and the
-                  last two alike. Powers of two, which no dtype rounds; C is triangular, and so invertible, and its
-                  columns have different sums, so that gradients differ
-                  symmetric: every copy reads every copy alike, C = 1/n, as the paper has it
-                  diagonal: output copy a reads input copy a mod n alone
-                  uneven: output copy a reads in the proportions r to the power 1 + (a mod n), r = `uneven_ratio`.
-                  Rotating one row instead would be exact too, but every copy would then be read as much as
-                  every other, and get the same gradient; powers also keep C invertible if r has no equal parts
-    uneven_ratio  used where it has as many numbers as there are copies; elsewhere 1 : 2 : … : n
-    noise_snr_db  power of the noise-free tensor over that of the noise, in decibels; None for no noise
-    seed          of the noise
+    halving    row a of C, for a < n, is ½, ¼, … up to input copy a, the last two alike. These are powers of two, which
+               no dtype rounds. C is triangular and so invertible; its columns have different sums, so gradients differ
+    symmetric  C is 1/n everywhere, as in the paper
+    diagonal   row a of C is 1 at input copy a mod n
+    uneven     row a of C has the proportions r to the power 1 + (a mod n), r = `uneven_ratio`, or 1 : 2 : … : n if that
+               has not n numbers. Rotating one row would be exact too, but its columns would have equal sums, so all
+               copies would get the same gradient; powers also keep C invertible if r has no equal parts
+
+    `noise_snr_db` is the power of the noise-free tensor over that of the noise, in decibels.
+    Raises RequestError for a value out of range, and for a ratio that the strategy does not use.
     """
 
-    strategy: str = "halving"
-    uneven_ratio: tuple[int, ...] = (1, 2)
-    noise_snr_db: float | None = None
-    seed: int = 0
+    strategy: Annotated[
+        Strategy,
+        Option(
+            "How an output copy weights the input copies. halving: ½, ¼, …, the last two alike; output copies differ "
+            "and nothing is rounded. symmetric: all alike, as in the paper; the copies stay equal under training. "
+            "diagonal: one input copy each. uneven: in the proportions of --uneven-ratio.",
+            SYMMETRY,
+        ),
+    ] = "halving"
+    uneven_ratio: Annotated[
+        tuple[int, ...],
+        Option(
+            "Proportions of --strategy uneven for the first output copy; the next copies take its powers. Used where "
+            "there are as many copies as numbers; elsewhere they are 1:2:…:n.",
+            SYMMETRY,
+            metavar="A:B…",
+            parse=parse_ratio,
+            format=format_ratio,
+        ),
+    ] = (1, 2)
+    noise_snr_db: Annotated[
+        float | None,
+        Option(
+            "Add noise that cancels over the copies, this many decibels below the weights. The paper uses 10; louder "
+            "noise costs 16-bit weights precision.",
+            SYMMETRY,
+            min=0,
+            max=200,
+            unset="no noise",
+        ),
+    ] = None
+    seed: Annotated[
+        int,
+        Option(
+            "Seed of the noise. The same seed gives the same bytes on processors with the same vector instructions.",
+            SYMMETRY,
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
+        check_values(self)
         ratio = self.uneven_ratio
-        if self.strategy not in STRATEGIES:
-            raise RequestError(f"--strategy {self.strategy}: expected one of {', '.join(STRATEGIES)}.")
         if not isinstance(ratio, tuple) or not ratio or any(type(part) is not int or part < 1 for part in ratio):
-            raise RequestError(f"--uneven-ratio {_shown(ratio)}: expected whole numbers such as 1:2.")
-        if ratio != (1, 2) and self.strategy != "uneven":
+            raise RequestError(f"--uneven-ratio {format_ratio(ratio)}: expected whole numbers such as 1:2.")
+        if ratio != Mixing.uneven_ratio and self.strategy != "uneven":
             raise RequestError(f"--uneven-ratio means nothing to --strategy {self.strategy}.", "Add --strategy uneven.")
-        if self.noise_snr_db is not None and not 0 <= self.noise_snr_db <= 200:
-            raise RequestError(f"--noise-snr-db {self.noise_snr_db}: expected decibels from 0 to 200.")
 
     def share(self, output_copy: int, input_copy: int, copies: int) -> Fraction:
         """C[output_copy, input_copy] for an input in `copies` copies."""
+        from fractions import Fraction  # takes milliseconds, which `--help` need not wait for
+
         if self.strategy == "diagonal":
             return Fraction(int(input_copy == output_copy % copies))
         if self.strategy == "uneven":
@@ -60,7 +110,3 @@ class Mixing:
             last = output_copy % copies
             return Fraction(int(input_copy <= last), 2 ** min(input_copy + 1, last))
         return Fraction(1, copies)
-
-
-def _shown(ratio: object) -> str:
-    return ":".join(map(str, ratio)) if isinstance(ratio, tuple) else repr(ratio)

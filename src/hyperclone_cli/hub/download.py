@@ -33,6 +33,7 @@ from hyperclone_cli.checkpoint.source import (
 )
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.hub.errors import hub_errors
+from hyperclone_cli.progress import Progress
 
 ConfigCheck = Callable[[Mapping[str, Any]], object]
 """Called with the config before any weights are downloaded, so that what it raises ends the run early."""
@@ -139,14 +140,21 @@ def cache_of(access: Access) -> Path:
 
 
 def open_checkpoint(
-    place: Path | Origin, access: Access, dtype: str | None = None, config_check: ConfigCheck | None = None
+    place: Path | Origin,
+    access: Access,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+    config_check: ConfigCheck | None = None,
 ) -> Source:
     """Open the checkpoint at `place`. From the Hub, whatever is not in the cache is downloaded, weights included.
 
     Raises RequestError, CheckpointError if it is unsupported or damaged, StorageError if it cannot be downloaded.
     """
+    progress = progress or Progress()
     if isinstance(place, Path):
+        progress.step(f"Reading {place}")
         return open_source(place, dtype)
+    progress.fetch(place.repo_id)
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
     if config_check:

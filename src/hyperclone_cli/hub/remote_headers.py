@@ -15,6 +15,7 @@ from hyperclone_cli.checkpoint.source import Origin, Source, stored_tensors
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.families import known_family
 from hyperclone_cli.hub.download import Access, hub_session, open_checkpoint, open_snapshot
+from hyperclone_cli.progress import Progress
 
 _BLOCK_BYTES = 1 << 16
 """Read from the Hub at a time, and the most that is compared of two tensors."""
@@ -41,7 +42,9 @@ class RemoteSource(Source):
             return _first_block(open_file, a) == _first_block(open_file, b)
 
 
-def open_headers(place: Path | Origin, access: Access, dtype: str | None = None) -> Source:
+def open_headers(
+    place: Path | Origin, access: Access, dtype: str | None = None, progress: Progress | None = None
+) -> Source:
     """Open the checkpoint at `place` for planning. From the Hub, only its config and headers are downloaded.
 
     Weights that are already in the cache are used. Headers of `.bin` files need torch, those of safetensors do not.
@@ -49,7 +52,8 @@ def open_headers(place: Path | Origin, access: Access, dtype: str | None = None)
     Raises RequestError, CheckpointError if it is unsupported or damaged, StorageError if it cannot be downloaded.
     """
     if isinstance(place, Path):
-        return open_checkpoint(place, access, dtype)
+        return open_checkpoint(place, access, dtype, progress)
+    (progress or Progress()).fetch(f"the headers of {place.repo_id}")
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
     if all((snapshot.path / name).exists() for name in weights):

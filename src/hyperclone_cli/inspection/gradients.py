@@ -13,6 +13,7 @@ from hyperclone_cli.errors import first_of
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,12 @@ class GradientComparison:
 
 
 def compare_gradients(
-    checkpoint: Source, clone: Path, plan: Plan, matrices: Sequence[GrownTensor], device: torch.device
+    checkpoint: Source,
+    clone: Path,
+    plan: Plan,
+    matrices: Sequence[GrownTensor],
+    device: torch.device,
+    progress: Progress,
 ) -> GradientComparison:
     """Compare the gradients of the copies in `matrices`, on one page of English, or random tokens without a tokenizer.
 
@@ -60,15 +66,18 @@ def compare_gradients(
     from hyperclone_cli.checkpoint.transformers_model import gradients_of
     from hyperclone_cli.verifier import forward, text
 
+    progress.step(f"Loading {checkpoint.path} in float32")
     model, problems = forward.load(checkpoint, torch.float32, device)
     forward.check_complete(checkpoint, problems)
     vocab_size = int(model.config.vocab_size)
     tokenizer, note = text.load_tokenizer(clone, vocab_size)
     context = context_length(plan.source.config, plan.family)
     ids = torch.tensor([text.page(tokenizer, vocab_size, context)], device=model.device)
+    progress.step(f"Running it forward and backward on {ids.shape[1]} tokens")
     loss = cross_entropy(model(ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:])
     loss.backward()  # type: ignore[no-untyped-call]
 
+    progress.step("Comparing the gradients of the copies")
     gradients = gradients_of(model)
     read = rows_in_memory(gradients)
     similarities = {

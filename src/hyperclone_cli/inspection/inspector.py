@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +18,7 @@ from hyperclone_cli.inspection.gradients import GradientFigures, compare_gradien
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies, rank_fraction
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.provenance import plan_again, read_provenance
 
@@ -76,7 +77,7 @@ def inspect(
     src: str | Path | None = None,
     gradients: bool = False,
     device: str | None = None,
-    log: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     access: Access | None = None,
 ) -> Inspection:
     """Compare the copies in every matrix of a clone, or of a checkpoint that was trained from it.
@@ -86,16 +87,16 @@ def inspect(
     src        the clone's source, a directory or a model on the Hub; None: the one that the clone recorded
     gradients  also compare gradients, of one forward and backward pass over a page of text in float32
     device     torch's name of the device for that pass; None: a GPU if there is one
-    log        called with the name of each step as it begins
+    progress   hears of every step, and of the matrices compared
     access     revision (of `src`), token and cache for the Hub; None: the usual ones
 
     Raises RequestError, CheckpointError or StorageError if the clone's plan cannot be made again, CheckpointError if
     the checkpoint lacks tensors of the plan.
     """
-    clone, log = clone or checkpoint, log or (lambda _: None)
+    clone, progress = clone or checkpoint, progress or Progress()
     found = open_source(checkpoint)
     gradient_device = _choose_device(device, gradients)
-    plan, notes = _plan_of(clone, src, access or Access())
+    plan, notes = _plan_of(clone, src, access or Access(), progress)
     matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _has_copies(tensor)]
     if not matrices:
         notes.append("Nothing grew, so there are no copies to compare.")
@@ -103,17 +104,17 @@ def inspect(
     weights: dict[str, CopySimilarity] = {}
     ranks: dict[str, float] = {}
     with found.rows() as read:
+        progress.step(f"Comparing the copies in {checkpoint}", "matrices")
         for tensor in matrices:
-            log(f"Comparing the copies in {tensor.name}")
             weight = read(tensor.like(found.tensors[tensor.name]), 0, tensor.growths[0].target)
             weights[tensor.name] = compare_copies(weight, tensor)
             if min(weight.shape) <= RANK_LIMIT:
                 ranks[tensor.name] = rank_fraction(weight)
+            progress.advance(1, len(matrices))
     gradient_similarities: dict[str, CopySimilarity] = {}
     figures = None
     if gradient_device and matrices:
-        log(f"Running {checkpoint} forward and backward")
-        compared = compare_gradients(found, clone, plan, matrices, gradient_device)
+        compared = compare_gradients(found, clone, plan, matrices, gradient_device, progress)
         gradient_similarities, figures = compared.similarities, compared.figures
         notes += compared.notes
     layers = []
@@ -144,7 +145,7 @@ def _choose_device(name: str | None, gradients: bool) -> torch.device | None:
     return None
 
 
-def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan, list[str]]:
+def _plan_of(clone: Path, src: str | Path | None, access: Access, progress: Progress) -> tuple[Plan, list[str]]:
     """(plan, notes) of a clone, planned again from its source; a note if the source has changed since."""
     record = read_provenance(clone)
     if record is None:
@@ -152,7 +153,7 @@ def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan,
             f"{clone}: no {PROVENANCE_NAME}, which tells which weights are copies.",
             "For a checkpoint trained from a clone, name the clone with --clone.",
         )
-    plan = plan_again(record, src, access, open_headers)
+    plan = plan_again(record, src, access, progress, open_headers)
     changed = plan.digest != record.plan_digest
     return plan, ["The source has changed since it was expanded; its present sizes are used."] if changed else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,28 @@ class Decoded:
     gaps: torch.Tensor
 
 
+@dataclass(frozen=True)
+class _StepCounter:
+    """A streamer that counts the steps of `generate`: it is given the prompts, then one token of each at a time."""
+
+    stepped: Callable[[], None]
+
+    def put(self, tokens: torch.Tensor) -> None:
+        if tokens.dim() == 1:
+            self.stepped()
+
+    def end(self) -> None: ...
+
+
 @torch.inference_mode()
-def decode(model: Any, prompts: list[list[int]], new_tokens: int) -> Decoded:
+def decode(
+    model: Any, prompts: list[list[int]], new_tokens: int, advance: Callable[[int, int], None] = lambda *_: None
+) -> Decoded:
     """Continue every prompt by `new_tokens` tokens. End-of-text tokens are not allowed, so that all are compared.
 
     `generate` fills in what is not given here from the model's generation config, so that sampling, beams, penalties
-    or stop strings would apply. The model's generation config is therefore replaced.
+    or stop strings would apply. The model's generation config is therefore replaced. `advance` is called with
+    (1, new_tokens) after each step.
     """
     from transformers import GenerationConfig
 
@@ -42,7 +59,8 @@ def decode(model: Any, prompts: list[list[int]], new_tokens: int) -> Decoded:
         return_dict_in_generate=True,
         output_scores=True,  # -inf for end-of-text tokens, which are not allowed
     )
-    output = model.generate(ids, attention_mask=mask, generation_config=config)
+    counter = _StepCounter(lambda: advance(1, new_tokens))
+    output = model.generate(ids, attention_mask=mask, generation_config=config, streamer=counter)
     best = torch.stack([scores.float().topk(2).values for scores in output.scores], 1)
     return Decoded(output.sequences[:, longest:].cpu(), (best[..., 0] - best[..., 1]).cpu())
 

@@ -15,8 +15,9 @@ from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.widths import tiled
 from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier import forward, generation, text
-from hyperclone_cli.verifier.report import Log, LogitFigures, PartialReport
+from hyperclone_cli.verifier.report import LogitFigures, PartialReport
 from hyperclone_cli.verifier.run_options import RunOptions
 
 TOLERANCE = 1e-5
@@ -33,7 +34,7 @@ class ModelRun:
 
 
 def compare_outputs(
-    source: Source, clone: Source, plan: Plan | None, options: RunOptions, partial: PartialReport, log: Log
+    source: Source, clone: Source, plan: Plan | None, options: RunOptions, partial: PartialReport, progress: Progress
 ) -> None:
     """Add to `partial` the figures of logits, hidden states and greedy decoding, and what fails the clone.
 
@@ -55,9 +56,14 @@ def compare_outputs(
     prompts = text.prompts(tokenizer, vocab_size, context - options.new_tokens)
 
     def run(checkpoint: Source, dtype: torch.dtype) -> ModelRun:
-        log(f"Running {checkpoint.path} in {_name(dtype)}")
+        what = f"the {'clone' if checkpoint is clone else 'source'} in {_name(dtype)}"
+        progress.step(f"Loading {what}")
         model, problems = forward.load(checkpoint, dtype, options.device)
-        decoded = generation.decode(model, prompts, options.new_tokens) if dtype == options.dtype else None
+        decoded = None
+        if dtype == options.dtype:
+            progress.step(f"Decoding {len(prompts)} prompts with {what}", "tokens")
+            decoded = generation.decode(model, prompts, options.new_tokens, progress.advance)
+        progress.step(f"Running {what} on {len(ids)} tokens")
         return ModelRun(forward.run(model, ids), decoded, problems)
 
     reference = run(source, torch.float32)

@@ -11,8 +11,9 @@ from hyperclone_cli.checkpoint.source import Source, open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.file_comparison import compare_config, compare_files
-from hyperclone_cli.verifier.report import Log, PartialReport, Report, finite
+from hyperclone_cli.verifier.report import PartialReport, Report, finite
 from hyperclone_cli.verifier.run_options import (
     DTYPE,
     NEW_TOKENS,
@@ -34,7 +35,7 @@ def verify(
     dtype: str = DTYPE,
     weights_only: bool = False,
     new_tokens: int = NEW_TOKENS,
-    log: Log | None = None,
+    progress: Progress | None = None,
     access: Access | None = None,
     checksum: bool = False,
 ) -> Report:
@@ -47,7 +48,7 @@ def verify(
                   at most twice the error that this dtype makes in the source
     weights_only  skip everything that needs a forward pass; `device`, `dtype` and `new_tokens` are then refused
     new_tokens    number of tokens by which greedy decoding continues each prompt
-    log           called with the name of each step as it begins
+    progress      hears of every step, and of the weights compared and the tokens decoded
     access        revision (of `src`), token and cache for the Hub; None: the usual ones
     checksum      also compare the SHA-256 of every file with those that `expand` recorded
 
@@ -58,28 +59,28 @@ def verify(
     A clone that differs gives a report with `failures`, not an error. Raises RequestError and CheckpointError for
     inputs that cannot be compared at all, StorageError if the source cannot be downloaded.
     """
-    clone, access, log = Path(clone), access or Access(), log or (lambda _: None)
+    clone, access, progress = Path(clone), access or Access(), progress or Progress()
     if weights_only:
         check_unused(device, dtype, new_tokens)
     checkpoint, record = open_source(clone), read_provenance(clone)
     if checksum and not (record and record.sha256):
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     options = None if weights_only else choose_run_options(device, dtype, new_tokens)
-    source, plan = _open_source(clone, record, src, weights_only, access)
+    source, plan = _open_source(clone, record, src, weights_only, access, progress)
     if options:
         check_context(options, source, plan)
     partial = PartialReport()
     unrecorded = _why_unrecorded(record, plan, weights_only)
     files: dict[str, str] = {}
     if checksum or not unrecorded:
-        log(f"Hashing the files of {clone}")
+        progress.step(f"Hashing the files of {clone}")
         files = file_digests(clone)  # before they are compared, so that `push` notices whatever changes meanwhile
     if record and checksum:
         partial.failures += differences(record.sha256, files)
     if plan:
-        _compare_contents(plan, checkpoint, partial, log)
+        _compare_contents(plan, checkpoint, partial, progress)
     if options:
-        _compare_outputs(source, checkpoint, plan, options, partial, log)
+        _compare_outputs(source, checkpoint, plan, options, partial, progress)
     report = Report(
         clone=str(clone),
         source=_display_name(source),
@@ -109,18 +110,23 @@ def _why_unrecorded(record: Provenance | None, plan: Plan | None, weights_only: 
 
 
 def _open_source(
-    clone: Path, record: Provenance | None, src: str | Path | None, weights_only: bool, access: Access
+    clone: Path,
+    record: Provenance | None,
+    src: str | Path | None,
+    weights_only: bool,
+    access: Access,
+    progress: Progress,
 ) -> tuple[Source, Plan | None]:
     """The source, and the clone's plan; no plan for a clone without hyperclone.json."""
     if record is not None:
-        plan = plan_again(record, src, access, open_checkpoint)
+        plan = plan_again(record, src, access, progress, open_checkpoint)
         return plan.source, plan
     if src is None or weights_only:
         raise CheckpointError(
             f"{clone}: no {PROVENANCE_NAME}, which names the source and tells how it was grown.",
             "Name the source with --src. Without that file, only the outputs of the models can be compared.",
         )
-    return open_checkpoint(locate(src, access), access), None
+    return open_checkpoint(locate(src, access), access, progress=progress), None
 
 
 def _display_name(source: Source) -> str:
@@ -128,26 +134,26 @@ def _display_name(source: Source) -> str:
     return source.origin.repo_id if source.origin else min(str(source.path), os.path.relpath(source.path), key=len)
 
 
-def _compare_contents(plan: Plan, clone: Source, partial: PartialReport, log: Log) -> None:
+def _compare_contents(plan: Plan, clone: Source, partial: PartialReport, progress: Progress) -> None:
     """Compare the clone's config, side files and weights with those that the plan gives."""
     from hyperclone_cli.verifier.weights import compare_weights
 
     partial.failures += compare_config(plan.config, clone.config)
     compare_files(plan, clone.path, partial)
-    log("Comparing the weights")
-    partial.weights = compare_weights(plan, clone)
+    progress.step("Comparing the weights", "weights")
+    partial.weights = compare_weights(plan, clone, progress.advance)
     partial.failures += [f"tensor {name} {what}" for name, what in partial.weights.bad.items()]
     partial.notes += filter(None, [finiteness_note(partial.weights.not_finite)])
 
 
 def _compare_outputs(
-    source: Source, clone: Source, plan: Plan | None, options: RunOptions, partial: PartialReport, log: Log
+    source: Source, clone: Source, plan: Plan | None, options: RunOptions, partial: PartialReport, progress: Progress
 ) -> None:
     """Compare what the models compute. A clone that cannot be run, and has failures already, has one more."""
     from hyperclone_cli.verifier.model_outputs import compare_outputs
 
     try:
-        compare_outputs(source, clone, plan, options, partial, log)
+        compare_outputs(source, clone, plan, options, partial, progress)
     except CheckpointError as error:
         if partial.failures:
             partial.failures.append(error.message)

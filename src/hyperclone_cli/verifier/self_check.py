@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hyperclone_cli.errors import last_line
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.verifier.report import Log
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.pipeline import expand
 
 FACTORS = (2, 3)
@@ -74,11 +74,11 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 parameter.copy_(0.3 * noise + (0.0 if around_zero else 1.0))
 
 
-def check_families(families: Iterable[Family], log: Log) -> dict[str, FamilyCheck]:
+def check_families(families: Collection[Family], progress: Progress) -> dict[str, FamilyCheck]:
     """Architecture → its check."""
     checks = {}
-    for family in families:
-        log(family.name)
+    for number, family in enumerate(families, 1):
+        progress.step(f"Growing a tiny {family.name}, {number} of {len(families)}")
         checks[family.name] = check_family(family)
     return checks
 

@@ -7,7 +7,7 @@ no right value: they only must be finite.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from math import inf
 from typing import NamedTuple
@@ -34,10 +34,12 @@ class Deviation(NamedTuple):
     wrong: int
 
 
-def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
+def compare_weights(
+    plan: Plan, checkpoint: Source, advance: Callable[[int, int], None] = lambda *_: None
+) -> WeightFigures:
     """Compare every tensor of the clone `checkpoint` with the source of `plan`, block by block.
 
-    Memory: a few blocks per thread.
+    Memory: a few blocks per thread. `advance` is called with the weights just compared, and with all of them.
     """
     clone, planned = checkpoint.tensors, {tensor.name for tensor in plan.tensors}
     bad = {tensor.name: "is missing" for tensor in plan.tensors if tensor.name not in clone}
@@ -50,6 +52,7 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
                     f"should be {tensor.dtype} {list(tensor.shape)}, found {found.dtype} {list(found.shape)}"
                 )
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
+    elements = sum(tensor.elements for tensor in compared)
     worst, worst_tensor = 0.0, ""
     non_finite: set[str] = set()
     budget = plan_budget(plan.tensors)
@@ -64,6 +67,7 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
             error, wrong = 0.0, 0
             for result in blocks:
                 error, wrong = max(error, result.value.error), wrong + result.value.wrong
+                advance(result.block.elements, elements)
                 if not result.finite:
                     non_finite.add(tensor.source.name)
             if wrong:
@@ -72,7 +76,6 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
                 )
             if error >= worst:
                 worst, worst_tensor = error, tensor.name
-    elements = sum(tensor.elements for tensor in compared)
     return WeightFigures(len(compared), elements, worst, worst_tensor, bad, tuple(sorted(non_finite)))
 
 

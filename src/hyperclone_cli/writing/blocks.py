@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 
 from hyperclone_cli.planning.tensors import GrownTensor
 
@@ -28,6 +29,12 @@ class Block:
     scale: float
     is_padding: bool
     places: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Elements of the grown tensor that the block makes."""
+        columns = prod(growth.target for growth in self.tensor.growths[1:])
+        return (self.stop - self.start) * len(self.places) * columns
 
 
 def cut_blocks(tensor: GrownTensor, block_bytes: int) -> list[Block]:

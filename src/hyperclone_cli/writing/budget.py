@@ -9,7 +9,7 @@ from math import prod
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.request import DEFAULT_MAX_MEMORY, bytes_of
+from hyperclone_cli.growth.request import Writing, bytes_of
 from hyperclone_cli.planning.tensors import GrownTensor
 
 LARGEST_BLOCK_BYTES = 4 << 20
@@ -34,7 +34,7 @@ class Budget:
 
 
 def plan_budget(
-    tensors: Iterable[GrownTensor], threads: int | None = None, max_memory: int | str = DEFAULT_MAX_MEMORY
+    tensors: Iterable[GrownTensor], threads: int | None = None, max_memory: int | str = Writing.max_memory
 ) -> Budget:
     """What to work with on `tensors`: fewer threads than asked for where so many would exceed the memory.
 

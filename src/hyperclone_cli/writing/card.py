@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.gguf import is_gguf
 from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.growth.option import options_of
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.hub.download import origin_of
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.symmetry import advice
@@ -102,16 +101,12 @@ def _named(source: Source) -> tuple[str, str | None]:
 def command(request: Request, src: str, revision: str | None = None, out: str = "clone") -> str:
     """The command that makes such a clone of `src`, with every option of `request` that is not its default."""
     words = ["hyperclone", "expand", "--src", src, *(["--revision", revision] if revision else [])]
-    for options, defaults in ((request, Request()), (request.mixing, Mixing())):
-        for option in fields(options):
-            value = getattr(options, option.name)
-            if option.name != "mixing" and value != getattr(defaults, option.name):
-                words += [f"--{option.name.replace('_', '-')}", _as_typed(value)]
+    for declared in (request, request.mixing):
+        for option in options_of(type(declared)):
+            value = getattr(declared, option.name)
+            if value != option.default:
+                words += [option.flag, option.format(value)]
     return shlex.join([*words, "--out", out])
-
-
-def _as_typed(value: Any) -> str:
-    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _sizes(plan: Plan) -> list[tuple[str, str, str]]:

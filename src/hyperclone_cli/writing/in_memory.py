@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -14,7 +14,9 @@ from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, put_rows
 from hyperclone_cli.checkpoint.source import TensorSource, stored_tensors
 from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers, weights_of
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.growth.options import GrowthOptions, request
+from hyperclone_cli.growth.option import takes
+from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.planning.planner import Plan, make_plan
 from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.blocks import Block
@@ -27,17 +29,18 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="PreTrainedModel")
 
 
-def clone_model(model: Model, **options: Unpack[GrowthOptions]) -> Model:
+@takes(Request, Mixing)
+def clone_model(model: Model, request: Request | None = None, **options: Any) -> Model:
     """A larger model of the same class that computes the same function; `model` itself is only read.
 
-    Its tensors are those that `expand` writes for the same `options` (GrowthOptions), bit for bit. It
-    is on the same device and in the same mode, training or evaluation, and has a copy of the generation
-    config. Memory: both models, and where `model` is not on the CPU the grown one there for a while.
+    What is asked for is `request`, or the keywords that make one. The tensors are those that `expand` writes for it,
+    bit for bit. The larger model is on the same device and in the same mode, training or evaluation, and has a copy of
+    the generation config. Memory: both models, and where `model` is not on the CPU the grown one there for a while.
 
-    Raises RequestError for options that the architecture cannot meet, and CheckpointError for a model
-    of another architecture, a quantised one, or one whose weights are not in memory.
+    Raises RequestError for a request that the architecture cannot meet, CheckpointError for a model of another
+    architecture, a quantised one, or one whose weights are not in memory, and TypeError for an unknown keyword.
     """
-    plan = make_plan(open_model(model), request(**options))
+    plan = make_plan(open_model(model), Request.of(request, options))
     check_config(plan.config)
     grown = _load_like(model, plan)
     if plan.request.dtype is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.filesize import decimal
 
@@ -21,10 +21,11 @@ from hyperclone_cli.checkpoint.source import INDEX_NAME, Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.request import DEFAULT_MAX_MEMORY, Request
+from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.hub.download import Access, cache_of, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.budget import plan_budget
 from hyperclone_cli.writing.card import command, write_card
 from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME
@@ -33,9 +34,6 @@ from hyperclone_cli.writing.journal import Journal, Making
 from hyperclone_cli.writing.provenance import provenance
 from hyperclone_cli.writing.publish import check_places, new_directory, partial_of, settle_published, sync
 
-if TYPE_CHECKING:
-    from hyperclone_cli.writing.writer import Progress
-
 _SPARE_BYTES = 64 << 20
 
 
@@ -43,34 +41,29 @@ def expand(
     src: str | Path,
     out: Path,
     request: Request,
-    overwrite: bool = False,
-    progress: Progress | None = None,
+    writing: Writing | None = None,
     access: Access | None = None,
-    checksum: bool = False,
-    restart: bool = False,
-    threads: int | None = None,
-    max_memory: int | str = DEFAULT_MAX_MEMORY,
+    progress: Progress | None = None,
 ) -> Plan:
     """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
 
     `src` is a directory or the name of a model on the Hub, which is fetched by `access`. `out` is either
     absent (or the clone that was there before) or complete. What an earlier run for the same clone has written is
-    kept, unless `restart` discards it. The source is only read; where it holds NaN or Inf, a note of the plan says
-    so. With `checksum` the SHA-256 of every file is recorded. `threads` and `max_memory` (see `plan_budget`) do
-    not change a byte of the clone.
+    kept, unless `writing` says otherwise. The source is only read; where it holds NaN or Inf, a note of the plan says
+    so. The number of threads and their memory (see `plan_budget`) do not change a byte of the clone.
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, the source changes
     meanwhile, another run writes there, or the Hub fails.
     """
-    access = access or Access()
-    out = Path(os.path.abspath(out))
+    access, writing, progress = access or Access(), writing or Writing(), progress or Progress()
+    shown, out = out, Path(os.path.abspath(out))
     place = locate(src, access)
     directory = place if isinstance(place, Path) else cache_of(access)
     settle_published(out)
-    check_places(directory, out, overwrite)
-    source = open_checkpoint(place, access, request.dtype, lambda config: _check_request(config, request))
+    check_places(directory, out, writing.overwrite)
+    source = open_checkpoint(place, access, request.dtype, progress, lambda config: _check_request(config, request))
     plan = make_plan(source, request)
-    budget = plan_budget(plan.tensors, threads, max_memory)
+    budget = plan_budget(plan.tensors, writing.threads, writing.max_memory)
     check_space(plan, out)
     growths = plan.growths
     if growths["embed"].ratio != growths["kv_heads"].ratio * growths["group"].ratio or growths["value"].grows:
@@ -82,12 +75,14 @@ def expand(
         except CheckpointError as error:  # the source's own is accepted: what was asked for is at fault
             raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
     making = _making(plan, src, access, out)
-    with _disk_errors(out), new_directory(directory, out, making, overwrite, restart) as journal:
+    with _disk_errors(out), new_directory(directory, out, making, writing.overwrite, writing.restart) as journal:
         from hyperclone_cli.writing.writer import write_shards
 
-        not_finite = write_shards(plan, journal, budget, progress)
+        progress.step(f"Writing {shown}", "bytes")
+        not_finite = write_shards(plan, journal, budget, progress.advance)
         _check_unchanged(source, making)
-        _write_files(plan, journal.directory, out, not_finite, checksum)
+        progress.step(f"Writing config, tokenizer and card, and waiting until the disk has all of {shown}")
+        _write_files(plan, journal.directory, out, not_finite, writing.checksum)
         check_written(plan, journal.directory)
     notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(not_finite)]))
     return replace(plan, notes=(*plan.notes, *notes))

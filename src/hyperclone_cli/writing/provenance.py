@@ -20,6 +20,7 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.hub.download import Access, locate
 from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 
 SCHEMA_VERSION = 1
@@ -111,17 +112,17 @@ def recorded_source(record: Provenance, access: Access) -> Path | Origin:
     return record.source
 
 
-Opener = Callable[[Path | Origin, Access, str | None], Source]
+Opener = Callable[[Path | Origin, Access, str | None, Progress], Source]
 """Opens the checkpoint at a place, dequantised to a dtype where it is quantised."""
 
 
-def plan_again(record: Provenance, src: str | Path | None, access: Access, opened: Opener) -> Plan:
+def plan_again(record: Provenance, src: str | Path | None, access: Access, progress: Progress, opened: Opener) -> Plan:
     """The plan of a clone, from its source as it is now: what was recorded unless `src` names another place.
 
     Its digest is the recorded one unless the source has changed. Raises RequestError, CheckpointError and StorageError.
     """
     place = recorded_source(record, access) if src is None else locate(src, access)
-    return make_plan(opened(place, access, record.request.dtype), record.request)
+    return make_plan(opened(place, access, record.request.dtype, progress), record.request)
 
 
 def check_clone(clone: Path) -> None:

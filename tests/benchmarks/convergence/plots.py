@@ -124,4 +124,4 @@ def _band(axes: Axes, steps: list[int], columns: Sequence[Sequence[float]], arm:
 
 
 def _noisy(arm: str) -> bool:
-    return "noise_snr_db" in CLONES.get(arm, {})
+    return arm in CLONES and CLONES[arm].noise_snr_db is not None

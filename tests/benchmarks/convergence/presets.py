@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hyperclone_cli.growth.options import GrowthOptions
+from hyperclone_cli import Mixing
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,17 @@ SHAPES: dict[str, Shape] = {
 
 SOURCE, RANDOM = "source", "random"
 
-CLONES: dict[str, GrowthOptions] = {
-    "symmetric": {"strategy": "symmetric"},
-    "symmetric + 10 dB": {"strategy": "symmetric", "noise_snr_db": 10.0},
-    "uneven 1:2": {"strategy": "uneven"},
-    "uneven 1:2 + 10 dB": {"strategy": "uneven", "noise_snr_db": 10.0},
-    "diagonal": {"strategy": "diagonal"},
-    "diagonal + 10 dB": {"strategy": "diagonal", "noise_snr_db": 10.0},
-    "halving": {"strategy": "halving"},
-    "halving + 10 dB": {"strategy": "halving", "noise_snr_db": 10.0},
+CLONES: dict[str, Mixing] = {
+    "symmetric": Mixing("symmetric"),
+    "symmetric + 10 dB": Mixing("symmetric", noise_snr_db=10.0),
+    "uneven 1:2": Mixing("uneven"),
+    "uneven 1:2 + 10 dB": Mixing("uneven", noise_snr_db=10.0),
+    "diagonal": Mixing("diagonal"),
+    "diagonal + 10 dB": Mixing("diagonal", noise_snr_db=10.0),
+    "halving": Mixing("halving"),
+    "halving + 10 dB": Mixing("halving", noise_snr_db=10.0),
 }
-"""Arm → the options of `hyperclone expand` that make its clones."""
+"""Arm → the strategy and the noise of its clones."""
 
 ARMS = (RANDOM, *CLONES)
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,9 @@ from benchmarks.convergence.copies import make_probe
 from benchmarks.convergence.corpus import Corpus, prepare
 from benchmarks.convergence.presets import CLONES, PRETRAINED, RANDOM, SHAPES, SOURCE, Preset
 from benchmarks.convergence.training import Curve, train
-from hyperclone_cli import expand, plan
-from hyperclone_cli.growth.options import GrowthOptions
+from hyperclone_cli import Request, expand, plan
 
-GROWTH: GrowthOptions = {"embed_mult": 2, "ffn_mult": 2}
+GROWTH = Request(embed_mult=2, ffn_mult=2)
 
 Log = Callable[[str], None]
 
@@ -131,12 +130,12 @@ def make_clones(bench: Bench, log: Log) -> None:
                 if arm != RANDOM and not out.exists():
                     log(f"Expanding {out}")
                     out.parent.mkdir(exist_ok=True)
-                    expand(bench.source_of(shape, seed), out, **clone_options(arm, seed))
+                    expand(bench.source_of(shape, seed), out, clone_request(arm, seed))
 
 
-def clone_options(arm: str, seed: int) -> GrowthOptions:
+def clone_request(arm: str, seed: int) -> Request:
     """What makes an arm's clone. In float32 also where the source is not: there noise costs no precision."""
-    return {**GROWTH, **CLONES[arm], "seed": seed, "dtype": "float32"}
+    return replace(GROWTH, mixing=replace(CLONES[arm], seed=seed), dtype="float32")
 
 
 def execute_all(bench: Bench, runs: list[Run], jobs: int, log: Log) -> None:
@@ -184,7 +183,7 @@ def execute(bench: Bench, run: Run) -> None:
     probe = None
     if run.arm in CLONES:
         ids = corpus.validation(preset.batch, preset.length)[:, :-1]
-        probe = make_probe(plan(source, **clone_options(run.arm, run.seed)), ids)
+        probe = make_probe(plan(source, clone_request(run.arm, run.seed)), ids)
     order = run.seed + (1000 if run.arm == SOURCE else 0)  # the larger models do not see the source's batches again
     curve = train(model, corpus, preset, run.steps, run.rate, order, probe)
     if run.arm == SOURCE and run.shape != PRETRAINED:
@@ -199,7 +198,7 @@ def build(bench: Bench, run: Run, corpus: Corpus) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(bench.clone_of(run.shape, run.arm, run.seed), dtype=torch.float32)
     if run.arm == SOURCE and run.shape == PRETRAINED:
         return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    config = source_config(bench, run.shape, corpus) if run.arm == SOURCE else dict(plan(source, **GROWTH).config)
+    config = source_config(bench, run.shape, corpus) if run.arm == SOURCE else dict(plan(source, GROWTH).config)
     torch.manual_seed(run.seed)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
 
