@@ -54,7 +54,7 @@ def expand(
 
     src        a directory, or the name of a model on the Hub, which is fetched
     overwrite  replace a model at `out` once the new one is complete
-    progress   called from any thread with the bytes just written and the bytes of the whole
+    progress   called from the caller's thread with the bytes just written and the bytes of the whole
     access     revision, token and cache for the Hub; None: the usual ones
     checksum   also record the SHA-256 of every file, for `verify(out, checksum=True)`
     restart    discard what an interrupted run has written, instead of going on with it

@@ -60,12 +60,11 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
             return _compare(block, rows, (read_clone(stored, place, place + len(rows)) for place in block.places))
 
         results = run_blocks(compared, read, executor, budget, check, noise=False)  # noise sums to zero
-        for tensor, blocks in groupby(results, key=lambda result: result.block.tensor):
-            error, wrong = 0.0, 0
-            for result in blocks:
-                error, wrong = max(error, result.value.error), wrong + result.value.wrong
-                if not result.finite:
-                    non_finite.add(tensor.source.name)
+        for tensor, group in groupby(results, key=lambda result: result.block.tensor):
+            blocks = list(group)
+            error, wrong = max(block.value.error for block in blocks), sum(block.value.wrong for block in blocks)
+            if not all(block.finite for block in blocks):
+                non_finite.add(tensor.source.name)
             if wrong:
                 bad[tensor.name] = (
                     f"{wrong:,} of {tensor.elements:,} weights are off, by up to {error:.1e} of their size"
