@@ -276,16 +276,16 @@ def test_a_tie_that_cannot_be_kept(source: Callable[[str], Path], tmp_path: Path
 
 
 PLACES: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
-    "the source": (lambda _: None, ["--out", "src"], "is, lies inside or holds"),
-    "the source, to be overwritten": (lambda _: None, ["--out", "src", "--overwrite"], "is, lies inside or holds"),
-    "inside the source": (lambda _: None, ["--out", "src/clone"], "is, lies inside or holds"),
-    "around the source": (lambda _: None, ["--out", ".", "--overwrite"], "is, lies inside or holds"),
+    "the source": (lambda _: None, ["--out", "src"], "is, contains or lies inside"),
+    "the source, to be overwritten": (lambda _: None, ["--out", "src", "--overwrite"], "is, contains or lies inside"),
+    "inside the source": (lambda _: None, ["--out", "src/clone"], "is, contains or lies inside"),
+    "around the source": (lambda _: None, ["--out", ".", "--overwrite"], "is, contains or lies inside"),
     "an existing directory": (add_file, ["--out", "out"], "already exists"),
     "an existing clone": (add_clone, ["--out", "out"], "already exists"),
-    "a directory without a model": (add_file, ["--out", "out", "--overwrite"], "is no clone"),
-    "a file": (lambda out: out.write_text("mine"), ["--out", "out", "--overwrite"], "is no clone"),
-    "a model of other making": (add_model, ["--out", "out", "--overwrite"], "is no clone"),
-    "a clone beside other things": (add_clone_and_notes, ["--out", "out", "--overwrite"], "holds 'notes.txt'"),
+    "a directory without a model": (add_file, ["--out", "out", "--overwrite"], "is not a clone"),
+    "a file": (lambda out: out.write_text("mine"), ["--out", "out", "--overwrite"], "is not a clone"),
+    "a model of another tool": (add_model, ["--out", "out", "--overwrite"], "is not a clone"),
+    "a clone beside other things": (add_clone_and_notes, ["--out", "out", "--overwrite"], "contains 'notes.txt'"),
     "a link": (lambda out: out.symlink_to(out.parent), ["--out", "out", "--overwrite"], "not a link"),
     "a dangling link": (lambda out: out.symlink_to(out.with_name("gone")), ["--out", "out"], "not a link"),
     "the root": (lambda _: None, ["--out", "/"], "not a link or a root"),
@@ -293,9 +293,13 @@ PLACES: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "a file in the partial's place": (
         lambda out: out.with_name("out.partial").write_text("mine"),
         ["--out", "out"],
-        "is not ours",
+        "was not written by hyperclone",
     ),
-    "a stranger's partial": (lambda out: add_file(out.with_name("out.partial")), ["--out", "out"], "is not ours"),
+    "a stranger's partial": (
+        lambda out: add_file(out.with_name("out.partial")),
+        ["--out", "out"],
+        "was not written by hyperclone",
+    ),
 }
 
 

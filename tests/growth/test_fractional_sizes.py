@@ -149,7 +149,7 @@ def test_a_scaled_weight_that_overflows_its_own_dtype_is_refused(tmp_path: Path)
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] = 6e4
     model.save_pretrained(tmp_path / "large")
-    with pytest.raises(RequestError, match=r"down_proj.weight: holds numbers too large"):
+    with pytest.raises(RequestError, match=r"down_proj.weight: contains numbers too large"):
         expand(tmp_path / "large", tmp_path / "clone", Request(embed_mult=1.5))
 
 

@@ -341,7 +341,7 @@ UNFINISHED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a damaged record": (lambda clone: (clone / "verification.json").write_text("{"), "verification.json: not valid"),
     "files that are a number": (set_files(3), "hyperclone.json: damaged"),
     "files that are numbers": (set_files([1]), "hyperclone.json: damaged"),
-    "a file outside the clone": (set_files(["../secret"]), "file '../secret' does not lie in the clone"),
+    "a file outside the clone": (set_files(["../secret"]), "file '../secret' is not inside the clone"),
 }
 
 

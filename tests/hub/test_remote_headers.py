@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from support import models
 from support.command_line import Run
@@ -88,7 +88,6 @@ NOT_IN_FULL = (
 def test_a_plan_says_that_a_stored_head_was_not_compared_in_full(
     file: str, vocab: int, tie: bool, differ: str, noted: bool, hub: LocalHub, run: Run, tmp_path: Path
 ) -> None:
-    from safetensors.torch import save_file
 
     src = models.build("llama-mha", tmp_path / "src", vocab_size=vocab, tie_word_embeddings=tie)
     tensors = load_file(src / "model.safetensors")
@@ -110,7 +109,6 @@ def test_a_plan_says_that_a_stored_head_was_not_compared_in_full(
 def test_a_plan_looks_whether_a_stored_head_is_the_tied_one(
     differ: bool, hub: LocalHub, run: Run, tmp_path: Path
 ) -> None:
-    from safetensors.torch import save_file
 
     src = models.build("llama-gqa-tied", tmp_path / "src")
     tensors = load_file(src / "model.safetensors")

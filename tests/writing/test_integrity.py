@@ -1,4 +1,4 @@
-"""What is written is what was meant, changes of a file show, and numbers that are none are named."""
+"""A disk that loses bytes is noticed, changed files fail their checksums, and non-finite tensors are named."""
 
 from __future__ import annotations
 
@@ -147,13 +147,13 @@ def test_the_commands_record_and_compare(source: Sources, tmp_path: Path) -> Non
         ([torch.inf, -torch.inf], False),
     ],
 )
-def test_a_number_that_is_none_is_found_whatever_its_company(
+def test_a_non_finite_element_is_found_among_finite_ones(
     numbers: list[float], finite: bool, dtype: torch.dtype
 ) -> None:
     assert is_finite(torch.tensor(numbers, dtype=dtype)) is finite
 
 
-def strange_source(path: Path, name: str, number: float, variant: str = "llama-mha") -> Path:
+def non_finite_source(path: Path, name: str, number: float, variant: str = "llama-mha") -> Path:
     models.build(variant, path)
 
     def spoil(tensors: Tensors) -> None:
@@ -165,10 +165,10 @@ def strange_source(path: Path, name: str, number: float, variant: str = "llama-m
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_a_source_with_numbers_that_are_none_is_expanded_and_they_are_named(
+def test_a_source_with_nan_or_inf_is_expanded_and_its_tensors_are_named(
     number: float, dtype: str | None, tmp_path: Path
 ) -> None:
-    src = strange_source(tmp_path / "src", UP_PROJ, number)
+    src = non_finite_source(tmp_path / "src", UP_PROJ, number)
     done = expand(src, tmp_path / "clone", embed_mult=3, ffn_mult=2, dtype=dtype)
     assert [note for note in done.notes if UP_PROJ in note and "NaN or Inf" in note]
     assert json.loads((tmp_path / "clone" / "hyperclone.json").read_text())["not_finite"] == [UP_PROJ]
@@ -180,28 +180,28 @@ def test_a_source_with_numbers_that_are_none_is_expanded_and_they_are_named(
 
 
 def test_where_the_source_is_finite_the_clone_has_to_be(tmp_path: Path) -> None:
-    src = strange_source(tmp_path / "src", UP_PROJ, torch.nan)
+    src = non_finite_source(tmp_path / "src", UP_PROJ, torch.nan)
     expand(src, tmp_path / "clone", embed_mult=2)
     edit_tensors(tmp_path / "clone" / "model.safetensors", lambda tensors: tensors[UP_PROJ][3].fill_(torch.nan))
     report = verify(tmp_path / "clone", weights_only=True)
     assert any(UP_PROJ in failure and "are off, by up to inf" in failure for failure in report.failures)
 
 
-def test_a_source_that_computes_no_numbers_cannot_be_verified_and_the_tensor_is_named(tmp_path: Path) -> None:
-    src = strange_source(tmp_path / "src", UP_PROJ, torch.nan)
+def test_a_source_that_computes_nan_cannot_be_verified_and_the_tensor_is_named(tmp_path: Path) -> None:
+    src = non_finite_source(tmp_path / "src", UP_PROJ, torch.nan)
     expand(src, tmp_path / "clone", embed_mult=2)
     with pytest.raises(CheckpointError, match=f"computes NaN or Inf.*{UP_PROJ}"):
         verify(tmp_path / "clone")
 
 
-def test_nothing_is_said_of_a_source_that_is_all_numbers(source: Sources, tmp_path: Path) -> None:
+def test_a_finite_source_has_no_note(source: Sources, tmp_path: Path) -> None:
     done = expand(source("llama-mha"), tmp_path / "clone", embed_mult=2)
     assert done.notes == ()
     assert "not_finite" not in json.loads((tmp_path / "clone" / "hyperclone.json").read_text())
 
 
-def test_noise_takes_after_no_tensor_that_holds_no_numbers(tmp_path: Path) -> None:
-    src = strange_source(tmp_path / "src", UP_PROJ, torch.inf)
+def test_noise_in_a_non_finite_tensor_is_refused(tmp_path: Path) -> None:
+    src = non_finite_source(tmp_path / "src", UP_PROJ, torch.inf)
     with pytest.raises(RequestError, match=UP_PROJ):
         expand(src, tmp_path / "clone", embed_mult=2, noise_snr_db=10.0)
     assert [path.name for path in tmp_path.iterdir()] == ["src"]

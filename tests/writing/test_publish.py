@@ -115,7 +115,7 @@ def test_what_came_while_a_clone_was_written_is_not_replaced(overwrite: bool, so
 
     with pytest.raises(StorageError, match="clone: ") as refusal:
         expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=overwrite, progress=Heard(work))
-    assert "it goes on with what is in" in refusal.value.hint
+    assert "it resumes what is in" in refusal.value.hint
     assert mine.read_text() == "years"
     shutil.move(mine.parent, tmp_path / "mine")
     resumed = expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=overwrite)

@@ -21,14 +21,14 @@ from hyperclone_cli import expand
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.writing import budget, writer
-from hyperclone_cli.writing.journal import Making, open_journal
+from hyperclone_cli.writing.journal import RunKey, open_journal
 from support import faults, models
 from support.command_line import hyperclone
 from support.heard import Heard
 
 Sources = Callable[[str], Path]
 DOUBLE = Request(embed_mult=2, ffn_mult=2, max_shard_size="60KB")
-MAKING = Making("hyperclone expand", "digest", {"model.safetensors": [5, 7]}, "hyperclone 1")
+KEY = RunKey("hyperclone expand", "digest", {"model.safetensors": [5, 7]}, "hyperclone 1")
 
 
 class CutError(Exception):
@@ -57,12 +57,12 @@ def journal(tmp_path: Path) -> Path:
 
 
 def test_a_journal_remembers_the_tensors_of_each_shard(journal: Path) -> None:
-    begun = open_journal(journal, MAKING)
+    begun = open_journal(journal, KEY)
     begun.record("one", ["a", "b"])
     begun.record("other", ["c"])
     begun.record("one", ["d"])
-    assert open_journal(journal, MAKING).done == {"one": {"a", "b", "d"}, "other": {"c"}}
-    assert open_journal(journal, MAKING, restart=True).done == {}
+    assert open_journal(journal, KEY).done == {"one": {"a", "b", "d"}, "other": {"c"}}
+    assert open_journal(journal, KEY, restart=True).done == {}
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_a_journal_remembers_the_tensors_of_each_shard(journal: Path) -> None:
     ],
 )
 def test_what_is_damaged_in_a_journal_counts_for_nothing(damage: bytes, journal: Path) -> None:
-    open_journal(journal, MAKING).record("one", ["a"])
+    open_journal(journal, KEY).record("one", ["a"])
     with journal.open("ab") as file:
         file.write(damage)
-    again = open_journal(journal, MAKING)
+    again = open_journal(journal, KEY)
     assert again.done == {"one": {"a"}}
     again.record("one", ["b"])
-    assert open_journal(journal, MAKING).done == {"one": {"a", "b"}}
+    assert open_journal(journal, KEY).done == {"one": {"a", "b"}}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_is_damaged_in_a_journal_counts_for_nothing(damage: bytes, journal:
 )
 def test_a_journal_without_a_beginning_is_begun_anew(damage: bytes, journal: Path) -> None:
     journal.write_bytes(damage + b'{"shard": "one", "tensors": ["a"]}\n' * bool(damage))
-    assert open_journal(journal, MAKING).done == {}
+    assert open_journal(journal, KEY).done == {}
     assert json.loads(journal.read_text())["plan"] == "digest"
 
 
@@ -106,10 +106,10 @@ def test_a_journal_without_a_beginning_is_begun_anew(damage: bytes, journal: Pat
     ],
 )
 def test_a_journal_of_something_else_is_refused_and_kept(changes: dict[str, Any], words: str, journal: Path) -> None:
-    open_journal(journal, MAKING).record("one", ["a"])
+    open_journal(journal, KEY).record("one", ["a"])
     before = journal.read_bytes()
     with pytest.raises(RequestError, match=words) as refusal:
-        open_journal(journal, replace(MAKING, **changes))
+        open_journal(journal, replace(KEY, **changes))
     assert "--restart" in refusal.value.hint
     assert journal.read_bytes() == before
 
@@ -284,7 +284,7 @@ def test_a_struck_process_is_finished_by_the_next(
     assert "Traceback" not in stderr
     if status != 0:  # else it had ended before
         assert status == code
-        said = f"Interrupted. Run the same command again: it goes on with what is in {partial}."
+        said = f"Interrupted. Run the same command again: it resumes what is in {partial}."
         assert (said in stderr) is (blow == signal.SIGINT)
         assert partial.exists()
         assert not out.exists()

@@ -1,4 +1,4 @@
-"""Rows of a checkpoint's tensors as torch sees them: read from files at known offsets, or cut from tensors."""
+"""Rows of tensors: read from and written to files at known offsets, or cut from and copied into tensors in memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, read_into, 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 Read = Callable[[StoredTensor, int, int], torch.Tensor]
-"""Gives rows start … stop - 1 of a tensor, shape (stop - start, …): its own dtype, contiguous, on the CPU.
+"""Returns rows start … stop - 1 of a tensor: (stop - start, …) in the tensor's dtype, contiguous, on the CPU.
 
-Those of a transposed one are columns on disk. Any number of threads may call it at once.
+The rows of a transposed tensor are columns on disk. Several threads may call it at once.
 """
 
 
 @contextmanager
 def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
-    """Read rows from safetensors files, which are open meanwhile. Reading raises OSError for a file cut short."""
+    """Read rows from safetensors files, which stay open. Reading raises OSError if a file is too short."""
     with ExitStack() as stack:
         descriptors = {}
         for path in sorted(set(paths)):
@@ -49,7 +49,7 @@ def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
 
 
 def write_rows(descriptor: int, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:
-    """Write contiguous `rows` (rows, …) of a tensor to their place in a file, the first as number `start`."""
+    """Write `rows` (rows, …), contiguous, to a tensor in a file, as its rows start, start + 1, …"""
     written = 0
     for matrix, first, last in stored.members(start, start + len(rows)):
         part = rows[written : written + last - first]
@@ -61,8 +61,8 @@ def write_rows(descriptor: int, stored: StoredTensor, start: int, rows: torch.Te
 
 
 def _pieces(data: memoryview, strips: int, stored: StoredTensor, start: int) -> Iterator[tuple[memoryview, int]]:
-    """(bytes, offset in the file) of data that lies in `strips` pieces in the file, from row `start` on."""
-    pitch = stored.nbytes // strips  # from piece to piece in the file
+    """(bytes, offset in the file) of each of the `strips` pieces in which rows from `start` on lie in the file."""
+    pitch = stored.nbytes // strips  # bytes from one piece to the next in the file
     row_bytes = pitch // stored.shape[-1] if stored.transposed else pitch // max(1, prod(stored.shape[:1]))
     length = len(data) // strips
     for strip in range(strips):
@@ -70,17 +70,17 @@ def _pieces(data: memoryview, strips: int, stored: StoredTensor, start: int) -> 
 
 
 def rows_in_memory(weights: Mapping[str, torch.Tensor]) -> Read:
-    """Cut rows from tensors by name, on whichever device and in whichever layout these are."""
+    """Read rows from tensors by name, on any device and in any memory layout."""
 
     def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
         rows = torch.cat(list(_rows_of(weights[stored.name], stored, start, stop)))
-        return rows.cpu().contiguous()  # other devices may round otherwise
+        return rows.cpu().contiguous()  # other devices may round differently
 
     return read
 
 
 def put_rows(weight: torch.Tensor, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:
-    """Write `rows` of a tensor to their place in memory, the first as number `start`."""
+    """Copy `rows` into a tensor in memory, as its rows start, start + 1, …"""
     for place in _rows_of(weight, stored, start, start + len(rows)):
         place.copy_(rows[: len(place)])
         rows = rows[len(place) :]

@@ -1,4 +1,4 @@
-"""How much memory and how many threads the work on blocks may take."""
+"""How many threads work on blocks, and how large the blocks are, within a limit of memory."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hyperclone_cli.growth.request import Writing, bytes_of
 from hyperclone_cli.planning.tensors import GrownTensor
 
 LARGEST_BLOCK_BYTES = 4 << 20
-"""Bytes of one grown block: small enough to stay in the processor's cache, large enough to write well."""
+"""Most bytes of one grown block: few enough for the processor's cache, enough for a fast write."""
 
 SURVEY_BLOCK_BYTES = 1 << 20
-"""The same where sums are taken over a whole tensor: always this, for sums depend on how they are cut."""
+"""Bytes of the blocks that a whole tensor is summed in. Fixed, because sums depend on how a tensor is cut."""
 
 NOISE_ROWS = 64
-"""Rows whose noise comes from one generator, and so are made together."""
+"""Rows whose noise comes from one random generator, and which are therefore generated together."""
 
 _COPIES = 16
-"""How many times its block's bytes a thread holds at worst: source rows, noise, and all of it in wider dtypes."""
+"""Most memory of a thread, in multiples of its block: source rows, noise, and both in wider dtypes."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """So many threads, each at work on one grown block of about so many bytes."""
+    """The number of threads, and the bytes of the grown block that each works on."""
 
     threads: int
     block_bytes: int
@@ -36,12 +36,12 @@ class Budget:
 def plan_budget(
     tensors: Iterable[GrownTensor], threads: int | None = None, max_memory: int | str = Writing.max_memory
 ) -> Budget:
-    """What to work with on `tensors`: fewer threads than asked for where so many would exceed the memory.
+    """The budget for growing `tensors`: fewer threads than asked for if so many would exceed the memory.
 
     threads     None: one for each core
-    max_memory  bytes, or a size such as "512MB", of all blocks that are worked on at once
+    max_memory  bytes, or a size such as "512MB", of all blocks that are in memory at once
 
-    Raises RequestError for a memory that is no size, or too small for a single thread.
+    Raises RequestError if `max_memory` is not a size, or too small for a single thread.
     """
     if threads is not None and threads < 1:
         raise RequestError(f"--threads {threads}: expected 1 or more.")
@@ -57,11 +57,11 @@ def plan_budget(
 
 
 def _cores() -> int:
-    """Those that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _least_block_bytes(tensor: GrownTensor) -> int:
-    """The smallest block of a tensor: a row, or as many as have their noise in common."""
+    """Bytes of the smallest block of a tensor: one row, or a quarter of the rows that share a noise generator."""
     row_bytes = prod(growth.target for growth in tensor.growths[1:]) * ITEM_BYTES[tensor.dtype]
     return row_bytes * (NOISE_ROWS // 4 if tensor.noisy or tensor.reads_padding else 1)

@@ -1,4 +1,4 @@
-"""README.md of a clone: the model card that the Hub shows, and the figures of its last verification in it."""
+"""README.md of a clone: the model card that the Hub shows, with the figures of the last verification."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.writing.clone_files import CARD_NAME
 
 _BEGIN, _END = "<!-- hyperclone: verification -->", "<!-- /hyperclone: verification -->"
-"""What stands between these is replaced by every verification, and nothing else ever is."""
+"""The text between these is replaced by every verification; the rest of the card never changes."""
 
-_CARRIED = ("license", "license_name", "license_link", "language")
-"""What the source's own card says that holds for its clone too."""
+_COPIED_METADATA = ("license", "license_name", "license_link", "language")
+"""Metadata of the source's own card that is true of the clone too."""
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
 def model_card(plan: Plan) -> str:
-    """The card of a clone that is not verified yet. The same plan gives the same text wherever it is written."""
+    """The card of a clone that is not verified yet. It depends on the plan alone, not on where the clone is."""
     from huggingface_hub import ModelCard, ModelCardData
 
     origin = origin_of(plan.source)
     repo_id = origin.repo_id if origin else None
-    place = Path(os.path.abspath(plan.source.path))  # not resolved: what its user calls it
+    place = Path(os.path.abspath(plan.source.path))  # links not resolved: the name that the user gave
     source = repo_id or (place.stem if is_gguf(place) else place.name)
     carried = source_metadata(plan.source)
     data = ModelCardData(
         base_model=repo_id,
-        base_model_relation="finetune" if repo_id else None,  # the nearest of the relations that the Hub knows
+        base_model_relation="finetune" if repo_id else None,  # the nearest of the Hub's relations
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["hyperclone", "model-growth"],
@@ -64,7 +64,7 @@ def model_card(plan: Plan) -> str:
 
 
 def with_figures(card: str, verification: Mapping[str, Any]) -> str:
-    """The card with the figures of a verification in their place; as it is if that place is gone."""
+    """The card with the figures of a verification; unchanged if the marks around their place are missing."""
     before, begin, rest = card.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
@@ -74,32 +74,34 @@ def with_figures(card: str, verification: Mapping[str, Any]) -> str:
 
 
 def source_metadata(source: Source) -> dict[str, Any]:
-    """Licence and languages from the source's own card; nothing if it has none that can be read."""
+    """Licence and languages from the source's own card; empty if there is no readable card."""
     from huggingface_hub import metadata_load
 
     path = source.path / CARD_NAME
     try:
         stated = (metadata_load(path) or {}) if path.is_file() else {}
-    except Exception:  # YAML that people wrote: whatever is wrong with it, the clone is none the worse
+    except Exception:  # YAML written by hand: an error in it does not affect the clone
         return {}
-    texts = {key: [value] if isinstance(value, str) else value for key, value in stated.items() if key in _CARRIED}
+    texts = {
+        key: [value] if isinstance(value, str) else value for key, value in stated.items() if key in _COPIED_METADATA
+    }
     return {
         key: stated[key]
-        for key in _CARRIED
+        for key in _COPIED_METADATA
         if isinstance(texts.get(key), list) and all(isinstance(text, str) for text in texts[key])
     }
 
 
 def _named(source: Source) -> tuple[str, str | None]:
-    """(name, revision) by which `--src` finds a source: on the Hub by its id and commit, here by its last name."""
+    """(name, revision) of a source for `--src`: its id and commit on the Hub, or the last part of its path."""
     origin, place = origin_of(source), Path(os.path.abspath(source.path))
-    if origin and (source.origin or place.name == origin.revision):  # not a file or a directory inside a repository
+    if origin and (source.origin or place.name == origin.revision):  # not something inside a repository
         return origin.repo_id, origin.revision
     return place.name, None
 
 
 def command(request: Request, src: str, revision: str | None = None, out: str = "clone") -> str:
-    """The command that makes such a clone of `src`, with every option of `request` that is not its default."""
+    """The command line that makes this clone of `src`: every option of `request` that is not the default."""
     words = ["hyperclone", "expand", "--src", src, *(["--revision", revision] if revision else [])]
     for declared in (request, request.mixing):
         for option in options_of(type(declared)):
@@ -122,7 +124,7 @@ def _sizes(plan: Plan) -> list[tuple[str, str, str]]:
 
 def _licence(source: str, stated: str | list[str] | None) -> str:
     if not stated:
-        return f"That of `{source}`, whose own card did not say which it is."
+        return f"That of `{source}`, whose card does not state it."
     return f"That of `{source}`: {stated if isinstance(stated, str) else ', '.join(stated)}."
 
 
@@ -164,5 +166,5 @@ def _pair(*perplexities: float | None) -> str:
 
 def write_card(directory: Path, plan: Plan) -> None:
     """Write a clone's card into its directory."""
-    text = model_card(plan)  # JSON can hold what is no text, half a surrogate pair
+    text = model_card(plan)  # may contain half a surrogate pair, which JSON allows
     (directory / CARD_NAME).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -1,4 +1,4 @@
-"""The files of a clone that hyperclone writes beside the weights, by name."""
+"""Names of the files that hyperclone writes into a clone beside the weights."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ VERIFICATION_NAME = "verification.json"
 
 
 def replacement_of(name: str) -> str:
-    """The name that a new version of a file has until it takes the place of `name`."""
+    """The name of a new version of the file `name` until it is renamed."""
     return f".{name}.new"
 
 
 VERIFICATION_NAMES = frozenset({VERIFICATION_NAME, replacement_of(VERIFICATION_NAME), replacement_of(CARD_NAME)})
-"""What verifications add to a clone, also those that are killed."""
+"""Files that a verification adds to a clone, also one that is killed."""
 
 
 def published_files(clone: Path) -> set[str]:
-    """The files that `push` uploads, by their paths in the clone: all that are not hidden."""
+    """The files that `push` uploads, as paths inside the clone: all that are not hidden."""
     files = (path.relative_to(clone) for path in clone.rglob("*") if path.is_file())
     return {str(path) for path in files if not any(part.startswith(".") for part in path.parts)}

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import torch
 
-from hyperclone_cli.growth.widths import Growth
+from hyperclone_cli.growth.widths import Growth, Run
 from hyperclone_cli.planning.tensors import Filling, GrownTensor
 
 
@@ -25,16 +25,13 @@ def copy_units(rows: torch.Tensor, dimension: int, growth: Growth, filling: Fill
     """
     first = rows.narrow(dimension, 0, 1)
     padding = rows.mean(dimension, keepdim=True) if filling is Filling.MEAN else torch.zeros_like(first)
-    parts = [
-        _times(
-            padding.repeat_interleave(run.length, dimension)
-            if run.is_padding
-            else rows.narrow(dimension, run.start, run.length),
-            run.scale,
-        )
-        for run in growth.runs
-    ]
-    return torch.cat(parts, dimension)
+
+    def units(run: Run) -> torch.Tensor:
+        if run.is_padding:
+            return padding.repeat_interleave(run.length, dimension)
+        return rows.narrow(dimension, run.start, run.length)
+
+    return torch.cat([_times(units(run), run.scale) for run in growth.runs], dimension)
 
 
 def share_columns(rows: torch.Tensor, columns: Growth, shares: tuple[Fraction, ...]) -> torch.Tensor:

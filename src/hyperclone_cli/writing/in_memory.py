@@ -1,4 +1,4 @@
-"""A loaded model in, a grown one out, by the same tables and the same arithmetic as on disk."""
+"""`clone_model`: grow a model that is in memory, by the same plan and the same arithmetic as on disk."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Model = TypeVar("Model", bound="PreTrainedModel")
 
 @takes(Request, Mixing)
 def clone_model(model: Model, request: Request | None = None, **options: Any) -> Model:
-    """A larger model of the same class that computes the same function; `model` itself is only read.
+    """Return a larger model of the same class that computes the same function as `model`, which is only read.
 
-    What is asked for is `request`, or the keywords that make one. The tensors are those that `expand` writes for it,
-    bit for bit. The larger model is on the same device and in the same mode, training or evaluation, and has a copy of
-    the generation config. Memory: both models, and where `model` is not on the CPU the grown one there for a while.
+    The request is `request`, or the keywords that make one. The tensors are bit for bit those that `expand` writes for
+    it. Device, training or evaluation mode, and a copy of the generation config are taken from `model`. Memory: both
+    models; if `model` is not on the CPU, the grown one is on the CPU until it is complete.
 
-    Raises RequestError for a request that the architecture cannot meet, CheckpointError for a model of another
-    architecture, a quantised one, or one whose weights are not in memory, and TypeError for an unknown keyword.
+    Raises RequestError for a request that the architecture does not allow, CheckpointError if the model is of an
+    unsupported architecture, quantised, or not entirely in memory, and TypeError for an unknown keyword.
     """
     plan = make_plan(open_model(model), Request.of(request, options))
     check_config(plan.config)
@@ -53,9 +53,9 @@ def clone_model(model: Model, request: Request | None = None, **options: Any) ->
 
 
 def open_model(model: PreTrainedModel) -> TensorSource:
-    """What a loaded model holds, in the names and the layout of a checkpoint on disk. Copies no weights.
+    """A loaded model as a checkpoint, with the names and the layout that it has on disk. Copies no weights.
 
-    Raises CheckpointError for a quantised model, or one whose weights are not in memory.
+    Raises CheckpointError if the model is quantised, or not entirely in memory.
     """
     config = model.config.to_dict()
     check_readable(config)
@@ -85,7 +85,7 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
 
 
 def _load_like(model: Model, plan: Plan) -> Model:
-    """A model like `model` with the plan's config and tensors: transformers makes it, as it would from disk."""
+    """A model of the class of `model` with the plan's config and tensors, loaded by transformers as from disk."""
     with quiet_transformers():
         grown: Model
         grown, report = type(model).from_pretrained(
@@ -98,12 +98,12 @@ def _load_like(model: Model, plan: Plan) -> Model:
         )
     if problems := loading_problems(report):
         raise CheckpointError(f"{plan.source.path}: transformers cannot load the grown tensors: {problems[0]}.")
-    grown.name_or_path = grown.config.name_or_path = ""  # it came from no path, which is not one called "None"
+    grown.name_or_path = grown.config.name_or_path = ""  # transformers sets "None", as a path
     return grown
 
 
 def _take_dtypes(grown: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Give every parameter and buffer the dtype of its namesake; `from_pretrained` loads all in the widest."""
+    """Give every parameter and buffer its dtype in `model`; `from_pretrained` loads all in the widest."""
     for name, parameter in grown.named_parameters():
         parameter.data = parameter.data.to(model.get_parameter(name).dtype)
     for name, buffer in grown.named_buffers():

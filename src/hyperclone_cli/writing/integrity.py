@@ -1,4 +1,4 @@
-"""Whether a clone can be trusted as it is written: what in its source is no number, what the disk kept of it."""
+"""Whether the disk kept what was written, and which tensors of a source are non-finite."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def check_written(plan: Plan, directory: Path) -> None:
-    """Read config, index and headers of a clone as anyone will, and hold them against its plan.
+    """Read config, index and headers of a clone, as any reader will, and compare them with its plan.
 
-    Raises StorageError, which names the file or the tensor, where the disk does not hold what was written.
+    Raises StorageError, which names the file or the tensor, if they differ.
     """
     again = "The disk did not keep what was written: check it, and run the same command again."
     try:
@@ -40,11 +40,11 @@ def check_written(plan: Plan, directory: Path) -> None:
 
 def is_finite(rows: torch.Tensor) -> bool:
     """Whether no element is NaN or Inf."""
-    # their sum is finite then, as good as always, and many times as fast to take
+    # their sum is many times faster to compute, and not finite if any of them is not
     return bool(rows.sum().isfinite()) or bool(rows.isfinite().all())
 
 
 def finiteness_note(names: Iterable[str]) -> str:
-    """What a user should know of a source's tensors that hold NaN or Inf; empty if there are none."""
+    """A note for the user on a source's non-finite tensors; empty if there are none."""
     named = sorted(names)
-    return f"The source holds NaN or Inf in {first_of(named)}; so do the copies." if named else ""
+    return f"The source contains NaN or Inf in {first_of(named)}, and so does the clone." if named else ""

@@ -1,8 +1,8 @@
-"""What an unfinished clone already has on disk, so that the next run need not write it again.
+"""The resume record: what an unfinished clone already has on disk, so that the next run need not write it again.
 
-A file of lines, each one JSON object: first what is being made, then tensors that are safely on disk, and those of
-the source that were found to hold NaN or Inf. Whoever is killed while appending leaves half a line, which counts as
-none: its tensors are written again.
+A file of lines, each a JSON object. The first is the run key; each of the others lists tensors of a shard that are
+on the disk, and tensors of the source in which NaN or Inf was found. A process that is killed while it appends leaves
+half a line, which is ignored: the tensors of that line are written again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 
 from hyperclone_cli.errors import RequestError
 
-_BEGINNING: Mapping[str, type] = {"command": str, "plan": str, "source": dict, "tool": str}
-_RECORD: Mapping[str, type] = {"shard": str, "tensors": list, "not_finite": list}
+_KEY_FIELDS: Mapping[str, type] = {"command": str, "plan": str, "source": dict, "tool": str}
+_RECORD_FIELDS: Mapping[str, type] = {"shard": str, "tensors": list, "not_finite": list}
 _CHOICES = "Add --restart to discard it, or choose another --out."
 
 
 @dataclass(frozen=True)
-class Making:
-    """What is being made. The plan and the source decide every byte of it, for one version of the tool.
+class RunKey:
+    """What identifies a run: runs with the same plan, source and tool write the same bytes.
 
-    command  how it is asked for, for a person to read
+    command  the command line, to be shown to the user
     plan     the plan's digest
     source   file of weights → [bytes, time of its last change in nanoseconds]
     tool     name and version
@@ -40,10 +40,10 @@ class Making:
 
 @dataclass(frozen=True)
 class Journal:
-    """The file at `path`, and what it held when it was opened.
+    """The file at `path`, and its contents when it was opened.
 
-    done        shard → tensors that are safely on disk
-    non_finite  the source's tensors that were found to hold NaN or Inf
+    done        shard → tensors that are on the disk
+    non_finite  tensors of the source in which NaN or Inf was found
     """
 
     path: Path
@@ -56,21 +56,21 @@ class Journal:
         return self.path.parent
 
     def record(self, shard: str, tensors: Iterable[str], non_finite: Iterable[str] = ()) -> None:
-        """Add tensors whose bytes are on disk already. Raises OSError if the disk fails."""
+        """Add tensors whose bytes are already on the disk. Raises OSError if the disk fails."""
         _append(self.path, {"shard": shard, "tensors": list(tensors), "not_finite": sorted(non_finite)})
 
 
-def open_journal(path: Path, making: Making, restart: bool = False) -> Journal:
-    """The journal of `making` at `path`, an existing file; begun there if that is empty, or on `restart`.
+def open_journal(path: Path, key: RunKey, restart: bool = False) -> Journal:
+    """Open the journal of the run `key` at `path`, an existing file; begin it if that is empty, or on `restart`.
 
-    Raises RequestError, and changes nothing, if something else is being made there.
+    Raises RequestError, and changes nothing, if the file is the journal of another run.
     """
-    lines, whole_bytes = ([], 0) if restart else _read(path)
+    lines, valid_bytes = ([], 0) if restart else _read(path)
     if lines:
-        _check_same(path.parent, Making(**lines[0]), making)
-    os.truncate(path, whole_bytes)
+        _check_same(path.parent, RunKey(**lines[0]), key)
+    os.truncate(path, valid_bytes)
     if not lines:
-        _append(path, asdict(making))
+        _append(path, asdict(key))
     done = defaultdict(set)
     for line in lines[1:]:
         done[line["shard"]].update(line["tensors"])
@@ -79,27 +79,27 @@ def open_journal(path: Path, making: Making, restart: bool = False) -> Journal:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """(the lines that can be trusted, how many bytes they take): all before the first that is damaged."""
+    """All lines before the first damaged one, and how many bytes they take."""
     lines: list[dict[str, Any]] = []
-    whole_bytes = 0
+    valid_bytes = 0
     for raw in path.read_bytes().splitlines(keepends=True):
         try:
             line = json.loads(raw)
         except ValueError:
             break
-        if not raw.endswith(b"\n") or not _is_whole(line, _RECORD if lines else _BEGINNING):
+        if not raw.endswith(b"\n") or not _is_valid(line, _RECORD_FIELDS if lines else _KEY_FIELDS):
             break
         lines.append(line)
-        whole_bytes += len(raw)
-    return lines, whole_bytes
+        valid_bytes += len(raw)
+    return lines, valid_bytes
 
 
-def _is_whole(line: Any, kinds: Mapping[str, type]) -> bool:
+def _is_valid(line: Any, fields: Mapping[str, type]) -> bool:
     return (
         isinstance(line, dict)
-        and line.keys() == kinds.keys()
-        and all(isinstance(line[key], kind) for key, kind in kinds.items())
-        and all(isinstance(name, str) for key, kind in kinds.items() if kind is list for name in line[key])
+        and line.keys() == fields.keys()
+        and all(isinstance(line[field], kind) for field, kind in fields.items())
+        and all(isinstance(name, str) for field, kind in fields.items() if kind is list for name in line[field])
     )
 
 
@@ -110,18 +110,19 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _check_same(partial: Path, begun: Making, making: Making) -> None:
-    if begun.plan != making.plan:
+def _check_same(partial: Path, begun: RunKey, key: RunKey) -> None:
+    if begun.plan != key.plan:
         raise RequestError(
-            f"{partial}: an unfinished clone of another request.\n"
-            f"  unfinished: {begun.command}\n  asked for:  {making.command}",
+            f"{partial}: contains an unfinished clone of another request.\n"
+            f"  unfinished: {begun.command}\n  asked for:  {key.command}",
             "Run the unfinished command again, add --restart to discard it, or choose another --out.",
         )
-    if begun.source != making.source:
-        changed = [name for name, found in making.source.items() if begun.source.get(name) != found]
+    if begun.source != key.source:
+        changed = [name for name, found in key.source.items() if begun.source.get(name) != found]
         raise RequestError(
-            f"{partial}: an unfinished clone of a source that has changed since: {(changed or [*begun.source])[0]}.",
+            f"{partial}: contains an unfinished clone of a source that has changed since:"
+            f" {(changed or [*begun.source])[0]}.",
             _CHOICES,
         )
-    if begun.tool != making.tool:
-        raise RequestError(f"{partial}: an unfinished clone by {begun.tool}, this is {making.tool}.", _CHOICES)
+    if begun.tool != key.tool:
+        raise RequestError(f"{partial}: contains an unfinished clone by {begun.tool}, this is {key.tool}.", _CHOICES)

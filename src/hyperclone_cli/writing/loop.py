@@ -63,12 +63,12 @@ def run_blocks(
     """
     running: deque[Future[BlockResult[Value]]] = deque()
     for tensor in tensors:
-        survey = _survey(tensor, read, executor, noise)
+        noise_power, means = _survey(tensor, read, executor, noise)
         blocks = cut_blocks(tensor, budget.block_bytes)
         for number, block in enumerate(blocks, 1):
             if len(running) == _BLOCKS_AHEAD * budget.threads:
                 yield running.popleft().result()
-            running.append(executor.submit(_run, work, read, block, survey, number == len(blocks)))
+            running.append(executor.submit(_run, work, read, block, noise_power, means, number == len(blocks)))
     while running:
         yield running.popleft().result()
 
@@ -89,20 +89,12 @@ def workers(threads: int) -> Iterator[Executor]:
         torch.set_num_threads(before)
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """What must be known of a whole tensor before any of its blocks can be grown.
+def _survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> tuple[float, torch.Tensor | None]:
+    """What must be known of a whole tensor before any of its blocks can be grown; reads nothing if that is nothing.
 
-    noise_power  mean square of the grown elements without noise, rows of padding left out; 0 if it is not needed
-    means        (matrices of the stack, …): the mean of each matrix's rows, if padding is filled with it
+    First the mean square of the grown elements without noise, rows of padding left out: 0 unless there is `noise`.
+    Second the mean of the rows of each matrix, (matrices of the stack, …): None unless padding is filled with it.
     """
-
-    noise_power: float = 0.0
-    means: torch.Tensor | None = None
-
-
-def _survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> _Survey:
-    """Read a tensor once for its noise power, once for the means of its rows; not at all if it needs neither."""
     blocks = [block for block in cut_blocks(tensor, SURVEY_BLOCK_BYTES) if not block.is_padding]
     power = 0.0
     if noise and tensor.noisy:
@@ -117,7 +109,7 @@ def _survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) ->
     means = None
     if tensor.growths[0].padding and tensor.fillings[0] is Filling.MEAN:
         means = _means(tensor, list({(block.start, block.stop): block for block in blocks}.values()), read, executor)
-    return _Survey(power, means)
+    return power, means
 
 
 def _energy(read: Read, block: Block) -> float:
@@ -125,7 +117,7 @@ def _energy(read: Read, block: Block) -> float:
 
 
 def _means(tensor: GrownTensor, blocks: Sequence[Block], read: Read, executor: Executor) -> torch.Tensor:
-    """The means of a `_Survey`; `blocks` have every source row once."""
+    """The means of `_survey`; every source row is in one of the `blocks`."""
     matrices = prod(tensor.source.stack[:1])
     height = tensor.growths[0].source // matrices
     means = torch.zeros(matrices, *(growth.source for growth in tensor.growths[1:]), dtype=torch.float64)
@@ -138,11 +130,13 @@ def _sum(read: Read, block: Block) -> torch.Tensor:
     return _rows(block, read).double().sum(0)
 
 
-def _run(work: Work[Value], read: Read, block: Block, survey: _Survey, last: bool) -> BlockResult[Value]:
-    """The job of one block, which is all values, so that a process elsewhere could run it."""
-    rows = _rows(block, read, survey.means)
+def _run(
+    work: Work[Value], read: Read, block: Block, noise_power: float, means: torch.Tensor | None, last: bool
+) -> BlockResult[Value]:
+    """The job of one block: it takes and returns values alone, so that another process could run it."""
+    rows = _rows(block, read, means)
     finite = block.is_padding or is_finite(rows)
-    return BlockResult(block, work(block, rows, survey.noise_power), finite, last)
+    return BlockResult(block, work(block, rows, noise_power), finite, last)
 
 
 def _rows(block: Block, read: Read, means: torch.Tensor | None = None) -> torch.Tensor:

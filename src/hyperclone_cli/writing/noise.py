@@ -19,17 +19,14 @@ def zero_sum_noise(seed: int, name: str, start: int, stop: int, columns: Growth)
     sums to zero over the copies of each source column and has a root mean square of 1; it is zero where no column
     has several copies. Padding is zero.
     """
-    rows = _rows(seed, name, start, stop, columns.target)
-    _mask_padding(rows, columns, keep=False)
+    rows = _rows(seed, name, start, stop, columns.target).masked_fill_(_is_padding(columns), 0.0)
     rows -= copy_units(sum_copies(rows, columns, mean=True), 1, columns, Filling.ZERO)
     return rows / rows.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 def padding_noise(seed: int, name: str, start: int, stop: int, columns: Growth) -> torch.Tensor:
     """Standard normal numbers in the padding of rows start … stop - 1, zero elsewhere; shape as `zero_sum_noise`."""
-    rows = _rows(seed, f"{name} padding", start, stop, columns.target)
-    _mask_padding(rows, columns, keep=True)
-    return rows
+    return _rows(seed, f"{name} padding", start, stop, columns.target).masked_fill_(~_is_padding(columns), 0.0)
 
 
 def _rows(seed: int, name: str, start: int, stop: int, width: int) -> torch.Tensor:
@@ -38,13 +35,8 @@ def _rows(seed: int, name: str, start: int, stop: int, width: int) -> torch.Tens
     return torch.cat(groups)[start - first * NOISE_ROWS : stop - first * NOISE_ROWS]
 
 
-def _mask_padding(rows: torch.Tensor, columns: Growth, keep: bool) -> None:
-    """Set the columns of padding to zero, or with `keep` all others."""
-    position = 0
-    for run in columns.runs:
-        if run.is_padding != keep:
-            rows.narrow(1, position, run.length).zero_()
-        position += run.length
+def _is_padding(columns: Growth) -> torch.Tensor:
+    return torch.cat([torch.full((run.length,), run.is_padding) for run in columns.runs])
 
 
 def _group(seed: int, name: str, group: int, width: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The pipeline: plan → read → grow → write, into a directory that appears whole."""
+"""`expand`: plan, grow and write a clone, into a directory that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from hyperclone_cli.writing.budget import plan_budget
 from hyperclone_cli.writing.card import command, write_card
 from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME
 from hyperclone_cli.writing.integrity import check_written, finiteness_note
-from hyperclone_cli.writing.journal import Journal, Making
+from hyperclone_cli.writing.journal import Journal, RunKey
 from hyperclone_cli.writing.provenance import provenance
-from hyperclone_cli.writing.publish import check_places, new_directory, partial_of, settle_published, sync
+from hyperclone_cli.writing.publish import check_places, new_directory, partial_of, remove_stale_journal, sync
 
 _SPARE_BYTES = 64 << 20
 
@@ -47,19 +47,19 @@ def expand(
 ) -> Plan:
     """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
 
-    `src` is a directory or the name of a model on the Hub, which is fetched by `access`. `out` is either
-    absent (or the clone that was there before) or complete. What an earlier run for the same clone has written is
-    kept, unless `writing` says otherwise. The source is only read; where it holds NaN or Inf, a note of the plan says
-    so. The number of threads and their memory (see `plan_budget`) do not change a byte of the clone.
+    `src` is a directory, or the name of a model on the Hub, which is fetched with `access`. The source is only read;
+    a note of the plan names tensors that contain NaN or Inf. Until the clone is complete, `out` is absent, or the
+    clone that was there before. An interrupted run of the same clone is resumed, unless `writing` says otherwise. The
+    number of threads and their memory (see `plan_budget`) do not change a byte of the clone.
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, the source changes
-    meanwhile, another run writes there, or the Hub fails.
+    while it is read, another run is writing `out`, or the Hub fails.
     """
     access, writing, progress = access or Access(), writing or Writing(), progress or Progress()
     shown, out = out, Path(os.path.abspath(out))
     place = locate(src, access)
     directory = place if isinstance(place, Path) else cache_of(access)
-    settle_published(out)
+    remove_stale_journal(out)
     check_places(directory, out, writing.overwrite)
     source = open_checkpoint(place, access, request.dtype, progress, lambda config: _check_request(config, request))
     plan = make_plan(source, request)
@@ -67,62 +67,61 @@ def expand(
     check_space(plan, out)
     growths = plan.growths
     if growths["embed"].ratio != growths["kv_heads"].ratio * growths["group"].ratio or growths["value"].grows:
-        # Architectures tie hidden_size to the number of heads in different ways, and importing
-        # transformers takes a second: a config whose widths all grow alike is as valid as the source's.
+        # Architectures restrict hidden_size and the number of heads in different ways. A config whose widths all
+        # grow alike is as valid as the source's, and needs no import of transformers, which takes a second.
         check_config(plan.source.config)
         try:
             check_config(plan.config)
-        except CheckpointError as error:  # the source's own is accepted: what was asked for is at fault
+        except CheckpointError as error:  # the source's config is valid, so the request is not
             raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
-    making = _making(plan, src, access, out)
-    with _disk_errors(out), new_directory(directory, out, making, writing.overwrite, writing.restart) as journal:
+    key = _run_key(plan, src, access, out)
+    with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
         from hyperclone_cli.writing.writer import write_shards
 
         progress.step(f"Writing {shown}", "bytes")
-        not_finite = write_shards(plan, journal, budget, progress.advance)
-        _check_unchanged(source, making)
+        non_finite = write_shards(plan, journal, budget, progress.advance)
+        _check_unchanged(source, key)
         progress.step(f"Writing config, tokenizer and card, and waiting until the disk has all of {shown}")
-        _write_files(plan, journal.directory, out, not_finite, writing.checksum)
+        _write_files(plan, journal.directory, out, non_finite, writing.checksum)
         check_written(plan, journal.directory)
-    notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(not_finite)]))
+    notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(non_finite)]))
     return replace(plan, notes=(*plan.notes, *notes))
 
 
 @contextmanager
 def _disk_errors(out: Path) -> Iterator[None]:
-    """Raise what the system says of a file as a StorageError, and let an interruption say what is kept."""
+    """Turn an OSError into a StorageError, and add to a KeyboardInterrupt how the run can be resumed."""
     try:
         yield
     except KeyboardInterrupt as stop:
         if not partial_of(out).exists():
-            raise  # nothing is begun, or all is done
-        raise KeyboardInterrupt(f"Run the same command again: it goes on with what is in {partial_of(out)}.") from stop
+            raise  # nothing was written yet, or the clone is complete
+        raise KeyboardInterrupt(f"Run the same command again: it resumes what is in {partial_of(out)}.") from stop
     except OSError as error:
         partial = partial_of(out)
         raise StorageError(
             f"{error.filename or partial}: {error.strerror or error}.",
-            f"Mend the cause and run the same command again: it goes on with what is in {partial}."
+            f"Remove the cause and run the same command again: it resumes what is in {partial}."
             if partial.exists()
-            else "Mend the cause, or choose another --out.",
+            else "Remove the cause, or choose another --out.",
         ) from error
 
 
-def _making(plan: Plan, src: str | Path, access: Access, out: Path) -> Making:
-    """What the journal of a plan's clone is begun with."""
+def _run_key(plan: Plan, src: str | Path, access: Access, out: Path) -> RunKey:
     typed = command(plan.request, str(src), access.revision, str(out))
-    return Making(typed, plan.digest, _fingerprint(plan.source), f"hyperclone {__version__}")
+    return RunKey(typed, plan.digest, _fingerprint(plan.source), f"hyperclone {__version__}")
 
 
 def _fingerprint(source: Source) -> dict[str, list[int]]:
-    """File of weights → [bytes, nanoseconds of its last change]: what a change of the source shows in."""
+    """File of weights → [bytes, time of its last change in nanoseconds], to notice a change of the source."""
     paths = {tensor.path for tensor in source.tensors.values()}
     files = sorted(file for path in paths for file in (path.glob("pytorch_model*.bin") if path.is_dir() else [path]))
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
-def _check_unchanged(source: Source, making: Making) -> None:
+def _check_unchanged(source: Source, key: RunKey) -> None:
     now = _fingerprint(source)
-    changed = [name for name, found in making.source.items() if now.get(name) != found]
+    changed = [name for name, found in key.source.items() if now.get(name) != found]
     if changed:
         raise StorageError(
             f"{source.path}: {changed[0]} changed while it was read.",
@@ -131,23 +130,23 @@ def _check_unchanged(source: Source, making: Making) -> None:
 
 
 def _resumed(plan: Plan, journal: Journal) -> list[str]:
-    """What to tell about what was there already."""
+    """A note on what an earlier run had written."""
     done = [tensor for tensor in plan.tensors if any(tensor.name in names for names in journal.done.values())]
     kept = decimal(sum(tensor.nbytes for tensor in done))
     return [f"An earlier run had written {kept} in {len(done)} of {len(plan.tensors)} tensors."] if done else []
 
 
 def _check_request(config: Mapping[str, Any], request: Request) -> None:
-    """Refuse what can be refused by the config alone, before gigabytes are fetched for it."""
+    """Raise RequestError if the config alone rules the request out, before gigabytes are fetched."""
     family = find_family(config, instead=request.family)
     if request.target_params is None:
         resolve(Proposal(request, family, config, read_sizes(config, family)))
 
 
 def check_space(plan: Plan, out: Path) -> None:
-    """Raise StorageError if the filesystem of `out` has too little room for the clone.
+    """Raise StorageError if the filesystem of `out` has too little space for the clone.
 
-    What a killed run left under `<out>.partial` counts as free: it is kept, or cleared first.
+    The space of an unfinished clone in `<out>.partial` counts as free: that is resumed, or removed first.
     """
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
@@ -160,7 +159,7 @@ def check_space(plan: Plan, out: Path) -> None:
         )
 
 
-def _write_files(plan: Plan, partial: Path, out: Path, not_finite: frozenset[str], checksum: bool) -> None:
+def _write_files(plan: Plan, partial: Path, out: Path, non_finite: frozenset[str], checksum: bool) -> None:
     if len(plan.shards) > 1:
         weight_map = {name: shard for shard, names in plan.shards.items() for name in names}
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
@@ -170,7 +169,7 @@ def _write_files(plan: Plan, partial: Path, out: Path, not_finite: frozenset[str
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
     record = provenance(plan, out) | {"files": written}
-    record |= {"not_finite": sorted(not_finite)} if not_finite else {}
+    record |= {"not_finite": sorted(non_finite)} if non_finite else {}
     record |= {"sha256": checksums(partial, set(written) - {CARD_NAME})} if checksum else {}
     _write_json(partial / PROVENANCE_NAME, record)
     for path in partial.rglob("*"):

@@ -1,7 +1,7 @@
-"""hyperclone.json: what made a clone, so that it can be checked and made again.
+"""hyperclone.json: how a clone was made, so that it can be verified and made again.
 
-It holds no clock time, no host and no absolute path: the same request gives the same bytes, and the
-file can be published.
+It contains no clock time, no host and no absolute path, so that the same request gives the same bytes and the file
+can be published.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a clone recorded: where its source is, what was asked for, the digest of its plan, the files written.
+    """The record of a clone: its source, the request, the digest of its plan, the files that were written.
 
-    `sha256` are the files' own, by name; empty where they were not asked for.
+    sha256  file → SHA-256; empty if `expand` was not asked for it
     """
 
     source: Path | Origin
@@ -41,27 +41,27 @@ class Provenance:
 
 
 def provenance(plan: Plan, out: Path) -> dict[str, Any]:
-    """The record of a clone that will stand at `out`, but for its files.
+    """The record of a clone that will be at `out`, except its files.
 
-    A source on this disk is named relative to `out`, one on the Hub by its name and commit.
+    The source is a path relative to `out`, or a name and commit on the Hub.
     """
     origin = plan.source.origin
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"hyperclone {__version__}",
-        "source": asdict(origin) if origin else os.path.relpath(_lasting(plan.source.path), out.resolve()),
+        "source": asdict(origin) if origin else os.path.relpath(_resolved(plan.source.path), out.resolve()),
         "request": asdict(plan.request),
         "plan_digest": plan.digest,
     }
 
 
-def _lasting(path: Path) -> Path:
-    """Where a source will be found again: the Hub's cache links a file to one that has lost its suffix."""
+def _resolved(path: Path) -> Path:
+    """`path` without symbolic links, but with its last name: the Hub's cache links files to names without suffix."""
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 def read_provenance(clone: Path) -> Provenance | None:
-    """The record of the clone at `clone`, or None if it has none. Raises CheckpointError for a damaged one."""
+    """The record of the clone at `clone`, or None if it has none. Raises CheckpointError if the record is damaged."""
     path = clone / PROVENANCE_NAME
     if not path.exists():
         return None
@@ -82,51 +82,49 @@ def read_provenance(clone: Path) -> Provenance | None:
             raise TypeError(f"files should be a list of names, found {files!r}")
         if not isinstance(sha256, dict) or not all(isinstance(digest, str) for digest in sha256.values()):
             raise TypeError(f"sha256 should be digests by name, found {sha256!r}")
-        outside = [name for name in (*files, *sha256) if _leads_out(name)]
+        outside = [name for name in (*files, *sha256) if _is_outside(name)]
         if outside:
-            raise ValueError(f"file {outside[0]!r} does not lie in the clone")
+            raise ValueError(f"file {outside[0]!r} is not inside the clone")
         return Provenance(source, request, record["plan_digest"], tuple(files), sha256)
     except (KeyError, TypeError, ValueError, RequestError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None
 
 
-def _leads_out(name: str) -> bool:
+def _is_outside(name: str) -> bool:
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
 
 
 def recorded_source(record: Provenance, access: Access) -> Path | Origin:
-    """Where the source is that a clone recorded.
+    """The place of the source of a clone.
 
-    Raises CheckpointError if it was on this disk and is gone, RequestError if another revision is asked for.
+    Raises CheckpointError if that is a path which does not exist, RequestError if `access` names a revision.
     """
     if access.revision is not None:
         raise RequestError(
-            f"--revision {access.revision}: the clone recorded its source, revision and all.",
-            "Leave it out, or name the source too, with --src.",
+            f"--revision {access.revision}: the clone's source is recorded with its revision.",
+            "Omit --revision, or name the source with --src too.",
         )
     if isinstance(record.source, Path) and not record.source.exists():
-        raise CheckpointError(
-            f"{record.source}: the source that the clone recorded is not there.", "Name it with --src."
-        )
+        raise CheckpointError(f"{record.source}: the clone's recorded source does not exist.", "Name it with --src.")
     return record.source
 
 
 Opener = Callable[[Path | Origin, Access, str | None, Progress], Source]
-"""Opens the checkpoint at a place, dequantised to a dtype where it is quantised."""
+"""Opens the checkpoint at a place; if it is quantised, dequantised to a dtype."""
 
 
 def plan_again(record: Provenance, src: str | Path | None, access: Access, progress: Progress, opened: Opener) -> Plan:
-    """The plan of a clone, from its source as it is now: what was recorded unless `src` names another place.
+    """The plan of a clone, made again from its recorded source, or from `src`.
 
-    Its digest is the recorded one unless the source has changed. Raises RequestError, CheckpointError and StorageError.
+    Its digest is the recorded one unless the source has changed. Raises RequestError, CheckpointError or StorageError.
     """
     place = recorded_source(record, access) if src is None else locate(src, access)
     return make_plan(opened(place, access, record.request.dtype, progress), record.request)
 
 
 def check_clone(clone: Path) -> None:
-    """Raise CheckpointError unless `clone` is a clone of ours, whole and with the files that it recorded.
+    """Raise CheckpointError unless `clone` is a complete clone with all files of its record.
 
     Raises RequestError if there is no such directory.
     """
@@ -135,8 +133,8 @@ def check_clone(clone: Path) -> None:
     record = read_provenance(clone)
     if record is None:
         raise CheckpointError(
-            f"{clone}: no {PROVENANCE_NAME}, so this is no finished clone.",
-            "Name the directory that `hyperclone expand` wrote; for anything else there is `hf upload`.",
+            f"{clone}: no {PROVENANCE_NAME}, so this is not a finished clone.",
+            "Name the directory that `hyperclone expand` wrote; use `hf upload` for anything else.",
         )
     absent = [name for name in record.files if not (clone / name).is_file()]
     if absent:

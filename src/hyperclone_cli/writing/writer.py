@@ -24,18 +24,13 @@ Progress = Callable[[int, int], None]
 """Called from the caller's thread with the number of bytes just written, and of all bytes to write."""
 
 _SYNC_BYTES = 256 << 20
-"""Bytes written between two syncs, which is what a power cut can cost. It keeps the disk busy from the start, and
-bounds what a slow disk still has to take in at the end."""
+"""Bytes written between two syncs: what a power cut can cost, and what a slow disk can still have to take in at the
+end."""
 
 
 @dataclass(frozen=True)
 class ShardWritten:
-    """What was written of a shard.
-
-    tensors     tensors that are complete
-    nbytes      bytes written, of these and of one that is not complete
-    non_finite  tensors of the source in which NaN or Inf was found
-    """
+    """What was written of a shard: the tensors that are complete, all bytes, and the source's non-finite tensors."""
 
     shard: str
     tensors: tuple[str, ...]
@@ -95,7 +90,6 @@ def write_shard(
         done = frozenset()
     report(sum(tensor.nbytes for tensor in tensors if tensor.name in done))
     missing = [tensor for tensor in tensors if tensor.name not in done]
-    parts = []
     with (
         open(create(path, head, file_bytes), "r+b", buffering=0) as file,
         plan.source.rows() as read,
@@ -111,9 +105,8 @@ def write_shard(
 
         for part in _parts(shard, run_blocks(missing, read, executor, budget, write), report):
             sync(file.fileno(), part)
-            parts.append(part)
-    names = tuple(name for part in parts for name in part.tensors)
-    return ShardWritten(shard, names, sum(part.nbytes for part in parts), parts[-1].non_finite)
+    nbytes = sum(tensor.nbytes for tensor in missing)
+    return ShardWritten(shard, tuple(tensor.name for tensor in missing), nbytes, part.non_finite)
 
 
 def _parts(shard: str, results: Iterable[BlockResult[int]], report: Callable[[int], None]) -> Iterator[ShardWritten]:
