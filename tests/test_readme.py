@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import generated_docs
 import hyperclone_cli
 import models
 import opt_350m
@@ -119,11 +120,20 @@ def test_every_architecture_names_models_that_have_it() -> None:
     assert [name for name, family in FAMILIES.items() if not family.known_as] == []
 
 
-def test_it_names_every_option_of_every_command() -> None:
-    readme = readme_table.README.read_text()
+@pytest.mark.parametrize("page", generated_docs.PAGES, ids=lambda page: page.name)
+def test_a_page_that_is_made_from_the_code_is_as_it_would_be_made_now(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == generated_docs.PAGES[page](), "make docs writes it anew"
+
+
+def test_the_reference_has_every_option_of_every_command() -> None:
+    page = (generated_docs.DOCS / "options.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## hyperclone (\w+)\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL))
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    options = {option for command in commands.values() for param in command.params for option in param.opts}
-    assert {option for option in options if option.startswith("--") and f"`{option}" not in readme} == set()
+    assert sections.keys() == commands.keys()
+    for name, command in commands.items():
+        options = {option for param in command.params for option in param.opts if option.startswith("--")}
+        assert {option for option in options - {"--help"} if f"| `{option}` | " not in sections[name]} == set()
+        assert f"\n```\nhyperclone {name} " in sections[name]
 
 
 def test_it_names_every_module() -> None:
