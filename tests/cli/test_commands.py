@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from hyperclone_cli import plan
 from hyperclone_cli.errors import clone_is_kept
 from hyperclone_cli.families import FAMILIES, REFUSED
+from hyperclone_cli.growth.strategies import STRATEGIES
 from hyperclone_cli.planning.symmetry import advice
 from support import models
 from support.command_line import as_json, hyperclone
+from support.heard import expand_steps
 
 Sources = Callable[[str], Path]
 
@@ -28,7 +31,7 @@ def test_expand_verifies_and_a_broken_clone_exits_4(source: Sources, tmp_path: P
     command = [sys.executable, "-m", "hyperclone_cli", "expand", *growth, "--out", clone, "--json"]
     result = subprocess.run([*map(str, command)], text=True, capture_output=True, check=True)
     found = as_json(result)
-    assert result.stderr == ""
+    assert result.stderr.splitlines() == expand_steps(source("opt-350m"), clone, 64)
     assert found["verification"]["passed"] is True
     assert found["verification"]["logits"]["relative_error"] <= 1e-5
     assert found["parameters"]["after"]["total"] == sum(
@@ -41,7 +44,7 @@ def test_expand_verifies_and_a_broken_clone_exits_4(source: Sources, tmp_path: P
     result = hyperclone("verify", clone, code=4)
     assert "tensor model.decoder.layers.0.fc2.weight" in result.stdout
     assert "first differ from the source at layer 0" in result.stdout
-    assert result.stderr.startswith("Error: ")
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert as_json(hyperclone("verify", clone, "--weights-only", "--json", code=4))["passed"] is False
 
 
@@ -132,6 +135,36 @@ def test_the_readme_calls_arguments_as_the_help_does(command: str) -> None:
 def test_a_device_that_is_not_there_is_refused(source: Sources, tmp_path: Path) -> None:
     hyperclone("expand", "--src", source("qwen3"), "--out", tmp_path / "clone", "--no-verify")
     assert "--device" in hyperclone("verify", tmp_path / "clone", "--device", "tpu9", code=2).stderr
+
+
+def completion(*words: str) -> list[str]:
+    """What a shell is offered for the last of these words."""
+    env = {**os.environ, "_HYPERCLONE_COMPLETE": "complete_bash"}
+    env |= {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    return hyperclone(env=env).stdout.split()
+
+
+def test_a_shell_can_complete_commands_options_and_choices() -> None:
+    assert completion("hyperclone", "in") == ["inspect"]
+    assert completion("hyperclone", "expand", "--kv") == ["--kv-heads-mult"]
+    assert completion("hyperclone", "plan", "--strategy", "") == list(STRATEGIES)
+    assert completion("hyperclone", "plan", "--uneven-ratio", "1:0", "--fam") == ["--family"]  # no error, however bad
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_completion_is_shown_and_installed(shell: str, tmp_path: Path) -> None:
+    detected = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}  # the shell is named
+    command = [sys.executable, "-m", "hyperclone_cli"]
+    for option, words in (
+        ("--show-completion", "_HYPERCLONE_COMPLETE=complete_"),
+        ("--install-completion", "installed"),
+    ):
+        result = subprocess.run([*command, option, shell], env=os.environ | detected, text=True, capture_output=True)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert words in result.stdout
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and "_HYPERCLONE_COMPLETE" in path.read_text()]
+    assert hyperclone(env={**os.environ, "_HYPERCLONE_COMPLETE": f"source_{shell}"}).stdout.count("complete_")
+    assert "not supported" in hyperclone(env={**os.environ, "_HYPERCLONE_COMPLETE": "source_dos"}, code=1).stderr
 
 
 def test_the_version_is_the_packages() -> None:

@@ -50,9 +50,9 @@ def test_a_lasting_fault_is_one_message_and_nothing_written(
     hub.fail(pattern, **fault)
     result = run("expand", "--src", "a/llama", *GROWTH, "--out", "clone", code=5, token=TOKEN)
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: a/llama: ")
+    assert result.stderr.startswith("Fetching a/llama …\nError: a/llama: ")
     assert words in result.stderr
-    assert len(result.stderr.splitlines()) == 2
+    assert len(result.stderr.splitlines()) == 3
     assert {path.name for path in tmp_path.iterdir()} <= {"home"}
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_fetched(
     hub.add("a/gated", sharded, gated=True)
     result = run("expand", *arguments, "--out", "clone", code=5, **environment)
     assert words in result.stderr
-    assert len(result.stderr.splitlines()) == 2
+    assert len(result.stderr.splitlines()) == 3
     assert "hf_wrong" not in result.stderr
     assert not (tmp_path / "clone").exists()
 

@@ -145,7 +145,7 @@ def verify(
         bool,
         typer.Option(
             "--weights-only",
-            help="Compare the weights alone: little memory, no forward pass.",
+            help="Compare nothing but the weights: little memory, no forward pass.",
             rich_help_panel=CHECKING,
         ),
     ] = False,
@@ -158,14 +158,14 @@ def verify(
         ),
     ] = False,
     new_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens that greedy decoding adds to each prompt.", rich_help_panel=CHECKING)
+        int, typer.Option(min=1, help="How many tokens greedy decoding adds to each prompt.", rich_help_panel=CHECKING)
     ] = 16,
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Hold a clone against its source: every weight, the logits, greedy decoding.
+    """Compare a clone with its source: every weight, the logits, greedy decoding.
 
     Example: hyperclone verify ./opt-700m
     """
@@ -191,8 +191,8 @@ def inspect(
         Path | None,
         typer.Option(
             "--clone",
-            help="The clone that this checkpoint was trained from; the checkpoint itself unless given.",
-            show_default=False,
+            help="The clone that this checkpoint was trained from.",
+            show_default="the checkpoint itself",
         ),
     ] = None,
     src: RecordedSrc = None,
@@ -200,21 +200,21 @@ def inspect(
         bool,
         typer.Option(
             "--gradients",
-            help="Also compare the copies' gradients on one page: runs the model in float32.",
+            help="Also compare the copies' gradients: run the model in float32 on one page, forward and backward.",
             rich_help_panel=CHECKING,
         ),
     ] = False,
     device: Device = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Also draw the table as a heat map, a PNG file.", metavar="FILE", show_default=False),
+        typer.Option(help="Also draw the table as a heat map, into a PNG file.", metavar="FILE", show_default=False),
     ] = None,
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show whether the copies in a clone differ, and with --gradients whether training will part them.
+    """Show whether the copies in a clone differ, and with --gradients whether they will diverge in training.
 
     Example: hyperclone inspect ./opt-700m --gradients
     """
@@ -240,22 +240,22 @@ def push(
     clone: Annotated[Path, typer.Argument(metavar="CLONE", help="The clone's directory.", show_default=False)],
     repo_id: Annotated[
         str,
-        typer.Argument(metavar="REPO_ID", help="The repository: org/name. Made if need be.", show_default=False),
+        typer.Argument(metavar="REPO_ID", help="The repository, org/name. It is made if need be.", show_default=False),
     ],
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private if it has to be made.")
     ] = False,
     revision: Annotated[
         str | None,
-        typer.Option(help="The branch to push to, made if need be; main unless given.", show_default=False),
+        typer.Option(help="The branch to push to. It is made if need be.", show_default="main"),
     ] = None,
-    commit_message: Annotated[str | None, typer.Option(help="What the commit says.", show_default=False)] = None,
+    commit_message: Annotated[str | None, typer.Option(help="The message of the commit.", show_default=False)] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
     token: Token = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if it was not verified, or failed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Push a clone that was not verified, or failed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Upload a verified clone to the Hub, and print where it is. A cut upload goes on when run again.
+    """Upload a verified clone to the Hub, and print where it is. Run again, it continues an interrupted upload.
 
     Example: hyperclone push ./opt-700m someone/opt-700m --private
     """
@@ -270,19 +270,19 @@ def push(
 @app.command()
 def families(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", show_default=False)
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="The architectures.", show_default="all")
     ] = None,
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="Expand a tiny random model of each with the installed transformers, and show the error.",
+            help="Expand a tiny random model of each with the installed transformers, and show its error.",
             rich_help_panel=CHECKING,
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the architectures that can be expanded and those that cannot; try them with the installed transformers.
+    """List the architectures that can be expanded and those that are refused, or check them.
 
     Example: hyperclone families --check llama qwen3_moe
     """

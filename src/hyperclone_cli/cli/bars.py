@@ -28,13 +28,13 @@ class Bars(Progress):
 
     def step(self, text: str, unit: str = "") -> None:
         self.close()
-        columns: tuple[ProgressColumn, ...] = SpinnerColumn(), TimeElapsedColumn()
+        columns: tuple[ProgressColumn, ...] = (TimeElapsedColumn(),)
         if unit == "bytes":
             columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
         elif unit:
             columns = BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()
         name = TextColumn("{task.description}", markup=False)
-        self._display = Display(name, *columns, console=self._console, transient=True)
+        self._display = Display(SpinnerColumn(), name, *columns, console=self._console, transient=True)
         self._task = self._display.add_task(text, total=None)
         self._display.start()
 

@@ -152,7 +152,7 @@ def open_checkpoint(
     """
     progress = progress or Progress()
     if isinstance(place, Path):
-        progress.step(f"Reading {place}")
+        progress.step(f"{'Reading and dequantising' if is_gguf(place) else 'Reading'} {place}")
         return open_source(place, dtype)
     progress.fetch(place.repo_id)
     snapshot = open_snapshot(place, access)

@@ -81,7 +81,7 @@ def expand(
         progress.step(f"Writing {shown}", "bytes")
         non_finite = write_shards(plan, journal, budget, progress.advance)
         _check_unchanged(source, key)
-        progress.step(f"Writing config, tokenizer and card, and waiting until the disk has all of {shown}")
+        progress.step(f"Writing config and tokenizer, and syncing {shown}")
         _write_files(plan, journal.directory, out, non_finite, writing.checksum)
         check_written(plan, journal.directory)
     notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(non_finite)]))
