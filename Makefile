@@ -4,7 +4,7 @@
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then 2,200 damaged inputs
 # make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
-# make readme writes the README's table of architectures anew
+# make docs   writes the pages of the documentation that are made from the code
 # Each sets up what it needs in .venv.
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ GEMMA3 := demo/gemma-3-270m
 EXPAND := $(BIN)/hyperclone expand --no-verify --overwrite
 VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 
-.PHONY: demo test lint stress bench convergence real readme clean
+.PHONY: demo test lint stress bench convergence real docs clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -73,8 +73,8 @@ real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(EXPAND) --src $(GEMMA3) --embed-mult 2 --ffn-mult 2 --tie-embeddings untie --out demo/gemma3-2x2-untied
 	$(VERIFY) demo/gemma3-2x2-untied
 
-readme: $(VENV)/ready
-	$(BIN)/python tests/readme_table.py
+docs: $(VENV)/ready
+	$(BIN)/python tests/generated_docs.py
 
 clean:
 	rm -rf $(VENV) demo

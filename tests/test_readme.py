@@ -1,4 +1,4 @@
-"""What the README tells people to type first, typed against a local Hub."""
+"""What the README tells people to type: its commands, typed against a local Hub, and its Python."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
+from safetensors.torch import load_file
 
-import hyperclone_cli
-import readme_table
-from hyperclone_cli.cli.app import app
-from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.verifier.text import PAGE
 from support import models, opt_350m
 from support.command_line import hyperclone
 from support.local_hub import TOKEN, LocalHub
@@ -103,23 +100,21 @@ def test_expand_refuses_a_push_that_cannot_be_before_it_writes(
     assert not (tmp_path / "clone").exists()
 
 
-def test_its_table_of_architectures_is_that_of_the_tables() -> None:
-    readme = readme_table.README.read_text()
-    assert readme_table.with_table(readme) == readme, "make readme writes it anew"
+def test_its_python_runs_on_a_tiny_model(tmp_path: Path) -> None:
+    models.build("opt-350m", tmp_path / "opt-350m", vocab_size=opt_350m.CONFIG["vocab_size"])
+    opt_350m.write_tokenizer(tmp_path / "opt-350m")
+    (tmp_path / "corpus.txt").write_text(PAGE)
+    training, usage = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    training, shortened = re.subn(r"= 1000, 8, 512, ", "= 3, 2, 16, ", training)
+    assert shortened == 1
+    for code in (usage, training):
+        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+    name = "model.decoder.layers.0.fc1.weight"
+    clone, trained = (load_file(tmp_path / run / "model.safetensors") for run in ("opt-700m", "opt-700m-trained"))
+    assert trained[name].shape == clone[name].shape
+    assert not trained[name].equal(clone[name])
 
 
-def test_every_architecture_names_models_that_have_it() -> None:
-    assert [name for name, family in FAMILIES.items() if not family.known_as] == []
-
-
-def test_it_names_every_option_of_every_command() -> None:
-    readme = readme_table.README.read_text()
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    options = {option for command in commands.values() for param in command.params for option in param.opts}
-    assert {option for option in options if option.startswith("--") and f"`{option}" not in readme} == set()
-
-
-def test_it_names_every_module() -> None:
-    readme, package = readme_table.README.read_text(), Path(hyperclone_cli.__file__).parent
-    modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py", "errors.py"}
-    assert {module for module in modules if module not in readme} == set()
+def test_it_can_be_read_in_one_sitting() -> None:
+    assert len(README.read_bytes()) <= 15_000

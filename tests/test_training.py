@@ -1,4 +1,4 @@
-"""What the README says of training a clone, where a step or two can show it."""
+"""What docs/training.md says of training a clone, where a step or two can show it."""
 
 from __future__ import annotations
 

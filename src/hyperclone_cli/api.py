@@ -80,7 +80,7 @@ def push(clone: Path, target: Target, force: bool = False) -> Pushed:
     MismatchError if it failed its verification, and StorageError if the Hub refuses or cannot be reached.
     """
     from hyperclone_cli.hub.upload import upload
-    from hyperclone_cli.verifier.last_verification import check_verified
+    from hyperclone_cli.verifier.verification_record import check_verified
     from hyperclone_cli.writing.provenance import check_clone
 
     check_clone(clone)

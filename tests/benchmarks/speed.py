@@ -20,7 +20,7 @@ Where the time goes: CPU seconds of SmolLM2-135M at 2×2, 963 MB written with tw
     0.5          all other imports, config, headers and plan
     0.2          arithmetic
     0.1 to 0.4   reading the source
-    0.2          model card, companions, provenance
+    0.2          model card, side files, provenance
     0.05         fsync, which waits rather than works
 
 The first line is the machine's: on this virtual one a plain loop of `pwrite` took 0.1 to 2.9 s for one GB, by whether

@@ -185,7 +185,7 @@ def test_a_clone_that_differs_is_caught(llama: Path, tmp_path: Path) -> None:
     report = verify(tmp_path / "clone", src=other)
     assert not report.passed
     (tmp_path / "clone" / "tokenizer.json").write_text("{}")
-    assert "file tokenizer.json is not the source's" in verify(tmp_path / "clone", weights_only=True).failures
+    assert "file tokenizer.json differs from the source's" in verify(tmp_path / "clone", weights_only=True).failures
 
 
 def test_what_a_gguf_is_dequantised_to_is_said(llama: Path) -> None:
@@ -210,8 +210,8 @@ def cut(bytes_: int) -> Callable[[Path], object]:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "not a GGUF file": (lambda path: path.write_bytes(b"safetensors"), "no GGUF file: it begins with b'safe'"),
-    "an empty file": (lambda path: path.write_bytes(b""), "no GGUF file"),
+    "not a GGUF file": (lambda path: path.write_bytes(b"safetensors"), "not a GGUF file: it begins with b'safe'"),
+    "an empty file": (lambda path: path.write_bytes(b""), "not a GGUF file"),
     "a file cut in its names": (cut(500), "transformers cannot read it"),
     "a file cut in its tensors": (cut(50_000), "transformers cannot read it"),
     "an unknown architecture": (lambda path: write_gguf(path, "nonesuch"), "transformers cannot read it"),

@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-from hyperclone_cli.checkpoint.source import COMPANIONS, fits
+from hyperclone_cli.checkpoint.source import SIDE_FILES, matches_any
 from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
@@ -23,7 +23,7 @@ DOUBLE = Request(embed_mult=2, ffn_mult=2)
 def test_every_file_of_an_architectures_tokenizer_goes_along(model_type: str) -> None:
     name = TOKENIZER_MAPPING_NAMES.get(model_type)
     tokenizer = getattr(transformers, name or "PreTrainedTokenizerFast")
-    assert [file for file in tokenizer.vocab_files_names.values() if not fits(file, COMPANIONS)] == []
+    assert [file for file in tokenizer.vocab_files_names.values() if not matches_any(file, SIDE_FILES)] == []
 
 
 def test_the_single_file_is_read_where_there_is_an_index_too(tmp_path: Path) -> None:

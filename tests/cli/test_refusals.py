@@ -116,12 +116,12 @@ def add_clone_and_notes(path: Path) -> None:
 
 
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
-    "no such directory": (shutil.rmtree, 5, "src: no such directory, and not whole in the Hub's cache"),
+    "no such directory": (shutil.rmtree, 5, "src: no such directory, and not complete in the Hub's cache"),
     "no config.json": (lambda src: (src / "config.json").unlink(), 3, "config.json: no such file"),
     "broken JSON": (lambda src: (src / "config.json").write_text('{"model_type": '), 3, "config.json: not valid JSON"),
     "not an object": (lambda src: (src / "config.json").write_text("[]"), 3, "expected a JSON object"),
     "no model_type": (lambda src: (src / "config.json").write_text("{}"), 3, "no model_type"),
-    "unknown model_type": (set_config(model_type="lama"), 3, "--family llama takes it for one"),
+    "unknown model_type": (set_config(model_type="lama"), 3, "expand it with --family llama"),
     "a size is missing": (set_config(hidden_size=None), 3, "hidden_size"),
     "a size does not fit": (set_config(hidden_size=64), 3, "config.json and the weights do not belong"),
     "heads do not divide": (set_config(num_key_value_heads=3), 3, "num_attention_heads 4 is not a multiple"),
@@ -251,7 +251,7 @@ def test_bad_request(arguments: list[object], code: int, words: str, src: Path, 
     assert contents(tmp_path) == before
 
 
-def test_a_companion_that_does_not_fit_is_measured_and_not_read(src: Path, tmp_path: Path) -> None:
+def test_a_side_file_that_does_not_fit_is_measured_and_not_read(src: Path, tmp_path: Path) -> None:
     with (src / "tokenizer.huge").open("wb") as file:
         file.truncate(1 << 43)  # sparse: takes no room here, and no memory could hold it
     result = hyperclone("expand", "--src", src, "--out", "out", code=5, cwd=tmp_path)

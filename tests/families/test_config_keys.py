@@ -58,7 +58,7 @@ def test_long_rope_is_known_by_its_old_names(source: Sources, tmp_path: Path) ->
     for name in ("type", "rope_type"):
         old = {key: rope[key] for key in ("short_factor", "long_factor")} | {name: "longrope"}
         src = models.edited(source("phi3-longrope"), tmp_path / name, rope_parameters=None, rope_scaling=old)
-        assert make_plan(open_source(src), Request(embed_mult=2)).family.layout == "long rope"
+        assert make_plan(open_source(src), Request(embed_mult=2)).family.layout.name == "long rope"
 
 
 @pytest.mark.parametrize("spelling", ["num_experts", "num_local_experts"])

@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from hyperclone_cli import clone_model
+from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import Request
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from support import models
-from support.growth_table import CROSSED, GROWTHS, REFUSED, TRIED
+from support.growth_table import CROSSED, GROWTHS, ONE_UNIT_WIDER, REFUSED, TRIED
+from support.models import VARIANTS
 
 Sources = Callable[[str], Path]
 
@@ -34,6 +37,24 @@ def test_every_growth_is_the_same_function_or_refused(
     models.assert_same_function(src, out)
     report = verify(out, weights_only=growth != "twice, uneven and noisy")
     assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_residual_stream_that_is_one_unit_wider_is_the_same_function_or_refused(
+    variant: str, source: Sources, tmp_path: Path
+) -> None:
+    """One unit of padding is a block of one row, which may be a single number."""
+    src, out = source(variant), tmp_path / "clone"
+    request = Request(hidden_size=make_plan(open_source(src), Request()).growths["embed"].source + 1)
+    refused = [words for words, variants in ONE_UNIT_WIDER.items() if variant in variants]
+    if refused:
+        with pytest.raises(RequestError, match=refused[0]):
+            expand(src, out, request)
+        return
+    expand(src, out, request)
+    # on a CPU, transformers' default for experts takes only rows of a multiple of 16 bytes
+    clone, model = (models.load(path, experts_implementation="eager") for path in (out, src))
+    assert models.relative_error(models.logits(clone), models.logits(model)) <= 1e-5
 
 
 @pytest.mark.parametrize("embed, ffn", [(3, 2), (2, 1), (1, 3), (4, 4)])

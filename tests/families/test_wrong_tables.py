@@ -11,6 +11,7 @@ import pytest
 
 from hyperclone_cli import plan
 from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.families.positions import Alibi, Learned, Rotary
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import (
     Form,
@@ -206,18 +207,22 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
 """(variant, a growth that tells the wrong table from the right one, tensors in a form that they do not have)."""
 
 LAWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
-    "rotary pairs taken for halves": ("ernie4_5", "larger heads", {"rotary": "halves"}),
-    "rotary pairs of a part taken for halves": ("gptj", "larger heads", {"rotary": "halves"}),
-    "rotary halves taken for pairs": ("smollm3", "larger heads", {"rotary": "pairs"}),
-    "rotary halves of a part taken for pairs": ("phi", "larger heads", {"rotary": "pairs"}),
-    "a constant attention scale taken for a head's": ("granite-tied", "larger heads", {"query_scalar": ""}),
-    "scores taken as scaled": ("gpt_neo", "larger heads", {"query_scalar": ""}),
-    "scores scaled twice": ("mpt-scaled", "twice", {"score_scale": ""}),
-    "scaled queries, which are clipped elsewhere": ("mpt-untied-six-heads-clipped", "twice", {"score_scale": ""}),
+    "rotary pairs taken for halves": ("ernie4_5", "larger heads", {"positions": Rotary("halves")}),
+    "rotary pairs of a part taken for halves": ("gptj", "larger heads", {"positions": Rotary("halves")}),
+    "rotary halves taken for pairs": ("smollm3", "larger heads", {"positions": Rotary("neighbours")}),
+    "rotary halves of a part taken for pairs": (
+        "phi",
+        "larger heads",
+        {"positions": Rotary("neighbours", "partial_rotary_factor")},
+    ),
+    "a constant attention scale taken for a head's": ("granite-tied", "larger heads", {"positions": Rotary()}),
+    "scores taken as scaled": ("gpt_neo", "larger heads", {"positions": Learned()}),
+    "scores scaled twice": ("mpt-scaled", "twice", {"positions": Alibi()}),
+    "scaled queries, which are clipped elsewhere": ("mpt-untied-six-heads-clipped", "twice", {"positions": Alibi()}),
     "LayerNorm taken for RMSNorm": ("phimoe", "half as wide again", {"norm": "rms"}),
     "padding of zeros under LayerNorm": ("gpt2", "half as wide again", {"norm": "rms"}),
-    "ALiBi as if the number of heads did not matter": ("bloom", "twice", {"heads_stay": False}),
-    "ALiBi as if heads were alike": ("falcon-rw", "twice", {"alibi": None}),
+    "ALiBi as if the number of heads did not matter": ("bloom", "twice", {"positions": Learned()}),
+    "ALiBi as if heads were alike": ("falcon-rw", "twice", {"positions": Rotary()}),
     "a threshold over unequal numbers of copies": ("gemma3n-sparse", "feed-forward alone", {"limits": ()}),
     "the first norm of the last block before the head": (
         "openai-gpt",

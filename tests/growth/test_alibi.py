@@ -12,7 +12,7 @@ from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
 from hyperclone_cli import plan
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.alibi import slopes, slotted
+from hyperclone_cli.growth.positions import at_their_slopes, slopes
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.inspection.inspector import inspect
@@ -39,7 +39,7 @@ def test_slopes_are_those_of_transformers(heads: int) -> None:
 def test_every_head_keeps_its_slope_whatever_it_grows_to(size: int) -> None:
     before = slopes_of_transformers(size)
     for target in range(size, 4 * size + 3):
-        growth = slotted(size, target)
+        growth = at_their_slopes(size, target)
         assert growth.target == target
         units = [(unit, run.silent) for run in growth.runs for unit in range(run.start, run.start + run.length)]
         assert sorted(unit for unit, silent in units if not silent) == list(range(size))
@@ -73,7 +73,7 @@ def test_silent_heads_are_copies_that_nobody_reads(falcon_rw: Path, tmp_path: Pa
 
 def test_copies_but_those_of_heads_get_equal_gradients(falcon_rw: Path, tmp_path: Path) -> None:
     plan = expand(falcon_rw, tmp_path / "alike", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("symmetric")))
-    assert advice(plan).startswith("All copies but those of heads get equal gradients")
+    assert advice(plan).startswith("All copies except those of heads get equal gradients")
     plan = expand(
         falcon_rw, tmp_path / "noisy", Request(embed_mult=2, ffn_mult=2, mixing=Mixing("uneven", noise_snr_db=10))
     )

@@ -22,7 +22,7 @@ WHOLE_HEADS = "hidden_size is heads × head size"
 OWN_KEYS = "every query head has a key and value head of its own"
 MULTIPLE = "here a multiple of"
 EVEN_HEADS = "a norm spans all heads"
-DIVIDES = "transformers wants hidden_size to be a multiple"
+DIVIDES = "transformers requires hidden_size to be a multiple"
 
 SOURCES = {
     "llama": "llama-mha",

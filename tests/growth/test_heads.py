@@ -21,7 +21,7 @@ Sources = Callable[[str], Path]
 
 def test_key_value_heads_stay_in_two_halves(source: Sources) -> None:
     assert plan(source("diffllama"), embed_mult=2).config["num_key_value_heads"] == 8
-    with pytest.raises(RequestError, match="the key/value heads are two halves"):
+    with pytest.raises(RequestError, match="the number of key/value heads is even"):
         plan(source("diffllama-gqa-tied"), embed_mult=1.75, num_heads=14, num_kv_heads=7)
 
 
@@ -29,7 +29,7 @@ def test_key_value_heads_stay_in_two_halves(source: Sources) -> None:
 def test_a_single_key_value_head_stays_single(variant: str, source: Sources, tmp_path: Path) -> None:
     before, after = make_plan(open_source(source(variant)), GROWTHS["twice"]).kv_cache_bytes()
     assert before == after
-    with pytest.raises(RequestError, match="the number of key/value heads is no choice"):
+    with pytest.raises(RequestError, match="the number of key/value heads is fixed"):
         expand(source(variant), tmp_path / "clone", Request(embed_mult=2, num_kv_heads=2))
 
 

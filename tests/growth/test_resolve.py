@@ -6,6 +6,7 @@ import pytest
 
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.resolve import resolve
 
@@ -22,15 +23,15 @@ SIZES = {"embed": 64, "ffn": 96, "kv_heads": 2, "group": 4, "head_dim": 8, "voca
     ],
 )
 def test_heads_are_key_value_heads_times_a_group(request_: Request, kv_heads: int, group: int) -> None:
-    grown = resolve(request_, SIZES, LLAMA, {})
+    grown = resolve(Proposal(request_, LLAMA, {}, SIZES))
     assert grown["kv_heads"].ratio == kv_heads
     assert grown["group"].ratio == group
 
 
 def test_a_single_key_value_head_stays_single_unless_asked() -> None:
     sizes = SIZES | {"kv_heads": 1, "group": 8}
-    assert resolve(Request(embed_mult=2), sizes, LLAMA, {})["kv_heads"].target == 1
-    assert resolve(Request(embed_mult=2, kv_heads_mult=2), sizes, LLAMA, {})["kv_heads"].target == 2
+    assert resolve(Proposal(Request(embed_mult=2), LLAMA, {}, sizes))["kv_heads"].target == 1
+    assert resolve(Proposal(Request(embed_mult=2, kv_heads_mult=2), LLAMA, {}, sizes))["kv_heads"].target == 2
 
 
 @pytest.mark.parametrize(
@@ -53,5 +54,5 @@ def test_a_request_that_cannot_be_met_names_the_nearest_that_can(
 ) -> None:
     sizes = SIZES if model_type in ("llama", "olmo2") else SIZES | {"kv_heads": 8, "group": 1}
     with pytest.raises(RequestError) as refusal:
-        resolve(request_, sizes, FAMILIES[model_type], {})
+        resolve(Proposal(request_, FAMILIES[model_type], {}, sizes))
     assert nearest in refusal.value.hint

@@ -16,7 +16,7 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import STRATEGIES, Mixing
 from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
-from hyperclone_cli.writing.arithmetic import blocks
+from hyperclone_cli.writing.blocks import cut_blocks
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.growth_table import CROSSED, GROWTHS
@@ -99,7 +99,7 @@ def test_every_strategy_is_the_same_function(variant: str, name: str, source: So
 def test_rows_that_copies_read_differently_are_cut_one_after_the_other(strategy: str, source: Sources) -> None:
     request = Request(embed_mult=3, ffn_mult=3, mixing=Mixing(strategy))
     for tensor in make_plan(open_source(source("llama-mha")), request).tensors:
-        starts = [block.start for block in blocks(tensor, 4096)]
+        starts = [block.start for block in cut_blocks(tensor, 4096)]
         assert starts == sorted(starts)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.widths import Growth, grow_dimension, nest, tiled
@@ -47,7 +48,7 @@ def test_every_copy_of_a_unit_is_there_once_and_in_order(a: Growth, b: Growth) -
 
 
 def test_a_dimension_that_does_not_fit_its_axes_says_what_would() -> None:
-    growths = resolve(Request(), SIZES, LLAMA, {})
+    growths = resolve(Proposal(Request(), LLAMA, {}, SIZES))
     with pytest.raises(ValueError, match="64"):
         grow_dimension((("embed",),), 65, growths)
     with pytest.raises(ValueError, match="192"):

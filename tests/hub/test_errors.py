@@ -74,7 +74,7 @@ NOBODY = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 UNREACHABLE: dict[str, tuple[list[str], dict[str, str], str]] = {
     "no such model": (["--src", "a/lama"], {}, "a/lama: not found on the Hub, or private"),
     "a private model": (["--src", "a/private"], {}, "pass --token"),
-    "a gated model": (["--src", "a/gated"], {}, "a gated model"),
+    "a gated model": (["--src", "a/gated"], {}, "the model is gated"),
     "a token that is not accepted": (["--src", "a/llama", "--token", "hf_wrong"], {}, "does not accept the token"),
     "no such revision": (["--src", "a/llama", "--revision", "v9"], {}, "no such revision"),
     "offline": (["--src", "a/llama"], {"HF_HUB_OFFLINE": "1"}, "all there is offline"),

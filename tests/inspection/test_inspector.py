@@ -1,4 +1,4 @@
-"""How alike the copies of a clone are, whether training parts them, and whether the plan foretold it."""
+"""How similar the copies of a clone are, whether training keeps them equal, and whether the plan foretold it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.inspection.gradients import GradientFigures
 from hyperclone_cli.inspection.inspector import Inspection, inspect
 from hyperclone_cli.inspection.similarity import rank_fraction
-from hyperclone_cli.planning.symmetry import ALL, advice, taught_alike
+from hyperclone_cli.planning.symmetry import ALL_COPIES, advice, copies_with_equal_gradients
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.command_line import as_json, hyperclone
@@ -60,7 +60,7 @@ WEIGHTS, GRADIENTS = ("outputs", "inputs"), ("gradient_outputs", "gradient_input
 
 @pytest.mark.parametrize("variant", ["llama-gqa-tied", "llama-mha", "opt-350m", "pythia", "gemma3-mqa", "olmo-tied"])
 @pytest.mark.parametrize("embed, ffn", [(2, 2), (3, 2), (1, 3)])
-def test_the_copies_of_a_symmetric_clone_are_equal_and_are_taught_equally(
+def test_the_copies_of_a_symmetric_clone_are_equal_and_get_equal_gradients(
     variant: str, embed: int, ffn: int, source: Sources, tmp_path: Path
 ) -> None:
     expand(source(variant), tmp_path / "clone", request("symmetric", embed, ffn))
@@ -117,23 +117,27 @@ def test_the_plan_foretells_whether_gradients_are_equal(
     variant: str, embed: int, ffn: int, mixing: str, source: Sources, tmp_path: Path
 ) -> None:
     plan = expand(source(variant), tmp_path / "clone", request(mixing, embed, ffn))
-    assert (taught_alike(plan) == ALL) is (difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL)
+    assert (copies_with_equal_gradients(plan) == ALL_COPIES) is (
+        difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL
+    )
 
 
 @pytest.mark.parametrize("variant, equal", [("llama-mha", False), ("opt-125m", True)])
-def test_a_larger_head_with_rotary_positions_parts_its_queries_but_not_its_values(
+def test_copies_of_queries_alone_diverge_in_a_larger_head_with_rotary_positions(
     variant: str, equal: bool, source: Sources, tmp_path: Path
 ) -> None:
     plan = expand(
         source(variant), tmp_path / "clone", Request(embed_mult=2, head_dim_mult=2, mixing=MIXINGS["symmetric"])
     )
-    taught_equally = difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL
-    assert (taught_alike(plan) == ALL) is taught_equally is equal
-    assert ("All copies but those of queries" in advice(plan)) is not equal
+    equal_gradients = difference(inspect(tmp_path / "clone", gradients=True)) < EQUAL
+    assert (copies_with_equal_gradients(plan) == ALL_COPIES) is equal_gradients is equal
+    assert ("All copies except those of queries" in advice(plan)) is not equal
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "granitemoe", "gpt_oss", "dbrx"])
-def test_copies_in_transposed_and_fused_tensors_are_told_apart(variant: str, source: Sources, tmp_path: Path) -> None:
+def test_equal_and_different_copies_are_told_apart_in_transposed_and_fused_tensors(
+    variant: str, source: Sources, tmp_path: Path
+) -> None:
     for mixing, alike in (("symmetric", True), ("noise", False)):
         expand(source(variant), tmp_path / mixing, request(mixing))
         found = inspect(tmp_path / mixing, gradients=True)
@@ -195,7 +199,7 @@ def test_where_no_gradient_was_compared_there_is_no_verdict(capsys: pytest.Captu
         ("llama-mha", "noise", []),
     ],
 )
-def test_the_advice_names_options_that_part_the_copies(
+def test_the_advice_names_options_that_make_the_copies_diverge(
     variant: str, mixing: str, named: list[str], source: Sources, tmp_path: Path
 ) -> None:
     found = advice(expand(source(variant), tmp_path / "clone", request(mixing)))
@@ -227,7 +231,7 @@ def train(clone: Path, out: Path, steps: int = 200) -> Path:
 
 
 @pytest.mark.parametrize(
-    "variant, mixing, parts",
+    "variant, mixing, diverge",
     [
         ("llama-mha", "symmetric", False),
         ("llama-mha", "uneven", True),
@@ -237,15 +241,15 @@ def train(clone: Path, out: Path, steps: int = 200) -> Path:
         ("llama-gqa-tied", "noise", True),
     ],
 )
-def test_training_parts_the_copies_whose_gradients_differ_and_no_others(
-    variant: str, mixing: str, parts: bool, source: Sources, tmp_path: Path
+def test_copies_diverge_in_training_if_their_gradients_differ_and_only_then(
+    variant: str, mixing: str, diverge: bool, source: Sources, tmp_path: Path
 ) -> None:
-    """Gradients of input copies are equal as long as the activations are, so they tell when copies have parted."""
+    """Gradients of input copies are equal as long as the activations are, so they tell when copies have diverged."""
     expand(source(variant), tmp_path / "clone", request(mixing))
     before = inspect(tmp_path / "clone", gradients=True)
     after = inspect(train(tmp_path / "clone", tmp_path / "trained"), clone=tmp_path / "clone", gradients=True)
     assert min(figures(before, "gradient_inputs")) >= 0.999999
-    if parts:
+    if diverge:
         assert min(figures(before, "gradient_outputs")) < 0.99
         assert max(figures(after, "gradient_inputs")) < 0.99995
         assert min(figures(after, "gradient_inputs")) < 0.999
@@ -258,10 +262,10 @@ def test_training_parts_the_copies_whose_gradients_differ_and_no_others(
         assert max(moved) > 0.001
 
 
-def test_padding_parts_the_copies_that_read_it_by_different_noise(source: Sources, tmp_path: Path) -> None:
+def test_copies_that_read_padding_by_different_noise_diverge(source: Sources, tmp_path: Path) -> None:
     """Their first gradients are equal; once the padding holds something, they are not."""
     plan = expand(source("llama-mha"), tmp_path / "clone", Request(embed_mult=2.5, ffn_mult=2))
-    assert taught_alike(plan) == ""
+    assert copies_with_equal_gradients(plan) == ""
     after = inspect(train(tmp_path / "clone", tmp_path / "trained"), clone=tmp_path / "clone", gradients=True)
     assert min(figures(after, *WEIGHTS)) < 0.9999
     assert min(figures(after, "gradient_inputs")) < 0.999
@@ -321,7 +325,10 @@ def test_the_command_prints_a_table_or_json(source: Sources, tmp_path: Path) -> 
     picture = tmp_path / "copies.png"
     table = hyperclone("inspect", tmp_path / "clone", "--gradients", "--plot", picture)
     assert table.stdout.count("1.000") >= 2 * (2 + 4)
-    assert "gradients are equal up to rounding: an optimizer that treats all elements alike keeps them" in table.stdout
+    assert (
+        "gradients are equal up to rounding: an elementwise optimizer such as AdamW keeps the copies equal"
+        in table.stdout
+    )
     assert table.stderr == ""
     assert picture.stat().st_size > 0
     found = as_json(hyperclone("inspect", tmp_path / "clone", "--json"))

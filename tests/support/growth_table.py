@@ -50,6 +50,7 @@ LARGER_HEADS = {
     "the eps of its norms": ["glm4_moe", "glm4_moe (fused experts)"],
     "read from latent vectors": [
         *("deepseek_v2", "deepseek_v2-lite-tied", "deepseek_v3", "deepseek_v3-tied", "minicpm3", "minicpm3-untied"),
+        *("youtu", "youtu-untied"),
         *("deepseek_v2 (fused experts)", "deepseek_v2-lite-tied (fused experts)"),
         *("deepseek_v3 (fused experts)", "deepseek_v3-tied (fused experts)"),
     ],
@@ -65,6 +66,35 @@ FEED_FORWARD_ALONE = {
     "a norm over ffn": ["bitnet", "bitnet-tied"],
     "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],
 }
+
+
+ONE_UNIT_WIDER = {
+    "every query head has a key and value head of its own": [
+        *("opt-125m", "opt-350m", "opt-projected-prenorm-untied", "opt-postnorm", "opt-untied", "opt-no-bias"),
+        *("opt-plain-norms", "opt-no-final-norm", "openai-gpt", "openai-gpt-untied", *ALIBI),
+        *("pythia", "pythia-tied", "gpt_neox-sequential", "gpt_neox-full-rotary", "gpt_neox-no-attention-bias"),
+        *("gpt_neox_japanese", "gpt_neox_japanese-untied-twofold", "gpt_neo", "gpt_neo-untied", "gptj", "gptj-tied"),
+        *("gpt2", "gpt2-untied-n_inner", "gpt2-scaled-by-layer", "gpt2-unscaled", "gpt_bigcode-mha-untied"),
+        *("falcon-mha-rope", "falcon-rw", "persimmon", "persimmon-tied-no-qk-norms"),
+        *("biogpt", "biogpt-untied-unscaled"),
+    ],
+    "every key/value head serves the same number of query heads": [
+        *("gemma2", "gemma3-gqa", "gemma3n", "gemma3n-untied-shared-kv", "gemma3n-widths", "gemma3n-sparse"),
+        *("llama-gqa-tied", "llama-head_dim-biases", "llama3-rope", "arcee", "cwm", "helium", "helium-tied", "jais2"),
+        "internlm3-tied",
+        *("vaultgemma", "bitnet", "bitnet-tied", "phi3-longrope", "phi-gqa-tied-qk-norms", "falcon-40b", "falcon-11b"),
+        *("stablelm", "stablelm-parallel-tied-biases", "stablelm-12b", "stablelm-12b-tied-mha"),
+        *("olmoe", "olmoe-tied", "olmoe (fused experts)", "olmoe-tied (fused experts)"),
+        *("dbrx", "dbrx-one-expert-of-four"),
+    ],
+    "the number of key/value heads is fixed": [
+        *("gpt_bigcode-mqa", "codegen", "codegen-tied", "falcon-7b", "falcon-7b-untied"),
+    ],
+    "its norms have no weights": HALF_AS_WIDE_AGAIN["its norms have no weights"],
+    "a norm spans the state space's heads": HALF_AS_WIDE_AGAIN["a norm spans the state space's heads"],
+    "writes the residual stream": HALF_AS_WIDE_AGAIN["writes the residual stream"],
+}
+"""Words of a refusal → variants whose residual stream cannot become one unit wider while nothing else is said."""
 
 REFUSED: dict[tuple[str, str], str] = {
     (variant, growth): reason

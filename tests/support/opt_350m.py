@@ -77,7 +77,7 @@ def build(path: Path, weights: str = "pytorch_model.bin", **changes: Any) -> Pat
         torch.save(tensors, path / weights)
     else:
         save_file(tensors, path / weights, metadata={"format": "pt"})
-    _write_tokenizer(path)
+    write_tokenizer(path)
     (path / "config.json").write_text(json.dumps(config, indent=2))
     (path / "generation_config.json").write_text(json.dumps({"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}))
     (path / "README.md").write_text(CARD)
@@ -87,7 +87,8 @@ def build(path: Path, weights: str = "pytorch_model.bin", **changes: Any) -> Pat
     return path
 
 
-def _write_tokenizer(path: Path) -> None:
+def write_tokenizer(path: Path) -> None:
+    """Write a byte-level tokenizer of so many words to `path`."""
     from tokenizers import ByteLevelBPETokenizer
 
     tokenizer = ByteLevelBPETokenizer()

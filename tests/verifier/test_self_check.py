@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from hyperclone_cli.families import FAMILIES, families_named
 from hyperclone_cli.families.vocabulary import linear
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.verifier.self_check import FACTORS, TOLERANCE, randomise, tiny_config, try_family
+from hyperclone_cli.verifier.self_check import FACTORS, TOLERANCE, check_family, randomise, tiny_config
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.command_line import hyperclone
@@ -33,7 +33,7 @@ INSENSITIVE = {
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe (fused experts)", "mamba2", "gemma4_text", "dbrx"])
 def test_clones_of_a_tiny_model_are_the_same_function(name: str) -> None:
     """All others are held against their sources below, and in tests of their own."""
-    trial = try_family(FAMILIES[name])
+    trial = check_family(FAMILIES[name])
     assert trial.passed, trial
     assert set(trial.errors) == set(FACTORS)
 
@@ -84,7 +84,7 @@ WRONG = {
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_table_that_does_not_hold_shows(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "llama", WRONG[mistake])
-    assert not try_family(WRONG[mistake]).passed
+    assert not check_family(WRONG[mistake]).passed
 
 
 def test_the_check_names_what_was_tried_and_with_which_transformers() -> None:

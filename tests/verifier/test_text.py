@@ -19,7 +19,7 @@ WORDS = {"the": 3, "What": 4, "sea": 5, "[UNK]": 95}
 
 TOKENIZERS: dict[str, tuple[dict[str, int], str | None, str | None, str]] = {
     "no tokens at all": ({}, None, None, "makes no tokens of English"),
-    "a token that the model lacks": (WORDS | {"[UNK]": 96}, "[UNK]", None, "makes token 96, the model knows 96"),
+    "a token that the model lacks": (WORDS | {"[UNK]": 96}, "[UNK]", None, "makes token 96, the vocabulary has 96"),
     "a chat template that fails": (WORDS, "[UNK]", "{{ raise_exception('no') }}", "does not load (no)"),
     "one that can be used": (WORDS, "[UNK]", None, ""),
 }

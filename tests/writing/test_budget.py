@@ -10,7 +10,7 @@ import pytest
 from hyperclone_cli import api
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.planning.tensors import GrownTensor
-from hyperclone_cli.writing.arithmetic import blocks
+from hyperclone_cli.writing.blocks import cut_blocks
 from hyperclone_cli.writing.budget import LARGEST_BLOCK_BYTES, plan_budget
 
 Sources = Callable[[str], Path]
@@ -51,7 +51,7 @@ def test_rows_that_are_wider_or_noisy_leave_room_for_fewer_threads(
     budget = plan_budget(wide, 8, memory)
     assert budget.threads == threads
     largest = max(wide, key=lambda tensor: tensor.growths[-1].target)
-    first = next(blocks(largest, budget.block_bytes))
+    first = cut_blocks(largest, budget.block_bytes)[0]
     assert (first.stop - first.start) * row_bytes * 16 * budget.threads <= memory
 
 

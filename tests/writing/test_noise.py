@@ -68,7 +68,7 @@ def test_noise_that_16_bits_may_not_bear_is_noted(
 ) -> None:
     request = Request(embed_mult=2, dtype=dtype, mixing=Mixing(noise_snr_db=noise))
     notes = make_plan(open_source(source("llama-mha")), request).notes
-    assert any("verification may fail" in note for note in notes) is noted
+    assert any("Verification may fail" in note for note in notes) is noted
 
 
 def test_the_seed_decides_the_noise(source: Sources, tmp_path: Path) -> None:

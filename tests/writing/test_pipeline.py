@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from hyperclone_cli.checkpoint import safetensors_file as shards
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import FAMILIES
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
@@ -168,7 +169,7 @@ def test_a_config_that_transformers_would_refuse_is_the_requests_fault(
     source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = FAMILIES["phi3 (long rope)"]
-    monkeypatch.setitem(FAMILIES, family.name, replace(family, heads_fill_embed=False))
+    monkeypatch.setitem(FAMILIES, family.name, replace(family, heads=HeadRule.FREE))
     with pytest.raises(RequestError, match=r"transformers refuses the config: .*short_factor"):
         expand(source("phi3-longrope"), tmp_path / "clone", Request(embed_mult=2, num_heads=4))
     assert list(tmp_path.iterdir()) == []

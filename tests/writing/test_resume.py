@@ -10,17 +10,19 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request
+from hyperclone_cli.writing import budget, writer
 from hyperclone_cli.writing.journal import Making, open_journal
 from hyperclone_cli.writing.pipeline import expand
-from support import faults
+from support import faults, models
 from support.command_line import hyperclone
 
 Sources = Callable[[str], Path]
@@ -129,6 +131,29 @@ def test_only_what_is_missing_is_written(source: Sources, tmp_path: Path) -> Non
     assert len(kept) > 2
     assert any("An earlier run had written" in note for note in plan.notes)
     assert not any("An earlier run" in note for note in expand(source("qwen3"), tmp_path / "new", DOUBLE).notes)
+
+
+def test_non_finite_tensors_of_the_run_that_was_cut_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block is synced by itself: the journal names a tensor whose only NaN was in one of its first blocks."""
+    src = models.build("llama-mha", tmp_path / "src")
+    tensors = load_file(src / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layers.0.mlp.up_proj.weight"))
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(writer, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(budget, "LARGEST_BLOCK_BYTES", 5000)
+    cut_at(src, tmp_path / "clone", 0.99, Request(embed_mult=2))
+    plan = expand(src, tmp_path / "clone", Request(embed_mult=2))
+    assert any("An earlier run had written" in note for note in plan.notes)
+    assert json.loads((tmp_path / "clone/hyperclone.json").read_text())["not_finite"] == [name]
+
+
+def test_progress_is_told_from_the_callers_own_thread(source: Sources, tmp_path: Path) -> None:
+    threads = set[int]()
+    expand(source("qwen3"), tmp_path / "clone", DOUBLE, progress=lambda _, __: threads.add(get_ident()), threads=4)
+    assert threads == {get_ident()}
 
 
 def test_a_shard_that_was_lost_or_cut_is_written_again(source: Sources, tmp_path: Path) -> None:

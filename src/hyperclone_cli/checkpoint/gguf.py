@@ -1,4 +1,4 @@
-"""A GGUF file, by transformers' own reader: the model dequantised, its config, its tokenizer."""
+"""A GGUF file, read by transformers: the dequantised model, its config and its tokenizer."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.checkpoint.json_config import read_json
-from hyperclone_cli.checkpoint.transformers_model import quiet, weights_of
+from hyperclone_cli.checkpoint.transformers_model import quiet_transformers, weights_of
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_DTYPE = "bfloat16"
-"""What a file is dequantised to unless the user says otherwise: what most models were trained in."""
+"""What a file is dequantised to unless the user says otherwise: most models are trained in it."""
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file is called as GGUF files are."""
+    """Whether a file has the suffix of GGUF files."""
     return path.suffix.lower() == ".gguf"
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[dict[str, Any]]:
-    """What `from_pretrained` takes to read `path`, a directory or a GGUF file.
+def pretrained_arguments(path: Path) -> Iterator[dict[str, Any]]:
+    """The arguments with which `from_pretrained` reads `path`, a directory or a GGUF file.
 
-    A file is read from a directory in which it is alone: transformers would mix it with what lies beside it.
+    A file is read through a link in an empty directory: transformers would also read the config or tokenizer beside it.
     """
     if path.is_dir():
         yield {"pretrained_model_name_or_path": path}
@@ -42,15 +42,13 @@ def alone(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _check(path: Path) -> None:
-    """Raise CheckpointError for a file that is no whole GGUF, RequestError if what reads them is not installed."""
+    """Raise CheckpointError for anything but one whole GGUF file, RequestError if packages are not installed."""
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise CheckpointError(f"{path}: no GGUF file: it begins with {magic!r}.", "Fetch the file again.")
+        raise CheckpointError(f"{path}: not a GGUF file: it begins with {magic!r}.", "Fetch the file again.")
     if re.search(r"-\d{5}-of-\d{5}$", path.stem):
-        raise CheckpointError(
-            f"{path}: one of several files that make up a model.", "Join them first: llama-gguf-split --merge."
-        )
+        raise CheckpointError(f"{path}: one of several files of a model.", "Merge them: llama-gguf-split --merge.")
     missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
     if missing:
         raise RequestError(
@@ -59,14 +57,15 @@ def _check(path: Path) -> None:
 
 
 def load_model(path: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
-    """The model in a GGUF file, dequantised to `dtype`, and what transformers reports about the loading."""
+    """(model, transformers' loading info) of a GGUF file, dequantised to `dtype`."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
     dequantise = GgufConfig(dequantize=True)
-    with quiet(), redirect_stderr(StringIO()), alone(path) as place:  # the reader's own bar has no switch
+    # stderr too: the progress bar of the GGUF reader cannot be switched off
+    with quiet_transformers(), redirect_stderr(StringIO()), pretrained_arguments(path) as arguments:
         model, report = AutoModelForCausalLM.from_pretrained(
-            **place,
+            **arguments,
             quantization_config=dequantise,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
@@ -76,39 +75,39 @@ def load_model(path: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
 
 
 def read_model(path: Path, dtype: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """(config, tensors) that `save_pretrained` would make of a GGUF file dequantised to `dtype`.
+    """(config, name → tensor) that `save_pretrained` would write of a GGUF file dequantised to `dtype`.
 
-    Raises CheckpointError if transformers cannot read the file, RequestError if packages are missing.
+    Raises CheckpointError if transformers cannot read the file, RequestError if packages are not installed.
     """
     _check(path)
     try:
         model, report = load_model(path, dtype)
-        absent = sorted(report["missing_keys"])
-        if absent:
-            raise ValueError(f"tensor {absent[0]} is missing")
-        with quiet(), tempfile.TemporaryDirectory() as directory:
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ValueError(f"tensor {missing[0]} is missing")
+        with quiet_transformers(), tempfile.TemporaryDirectory() as directory:
             model.config.architectures = [type(model).__name__]
             model.config.save_pretrained(directory)
             config = read_json(Path(directory) / "config.json")
-    except Exception as error:  # transformers and gguf raise what they like
+    except Exception as error:  # transformers and gguf raise their own kinds
         raise _refusal(path, error) from None
-    config.pop("transformers_version", None)  # who wrote it is not part of the model
+    config.pop("transformers_version", None)  # the version that reads the file is not part of the model
     return config, weights_of(model)
 
 
 def read_tokenizer(path: Path) -> dict[str, bytes]:
-    """Name → contents of the tokenizer's files that `save_pretrained` would make of a GGUF file.
+    """File name → contents of the tokenizer in a GGUF file, as `save_pretrained` writes it.
 
-    Raises CheckpointError if transformers cannot read them.
+    Raises CheckpointError if transformers cannot read it.
     """
     from transformers import AutoTokenizer
 
     try:
-        with quiet(), alone(path) as place, tempfile.TemporaryDirectory() as directory:
-            AutoTokenizer.from_pretrained(**place).save_pretrained(directory)
+        with quiet_transformers(), pretrained_arguments(path) as arguments, tempfile.TemporaryDirectory() as directory:
+            AutoTokenizer.from_pretrained(**arguments).save_pretrained(directory)
             files = [file for file in Path(directory).rglob("*") if file.is_file()]
             return {str(file.relative_to(directory)): file.read_bytes() for file in files}
-    except Exception as error:  # tokenizers raise what they like
+    except Exception as error:  # tokenizers raise their own kinds
         raise _refusal(path, error) from None
 
 

@@ -1,4 +1,4 @@
-"""config.json: read raw, changed where a number grew, and otherwise left as the user had it."""
+"""config.json as raw JSON, so that every key of the source that does not grow is kept as it is."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperclone_cli.checkpoint.ordinary_file import check_is_file
+from hyperclone_cli.checkpoint.safetensors_file import check_regular_file
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError, last_line
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises CheckpointError if it is missing or not one."""
-    check_is_file(path)
+    """The object in a JSON file. Raises CheckpointError if the file is missing, damaged or holds something else."""
+    check_regular_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The raw config.json of a model that can be read. Raises CheckpointError for one that cannot."""
+    """The raw config.json in `directory`. Raises CheckpointError for an adapter, a quantised model, or none at all."""
     if not (directory / "config.json").exists() and (directory / "adapter_config.json").exists():
         raise CheckpointError(
             f"{directory}: this is a PEFT adapter, not a model.",
@@ -38,41 +38,38 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def check_readable(config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for the config of a quantised model, or of none."""
+    """Raise CheckpointError for a config of a quantised model, or without a model_type."""
     quantization = config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise CheckpointError(
-            f"config.json: the checkpoint is quantised (quant_method {method!r}).",
-            DEQUANTISE,
-        )
+        raise CheckpointError(f"config.json: the checkpoint is quantised (quant_method {method!r}).", DEQUANTISE)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError("config.json: no model_type.", "`hyperclone families` lists those supported.")
 
 
 def with_value(config: Mapping[str, Any], key: str, number: Any) -> dict[str, Any]:
-    """A copy of a config with one number changed, inside another object for a key "a.b"."""
+    """A copy of `config` with the value of `key` replaced; a key "a.b" names b inside the object a."""
     outer, _, inner = key.partition(".")
     return {**config, outer: with_value(config.get(outer) or {}, inner, number) if inner else number}
 
 
 def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old value or None, new value) of every key of `after` that is new or has another value."""
+    """(key, old value or None, new value) of every key of `after` that is new or has a different value."""
     return [(key, before.get(key), new) for key, new in after.items() if key not in before or before[key] != new]
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Let stock transformers read a config. Raises CheckpointError with its reason if it refuses. Slow to import."""
+    """Raise CheckpointError, with the reason, for a config that stock transformers refuses. Imports transformers."""
     from transformers import AutoConfig
 
     fields = {key: item for key, item in config.items() if key != "model_type"}
     try:
-        fields = json.loads(json.dumps(fields), object_hook=_special_float)  # as from a file, and a copy
+        fields = json.loads(json.dumps(fields), object_hook=_special_float)  # a copy, as if read from a file
         AutoConfig.for_model(config["model_type"], **fields)
-    except Exception as error:  # each architecture raises what it likes
+    except Exception as error:  # each architecture raises its own kinds
         raise CheckpointError(f"transformers refuses the config: {last_line(error)}") from None
 
 
 def _special_float(item: dict[str, Any]) -> Any:
-    """What JSON has no number for, as transformers writes it; any other object is itself."""
+    """NaN or Inf, which transformers writes as {"__float__": "NaN"}; any other object unchanged."""
     return float(item["__float__"]) if item.keys() == {"__float__"} else item

@@ -97,4 +97,6 @@ def _rows_of(weight: torch.Tensor, stored: StoredTensor, start: int, stop: int) 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    flat = tensor.view(-1)
+    flat = flat.as_strided(flat.shape, (1,))  # a single element is contiguous to torch whatever its stride
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

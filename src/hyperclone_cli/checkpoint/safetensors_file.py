@@ -1,7 +1,7 @@
 """The safetensors file: a length, a JSON header, then every tensor's bytes at a known offset.
 
-Written here rather than by the safetensors library because that one needs all tensors of a file in
-memory at once. Source: the format's description in the safetensors repository.
+The safetensors library writes a file only from tensors that are all in memory, so headers are read and written here.
+Source: the format's description in the safetensors repository.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hyperclone_cli.checkpoint.ordinary_file import check_is_file
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 
 ITEM_BYTES = {
@@ -25,16 +24,18 @@ FLOAT_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16"
 """torch's name of a float dtype → safetensors' name of it."""
 
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
-_MAX_DIMENSIONS = 8  # no weight has more; the product of very many would take forever
+_MAX_DIMENSIONS = 8  # no weight has more, and the product of very many would take forever
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor inside a safetensors file: `offset` counts from the file's first byte.
+    """Where a tensor lies in a safetensors file.
 
-    `shape` is the one on disk. What is `transposed` is stored as (columns, rows). `stack` is the shape of a stack
-    of matrices, (matrices, …), which `shape` may hold without the first dimension; empty for a single one.
-    The rows of a stack are numbered through, and transposed is each matrix by itself.
+    shape       as stored on disk
+    offset      of its first byte, from the start of the file
+    transposed  whether the file stores (columns, rows); of a stack, whether it stores each matrix so
+    stack       (matrices, …) if the tensor is a stack of matrices, such as fused experts, whose first two dimensions
+                `shape` may merge into one; empty for a single matrix. Rows are numbered across the whole stack
     """
 
     name: str
@@ -50,7 +51,7 @@ class StoredTensor:
         return prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def members(self, start: int, stop: int) -> Iterator[tuple[StoredTensor, int, int]]:
-        """(matrix, its first row, its row after the last) of every matrix of a stack that has rows start … stop - 1."""
+        """(matrix, first row, row after the last) of every matrix of the stack that holds rows start … stop - 1."""
         if not self.stack:
             yield self, start, stop
             return
@@ -62,45 +63,53 @@ class StoredTensor:
             yield one, max(start - first, 0), min(stop - first, height)
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Name → tensor of one file, in the order of their bytes.
+def check_regular_file(path: Path) -> None:
+    """Raise CheckpointError for a directory or a pipe, which would fail or block when opened. Absence is no error."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: expected a file, found a directory or a special file.", "Fetch the file.")
 
-    Raises CheckpointError unless it is an ordinary file, the header is well formed, and the tensors fill the file
-    exactly.
+
+def read_header(path: Path, file: BinaryIO | None = None) -> dict[str, StoredTensor]:
+    """Tensor name → place of one safetensors file, in the order of their bytes.
+
+    file  an open remote file to read instead of the one at `path`, which then only names it
+
+    Nothing in the header is trusted. Raises CheckpointError unless `path` is a regular file, the header is well formed
+    and the tensors fill the file exactly.
     """
-    check_is_file(path)
-    with path.open("rb") as file:
-        return header_of(file, path, path.stat().st_size)
-
-
-def header_of(file: BinaryIO, path: Path, file_bytes: int) -> dict[str, StoredTensor]:
-    """As `read_header`, of an open file that need not be on this disk; `path` is what it is called."""
-    broken = "Fetch the file again."
-    length = int.from_bytes(file.read(8), "little")
-    if length > _MAX_HEADER_BYTES:
-        raise CheckpointError(
-            f"{path}: no safetensors file, or a damaged one: its header should take {length:,} bytes,"
-            f" more than the {_MAX_HEADER_BYTES:,} that the format allows.",
-            broken,
-        )
-    if file_bytes < 8 or length > file_bytes - 8:
-        raise CheckpointError(
-            f"{path}: truncated: the header should take {length + 8:,} bytes, the file has {file_bytes:,}.", broken
-        )
+    again = "Fetch the file again."
+    if file is None:
+        check_regular_file(path)
+    with file or path.open("rb") as opened:
+        file_bytes = opened.seek(0, os.SEEK_END)
+        opened.seek(0)
+        data_start = 8 + int.from_bytes(opened.read(8), "little")
+        if data_start - 8 > _MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"{path}: not a safetensors file, or damaged: its header would take {data_start - 8:,} bytes,"
+                f" more than the {_MAX_HEADER_BYTES:,} that the format allows.",
+                again,
+            )
+        if data_start > file_bytes:
+            raise CheckpointError(
+                f"{path}: truncated: the header ends at byte {data_start:,}, the file has {file_bytes:,} bytes.", again
+            )
+        text = opened.read(data_start - 8)
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+        header = json.loads(text, object_pairs_hook=_no_duplicates)
         header.pop("__metadata__", None)
         entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-        tensors = [_entry(path, 8 + length, name, entry) for name, entry in entries]
+        tensors = [_stored_tensor(path, data_start, name, entry) for name, entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the safetensors header is damaged ({error}).", broken) from None
-    end = 8 + length
+        raise CheckpointError(f"{path}: the safetensors header is damaged ({error}).", again) from None
+    end = data_start
     for tensor in tensors:
         if tensor.offset != end:
-            raise CheckpointError(f"{path}: tensor {tensor.name!r} starts at {tensor.offset}, not at {end}.", broken)
+            raise CheckpointError(f"{path}: tensor {tensor.name!r} starts at {tensor.offset}, not at {end}.", again)
         end += tensor.nbytes
     if end != file_bytes:
-        raise CheckpointError(f"{path}: truncated: expected {end:,} bytes, found {file_bytes:,}.", broken)
+        wrong = "truncated" if file_bytes < end else "too long"
+        raise CheckpointError(f"{path}: {wrong}: expected {end:,} bytes, found {file_bytes:,}.", again)
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -111,13 +120,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _entry(path: Path, data_start: int, name: str, entry: dict[str, Any]) -> StoredTensor:
+def _stored_tensor(path: Path, data_start: int, name: str, entry: dict[str, Any]) -> StoredTensor:
+    """The tensor that an entry of an untrusted header describes. Raises ValueError where it contradicts itself."""
     begin, end = entry["data_offsets"]
     if type(entry["shape"]) is not list:
-        raise ValueError(f"tensor {name!r} has no shape but a {type(entry['shape']).__name__}")
+        raise ValueError(f"tensor {name!r}: shape is a {type(entry['shape']).__name__}, expected a list")
     shape = tuple(entry["shape"])
     if len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"tensor {name!r} has {len(shape)} dimensions, at most {_MAX_DIMENSIONS} are expected")
+        raise ValueError(f"tensor {name!r} has {len(shape)} dimensions, expected at most {_MAX_DIMENSIONS}")
     if any(type(number) is not int or number < 0 for number in (begin, end, *shape)):
         raise ValueError(f"tensor {name!r} has shape {shape} and offsets {begin}, {end}")
     if entry["dtype"] not in ITEM_BYTES:
@@ -132,7 +142,7 @@ def _entry(path: Path, data_start: int, name: str, entry: dict[str, Any]) -> Sto
 
 
 def lay_out(path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, list[StoredTensor]]:
-    """The header of a file that will hold `tensors` (name, dtype, shape), and where each will lie."""
+    """(header bytes, place of each tensor) of a file at `path` that will hold `tensors`: (name, dtype, shape)."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for the format
     end = 0
     placed = []
@@ -149,14 +159,14 @@ def lay_out(path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> 
 
 
 def create(path: Path, head: bytes, total_bytes: int) -> int:
-    """A file of `total_bytes` that begins with `head`; returns its descriptor, open for reading and writing.
+    """Create or open a file, give it `total_bytes` and write `head`; returns its descriptor, for reading and writing.
 
-    Bytes that it has already stay. The space is claimed at once where the filesystem can, so that a full disk
-    shows before any work.
+    Bytes after `head` that an existing file holds are kept. Space is allocated at once where the filesystem can, so
+    that a full disk raises OSError before any work is done.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        _claim_space(descriptor, total_bytes)
+        _allocate(descriptor, total_bytes)
         os.ftruncate(descriptor, total_bytes)
         write_all(descriptor, memoryview(head), 0)
     except BaseException:
@@ -165,13 +175,13 @@ def create(path: Path, head: bytes, total_bytes: int) -> int:
     return descriptor
 
 
-def _claim_space(descriptor: int, total_bytes: int) -> None:
+def _allocate(descriptor: int, total_bytes: int) -> None:
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:
         os.posix_fallocate(descriptor, 0, total_bytes)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what filesystems without it answer
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # filesystems that cannot preallocate answer so
             raise
 
 
@@ -183,7 +193,7 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def read_into(descriptor: int, data: memoryview, offset: int) -> None:
-    """Fill `data` from `offset`. Raises OSError if the file ends before."""
+    """Fill `data` with the bytes at `offset`. Raises OSError if the file ends before."""
     while data:
         got = os.preadv(descriptor, [data], offset)
         if got == 0:

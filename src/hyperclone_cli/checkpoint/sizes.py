@@ -9,7 +9,7 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import Family, Stated, stated_value
-from hyperclone_cli.families.vocabulary import PRODUCTS
+from hyperclone_cli.families.axes import AXES, PRODUCTS
 
 _DEFAULT_CONTEXT = 2048
 
@@ -17,25 +17,22 @@ _MOST_UNITS = 1 << 20
 """Units of any width, heads and experts but not the vocabulary: plans are made unit by unit where they must."""
 _MOST_UNITS_OF_A_HEAD = 1 << 14
 
-_MAY_BE_NOTHING = {"experts", "shared", "moe_ffn", "shared_ffn", "q_latent"}
-"""Axes that an architecture has in some checkpoints alone."""
-
 
 def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
-    """Axis → units of the source, "group", "head_dim" and "layers" included. Without attention it has one head.
+    """Axis → units of the source, "group", "head_dim" and "layers" included; without attention, one head.
 
-    Where layers have widths of their own, these are what config.json has for all of them, or for the first.
+    Where layers differ, these are the sizes that config.json has for all of them, or for the first.
 
     Raises CheckpointError for a missing or impossible number, naming the config key.
     """
     _check_aliases(config, family)
     stated = {axis: family.value(config, key) for axis, key in family.sizes.items()}
     stated = {axis: None if size == "auto" else size for axis, size in stated.items()}
-    stated |= {axis: stated[axis][0] for axis in family.listed if isinstance(stated[axis], list) and stated[axis]}
+    listed = family.per_layer.listed if family.per_layer else ()
+    stated |= {axis: stated[axis][0] for axis in listed if isinstance(stated[axis], list) and stated[axis]}
     for axis, size in stated.items():
-        follows = axis in ("kv_heads", "head_dim", "proj", "ssm_value", *family.multiples)
-        nothing = size is None or (type(size) is int and size == 0)
-        if (size is None and follows) or (nothing and axis in _MAY_BE_NOTHING):
+        absent = size is None or (type(size) is int and size == 0)
+        if (size is None and (AXES[axis].derived or axis in family.multiples)) or (absent and AXES[axis].absent):
             continue
         if type(size) is not int or size < 1:
             raise CheckpointError(
@@ -45,7 +42,7 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     sizes: dict[str, int] = {axis: size for axis, size in stated.items() if size is not None}
     _check_plausible(sizes, family)
     sizes |= family.fixed
-    sizes |= dict.fromkeys(_MAY_BE_NOTHING & stated.keys() - sizes.keys(), 0)
+    sizes |= {axis: 0 for axis in stated.keys() - sizes.keys() if AXES[axis].absent}
     for axis, (_, of) in family.multiples.items():
         sizes.setdefault(axis, ceil(multiple_of(axis, config, family) * sizes[of]))
     for axis, how in family.stated.items():

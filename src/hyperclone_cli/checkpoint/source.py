@@ -1,4 +1,4 @@
-"""Where a checkpoint is, which tensors it holds, and how their rows are read. Of safetensors, reads headers only."""
+"""A local checkpoint: its config, where its tensors lie, and its side files. Of safetensors only headers are read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperclone_cli.checkpoint.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.checkpoint.json_config import read_config, read_json
-from hyperclone_cli.checkpoint.ordinary_file import check_is_file
-from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor, read_header
+from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor, check_regular_file, read_header
 from hyperclone_cli.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
@@ -28,31 +27,33 @@ SINGLE_NAME = "model.safetensors"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
 BIN_NAME = "pytorch_model.bin"
 
+_BLOCK_BYTES = 1 << 22
+
 WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-"""What safetensors and their index are called in every checkpoint that transformers writes."""
+"""Names of the safetensors files and of their index in every checkpoint that transformers writes."""
 
 READ_WITH_MODEL = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "tekken.json",
     "emoji.json", "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*.jinja",
     "generation_config.json", "processor_config.json", "preprocessor_config.json",
 )  # fmt: skip
-"""Files that decide what a model is fed and how it is decoded, if they are there."""
+"""Optional files that decide what a model is fed and how it decodes: loaders read them with the weights."""
 
-COMPANIONS = (
+SIDE_FILES = (
     *READ_WITH_MODEL, "*.py",
     "LICEN[CS]E*", "Licen[cs]e*", "licen[cs]e*", "COPYING*", "NOTICE*", "Notice*", "USE_POLICY*",
 )  # fmt: skip
-"""Files that go with a model whatever its size; copied byte for byte."""
+"""Side files: tokenizer, chat template, generation config, custom code, licence. Copied byte for byte to a clone."""
 
 
-def fits(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a path inside a checkpoint is one that any of the patterns finds there."""
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    """Whether any of the glob patterns matches `name`, a path relative to a checkpoint. `*` does not match "/"."""
     return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A model on the Hub. `revision` is a branch, tag or commit as it was asked for, the commit once it is resolved."""
+    """A model on the Hub. `revision` is the branch, tag or commit that was asked for; once resolved, the commit."""
 
     repo_id: str
     revision: str = "main"
@@ -60,9 +61,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint in safetensors: its raw config and the place of each tensor, in the order of their bytes.
+    """A checkpoint in safetensors.
 
-    `notes` are what the user should know about how it is read; `origin` is where on the Hub it came from.
+    config   config.json as raw JSON
+    tensors  name → where it lies, in the order of their bytes
+    notes    what the user should know about how the checkpoint is read
+    origin   the model on the Hub that it was fetched from; None for a local checkpoint
     """
 
     path: Path
@@ -72,61 +76,56 @@ class Source:
     origin: Origin | None = field(default=None, kw_only=True)
 
     def rows(self) -> AbstractContextManager[Read]:
-        """What reads the tensors' rows, from files that are open meanwhile."""
+        """A context with the weight files open; it gives the function that reads rows of a tensor."""
         from hyperclone_cli.checkpoint.row_io import rows_on_disk
 
         return rows_on_disk(tensor.path for tensor in self.tensors.values())
 
     def same_bytes(self, one: str, other: str) -> bool:
-        """Whether two stored tensors are equal to the last bit. Reads them block by block."""
+        """Whether two tensors, by name, have the same dtype, shape and bytes. Reads them block by block."""
         a, b = self.tensors[one], self.tensors[other]
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             return False
         with a.path.open("rb") as left, b.path.open("rb") as right:
             left.seek(a.offset)
             right.seek(b.offset)
-            todo = a.nbytes
-            while todo:
-                block = min(todo, 1 << 22)
-                if left.read(block) != right.read(block):
-                    return False
-                todo -= block
-        return True
+            sizes = (min(a.nbytes - start, _BLOCK_BYTES) for start in range(0, a.nbytes, _BLOCK_BYTES))
+            return all(left.read(size) == right.read(size) for size in sizes)
 
-    def companions(self) -> list[Path]:
-        """Tokenizer, chat template, generation config, licence and custom code, as paths inside the checkpoint."""
-        found = {path for pattern in COMPANIONS for path in self.path.glob(pattern) if path.is_file()}
+    def side_files(self) -> list[Path]:
+        """The side files, as paths relative to the checkpoint."""
+        found = {path for pattern in SIDE_FILES for path in self.path.glob(pattern) if path.is_file()}
         return sorted(path.relative_to(self.path) for path in found)
 
-    def companion(self, name: Path) -> bytes:
-        """The contents of one of them."""
+    def read_side_file(self, name: Path) -> bytes:
+        """The contents of one side file."""
         return (self.path / name).read_bytes()
 
-    def companion_bytes(self) -> int:
-        """How much room all of them take."""
-        return sum((self.path / name).stat().st_size for name in self.companions())
+    def side_file_bytes(self) -> int:
+        """The bytes in all side files together, without reading them."""
+        return sum((self.path / name).stat().st_size for name in self.side_files())
 
-    def copy_companions(self, target: Path) -> None:
-        """Copy them into `target`, contents only: ownership and mode are the user's, not the source's."""
-        for name in self.companions():
+    def copy_side_files(self, target: Path) -> None:
+        """Copy the contents of the side files, not their owner or mode, into the directory `target`."""
+        for name in self.side_files():
             (target / name).parent.mkdir(exist_ok=True)
-            (target / name).write_bytes(self.companion(name))
+            (target / name).write_bytes(self.read_side_file(name))
 
 
 @dataclass(frozen=True)
 class TensorSource(Source):
-    """A checkpoint whose tensors are in memory, or mapped into it. Make one with `tensor_source`."""
+    """A checkpoint whose tensors are in memory or memory-mapped. For a loaded model, see `in_memory.tensor_source`."""
 
     weights: Mapping[str, torch.Tensor]
 
     def rows(self) -> AbstractContextManager[Read]:
-        """What cuts the tensors' rows."""
+        """A context that gives the function that slices rows of a tensor."""
         from hyperclone_cli.checkpoint.row_io import rows_in_memory
 
         return nullcontext(rows_in_memory(self.weights))
 
     def same_bytes(self, one: str, other: str) -> bool:
-        """Whether two tensors are equal to the last bit."""
+        """Whether two tensors, by name, have the same dtype, shape and bytes."""
         import torch
 
         a, b = self.weights[one], self.weights[other]
@@ -135,27 +134,27 @@ class TensorSource(Source):
 
 @dataclass(frozen=True)
 class GgufSource(TensorSource):
-    """A GGUF file as the checkpoint that transformers makes of it: its companions are made, not found."""
+    """A GGUF file, dequantised by transformers, which also makes its side files."""
 
     @cached_property
-    def _files(self) -> dict[str, bytes]:
+    def _side_files(self) -> dict[str, bytes]:
         return read_tokenizer(self.path)
 
-    def companions(self) -> list[Path]:
-        """Tokenizer and chat template, as paths inside the checkpoint."""
-        return sorted(map(Path, self._files))
+    def side_files(self) -> list[Path]:
+        """Tokenizer and chat template, as paths relative to a checkpoint's directory."""
+        return sorted(map(Path, self._side_files))
 
-    def companion(self, name: Path) -> bytes:
-        """The contents of one of them."""
-        return self._files[str(name)]
+    def read_side_file(self, name: Path) -> bytes:
+        """The contents of one side file."""
+        return self._side_files[str(name)]
 
-    def companion_bytes(self) -> int:
-        """How much room all of them take."""
-        return sum(map(len, self._files.values()))
+    def side_file_bytes(self) -> int:
+        """The bytes in all side files together."""
+        return sum(map(len, self._side_files.values()))
 
 
 def stored_tensors(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
-    """Tensors in memory as a header would describe them."""
+    """Tensors in memory, described as a safetensors header would: at `path`, offset 0."""
 
     def dtype(tensor: torch.Tensor) -> str:
         name = str(tensor.dtype).removeprefix("torch.")
@@ -165,10 +164,11 @@ def stored_tensors(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str,
 
 
 def open_source(path: Path, dtype: str | None = None) -> Source:
-    """Read a local checkpoint's config and headers: safetensors, `.bin` where there are none, or a GGUF file.
+    """Open a local checkpoint: a GGUF file, or a directory with safetensors or, failing those, `.bin` files.
 
-    `dtype` is what a quantised file is dequantised to; None takes bfloat16.
-    Raises RequestError if there is no such directory, CheckpointError if what is there cannot be used.
+    dtype  what a GGUF file is dequantised to; None: bfloat16
+
+    Raises RequestError if `path` is neither, CheckpointError if the checkpoint is unsupported or damaged.
     """
     if not path.exists():
         raise RequestError(f"{path}: no such directory.", "Name the directory of a checkpoint.")
@@ -176,13 +176,13 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
         return _open_gguf(path, dtype)
     if not path.is_dir():
         raise RequestError(
-            f"{path}: not a directory.", "Name the directory that holds config.json and the weights, or a GGUF file."
+            f"{path}: not a directory.", "Name the directory with config.json and the weights, or a GGUF file."
         )
     files = sorted(filter(is_gguf, path.iterdir()))
     if files and not (path / "config.json").exists():
-        raise RequestError(f"{path}: a directory with GGUF files.", f"Name one of them: --src {files[0]}")
+        raise RequestError(f"{path}: a directory of GGUF files.", f"Name one of them: --src {files[0]}")
     config = read_config(path)
-    # where both exist, transformers loads the single file
+    # if both exist, transformers loads the single file
     if (path / SINGLE_NAME).exists():
         return Source(path, config, read_header(path / SINGLE_NAME))
     if (path / INDEX_NAME).exists():
@@ -190,7 +190,7 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
     if (path / BIN_NAME).exists() or (path / BIN_INDEX_NAME).exists():
         return _open_bins(path, config)
     raise CheckpointError(
-        f"{path}: neither {SINGLE_NAME} nor {BIN_NAME}, whole or as shards with their index.",
+        f"{path}: neither {SINGLE_NAME} nor {BIN_NAME} was found, nor an index of shards of either.",
         "Save the model with transformers' save_pretrained first: it writes safetensors.",
     )
 
@@ -198,34 +198,32 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
 def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
     from hyperclone_cli.checkpoint.torch_bin import can_be_mapped, read_bin
 
-    unmapped: list[str] = []
+    old_format: list[str] = []
 
     def read(file: Path) -> dict[str, torch.Tensor]:
-        check_is_file(file)
+        check_regular_file(file)
         if not can_be_mapped(file):
-            unmapped.append(file.name)
+            old_format.append(file.name)
         return read_bin(file)
 
     single = path / BIN_NAME
     weights = read(single) if single.exists() else _read_sharded(path / BIN_INDEX_NAME, read)
-    notes = (
-        (f"{unmapped[0]} is in torch's old format, which takes as much memory as it has bytes.",) if unmapped else ()
-    )
-    return TensorSource(path, config, stored_tensors(path, weights), weights, notes=notes)
+    notes = [f"{name} is in torch's old format: it is held in memory as a whole." for name in old_format[:1]]
+    return TensorSource(path, config, stored_tensors(path, weights), weights, notes=tuple(notes))
 
 
 def _open_gguf(path: Path, dtype: str | None) -> GgufSource:
     dtype = dtype or DEFAULT_DTYPE
     config, weights = read_model(path, dtype)
-    note = f"{path.name} is dequantised to {dtype}, whole and in memory; --dtype chooses another."
+    note = f"{path.name} is dequantised to {dtype} and held in memory as a whole; --dtype chooses another dtype."
     return GgufSource(path, config, stored_tensors(path, weights), weights, notes=(note,))
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Tensor → shard, as an index has it. Raises CheckpointError for a damaged one."""
+    """Tensor name → shard file of an index. Raises CheckpointError if it is damaged."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{index}: no weight_map from tensor to file.", "Fetch the file again.")
+        raise CheckpointError(f"{index}: no weight_map from tensor names to file names.", "Fetch the file again.")
     return weight_map
 
 
@@ -233,16 +231,14 @@ Tensor = TypeVar("Tensor")
 
 
 def _read_sharded(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Name → tensor of every shard that an index names. Raises CheckpointError where the two contradict each other."""
+    """Name → tensor of every shard of an index. Raises CheckpointError where index and shards disagree."""
     path, weight_map = index.parent, read_index(index)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if PurePosixPath(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
             raise CheckpointError(f"{index}: shard name {shard!r} leads out of the directory.", "Do not use this file.")
-        if not os.path.isfile(path / shard):  # which takes no name for an error, however long
-            raise CheckpointError(
-                f"{path / shard}: missing shard; the index expects it.", "Fetch the file and run again."
-            )
+        if not os.path.isfile(path / shard):  # unlike Path.is_file, it raises nothing for a name that is too long
+            raise CheckpointError(f"{path / shard}: missing shard, listed in {index.name}.", "Fetch the file.")
         for name, tensor in read(path / shard).items():
             if weight_map.get(name) != shard:
                 raise CheckpointError(
@@ -253,7 +249,7 @@ def _read_sharded(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> 
     absent = [name for name in weight_map if name not in tensors]
     if absent:
         raise CheckpointError(
-            f"{path / weight_map[absent[0]]}: tensor {absent[0]!r} is absent; the index expects it there.",
+            f"{path / weight_map[absent[0]]}: tensor {absent[0]!r} is absent; {index.name} lists it there.",
             "Fetch the index and the shards again, from one revision.",
         )
     return tensors

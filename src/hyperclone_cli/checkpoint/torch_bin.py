@@ -1,4 +1,4 @@
-"""A PyTorch `.bin` file: a pickled state dict, read without ever running what a pickle can say."""
+"""A PyTorch `.bin` file: a pickled state dict, read without running any code that the pickle names."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ if TYPE_CHECKING:
 
 
 def can_be_mapped(path: Path) -> bool:
-    """Whether a file is in the format that torch has written since 1.6; older ones must be read whole."""
+    """Whether a file can be memory-mapped: it is in the zip format of torch 1.6 and later."""
     return is_zipfile(path)
 
 
 def read_bin(path: Path) -> dict[str, torch.Tensor]:
-    """Name → tensor of one file, mapped into memory where its format allows that.
+    """Name → tensor of one file, memory-mapped where its format allows that.
 
-    Raises CheckpointError for a file that is damaged, that asks for anything but tensors, or that is
-    no state dict.
+    Raises CheckpointError for a file that is damaged, refers to anything but tensors, or is not a state dict.
     """
     import warnings
 
     import torch
 
     try:
-        with warnings.catch_warnings():  # torch's advice is for whoever wrote the file
+        with warnings.catch_warnings():  # torch's warnings are for whoever wrote the file
             warnings.simplefilter("ignore")
-            _check_packing(path)
+            _check_uncompressed(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped(path))
     except (FileNotFoundError, PermissionError, CheckpointError):
         raise
-    except Exception as error:  # the unpickler, the zip reader and the storages each raise their own
+    except Exception as error:  # the unpickler, the zip reader and the storages raise their own kinds
         raise _refusal(path, error) from None
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(
@@ -51,32 +50,29 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
                 "Take the state dict out of the training checkpoint, or save the model with save_pretrained.",
             )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} is quantised, sparse or empty.",
-                DEQUANTISE,
-            )
+            raise CheckpointError(f"{path}: tensor {name!r} is quantised, sparse or empty.", DEQUANTISE)
     return {name: tensor.detach() for name, tensor in content.items()}
 
 
-def _check_packing(path: Path) -> None:
-    """Raise CheckpointError for an archive that holds more than it has bytes: torch writes none that is compressed."""
+def _check_uncompressed(path: Path) -> None:
+    """Raise CheckpointError for a compressed archive, which torch never writes and which could unpack to any size."""
     if not can_be_mapped(path):
         return
     with ZipFile(path) as archive:
-        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != ZIP_STORED]
-    if packed:
+        compressed = [entry.filename for entry in archive.infolist() if entry.compress_type != ZIP_STORED]
+    if compressed:
         raise CheckpointError(
-            f"{path}: {packed[0]!r} in it is compressed, and could unpack to any size; torch compresses nothing.",
+            f"{path}: its entry {compressed[0]!r} is compressed, and could unpack to any size; torch compresses none.",
             "Load it and save it again with torch.save, or fetch the file again.",
         )
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:
-    asked = re.search(r"GLOBAL (\S+)", str(error))
-    if asked:
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
         return CheckpointError(
-            f"{path}: refused: its pickle asks for {asked[1]!r}, which could run code. Weights need no such thing.",
+            f"{path}: refused: its pickle asks for {named[1]!r}, which could run code; a state dict needs none.",
             "Use a safetensors version of the model, or have its author save the state dict alone.",
         )
     reason = next((line for line in str(error).splitlines() if line.startswith("Unsupported")), last_line(error))
-    return CheckpointError(f"{path}: truncated, damaged or no PyTorch file ({reason}).", "Fetch the file again.")
+    return CheckpointError(f"{path}: truncated, damaged or not a PyTorch file ({reason}).", "Fetch the file again.")

@@ -1,4 +1,4 @@
-"""A model that stock transformers has loaded: kept quiet, and taken apart as it would be saved."""
+"""A model that stock transformers has loaded: its tensors and gradients in the names and layout of its checkpoint."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the user's screen."""
+def quiet_transformers() -> Iterator[None]:
+    """Switch off transformers' progress bars and warnings meanwhile."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
@@ -29,8 +29,8 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def complaints(report: Mapping[str, Any]) -> list[str]:
-    """What a loading report of transformers finds wrong: "missing tensor …", "unexpected tensor …", and so on."""
+def loading_problems(report: Mapping[str, Any]) -> list[str]:
+    """The faults in transformers' loading info: "missing tensor NAME", "unexpected tensor NAME", "mismatched …"."""
     return [
         f"{kind.removesuffix('_keys')} tensor {key[0] if isinstance(key, tuple) else key}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -39,20 +39,20 @@ def complaints(report: Mapping[str, Any]) -> list[str]:
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The tensors that `save_pretrained` would write, in its names and layout. Copies none."""
+    """Name → tensor as `save_pretrained` would write them, without copying."""
     named = model.state_dict(keep_vars=True)
-    first = {id(tensor): name for name, tensor in reversed(named.items())}  # a tied head is the embedding again
+    first = {id(tensor): name for name, tensor in reversed(named.items())}  # a tied head is the embedding's tensor
     weights = {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
     return _as_saved(model, weights)
 
 
 def gradients_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The gradient of every parameter that has one, in the names and the layout of `weights_of`."""
+    """Name → gradient of every parameter that has one, in the names and layout of `weights_of`."""
     return _as_saved(model, {name: one.grad for name, one in model.named_parameters() if one.grad is not None})
 
 
 def _as_saved(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # what save_pretrained uses: some architectures rename or fuse tensors when they are loaded
+    # as save_pretrained does: some architectures rename or fuse tensors on loading
     from transformers.core_model_loading import revert_weight_conversion
 
     reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)

@@ -378,10 +378,10 @@ def families(
     if not check:
         output.show_families(chosen, {} if names else REFUSED, as_json)
         return
-    from hyperclone_cli.verifier.self_check import try_families
+    from hyperclone_cli.verifier.self_check import check_families
 
     with output.steps() as log:
-        trials = try_families(chosen, log)
+        trials = check_families(chosen, log)
     output.show_trials(trials, as_json)
     failed = [name for name, trial in trials.items() if not trial.passed]
     if failed:

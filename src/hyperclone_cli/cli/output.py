@@ -24,7 +24,7 @@ from hyperclone_cli.planning.symmetry import WHAT_TRAINING_DOES, advice
 from hyperclone_cli.verifier.report import Report, finite
 
 if TYPE_CHECKING:
-    from hyperclone_cli.verifier.self_check import Trial
+    from hyperclone_cli.verifier.self_check import FamilyCheck
 
 SCHEMA_VERSION = 1
 
@@ -72,13 +72,13 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     rows.append(("total", f"{total[0]:,}", f"{total[1]:,}"))
     _print_table("parameters", ("part", "before", "after"), rows)
     cache = plan.kv_cache_bytes()
-    rounded = plan.rounded()
+    rounded = dict.fromkeys(tensor.pattern for tensor in plan.tensors if not tensor.exact)
     facts = [
         ("on disk", f"{decimal(plan.nbytes)} in {len(plan.shards)} file(s)"),
         ("KV cache per token", f"{decimal(cache[0])} → {decimal(cache[1])}"),
         ("head", plan.head.why),
-        ("exact", f"{len(plan.tensors) - len(rounded)} of {len(plan.tensors)} tensors"),
-        ("rounded once", ", ".join(_patterns(rounded)) or "none"),
+        ("exact", f"{len(plan.tensors) - len(plan.rounded())} of {len(plan.tensors)} tensors"),
+        ("rounded once", ", ".join(rounded) or "none"),
         ("not written", ", ".join(f"{name} ({why})" for name, why in plan.dropped.items()) or "nothing"),
     ]
     _print_table("", ("", ""), facts)
@@ -166,7 +166,7 @@ the first, and weights rounded to bfloat16 up to the second."""
 
 
 def show_inspection(inspection: Inspection, as_json: bool) -> None:
-    """Print how alike the copies are: a line for each part of each layer, then what the gradients say."""
+    """Print how similar the copies are, a line for each part of each layer, then whether training keeps them equal."""
     if as_json:
         _print_json(inspection.as_json())
         return
@@ -200,9 +200,9 @@ def _verdict(gradients: GradientFigures) -> str:
     if gradients.largest_difference < EQUAL:
         what = f"equal up to rounding: {WHAT_TRAINING_DOES}"
     elif gradients.largest_difference < NEARLY_EQUAL:
-        what = "nearly equal: training parts them slowly, if at all"
+        what = "nearly equal: training makes the copies diverge slowly, if at all"
     else:
-        what = "not equal: training parts them"
+        what = "not equal: training makes the copies diverge"
     return (
         f"The copies' gradients are {what} (largest relative difference {gradients.largest_difference:.1e}"
         f" on {gradients.text}, {gradients.tokens} tokens, {gradients.device})."
@@ -229,7 +229,7 @@ def show_families(families: Sequence[Family], refused: Mapping[str, str], as_jso
         _print_table("not supported", ("", ""), listed)
 
 
-def show_trials(trials: Mapping[str, Trial], as_json: bool) -> None:
+def show_trials(trials: Mapping[str, FamilyCheck], as_json: bool) -> None:
     """Print how far tiny clones of each architecture are from their sources."""
     from importlib.metadata import version
 
@@ -256,13 +256,6 @@ def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
         for key, old, new in config_changes(plan.source.config, plan.config)
     ]
     return rows or [("nothing changes", "", "")]
-
-
-def _patterns(names: Iterable[str]) -> list[str]:
-    """Tensor names with every layer's number replaced by `*`, each once."""
-    import re
-
-    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
 _NUMBERS = ("before", "after", "outputs", "inputs", "rank", "∇ outputs", "∇ inputs")

@@ -8,88 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.families import (
-    bamba,
-    biogpt,
-    bitnet,
-    bloom,
-    cohere,
-    dbrx,
-    deepseek,
-    diffllama,
-    exaone,
-    falcon,
-    fused,
-    gemma,
-    gemma3n,
-    gemma4,
-    glm,
-    gpt2,
-    gpt_neo,
-    gpt_neox,
-    gpt_neox_japanese,
-    gpt_oss,
-    gptj,
-    granite_moe,
-    jamba,
-    lfm2,
-    llama,
-    mamba,
-    mamba2,
-    minicpm3,
-    mixtral,
-    nanochat,
-    olmo,
-    openai_gpt,
-    opt,
-    persimmon,
-    phi,
-    qwen_delta,
-    qwen_moe,
-    recurrent_gemma,
-    rwkv,
-    stablelm,
-    starcoder2,
-    ungated,
-)
 from hyperclone_cli.families.refused import REFUSED
-from hyperclone_cli.families.table import Family, Fold, Limit, Stated, stated_value
+from hyperclone_cli.families.table import Family, Limit, Match, PerLayer, Stated, stated_value
 
 __all__ = [
-    "FAMILIES", "REFUSED", "Family", "Fold", "Limit", "Stated",
+    "FAMILIES", "REFUSED", "Family", "Limit", "Match", "PerLayer", "Stated",
     "families_named", "find_family", "known_family", "stated_value",
 ]  # fmt: skip
 
 _LINEAGES = (
-    *(
-        llama,
-        ungated,
-        exaone,
-        cohere,
-        gemma,
-        gemma3n,
-        gemma4,
-        olmo,
-        nanochat,
-        bitnet,
-        opt,
-        gpt_neox,
-        phi,
-        starcoder2,
-        stablelm,
-        glm,
-    ),
-    *(diffllama, gpt_neox_japanese),
-    *(persimmon, bloom, falcon, gptj, gpt_neo, gpt2, openai_gpt, biogpt),  # fused or transposed tensors
-    fused,  # before those that have the same config, and are told by nothing
-    *(mixtral, qwen_moe, granite_moe, gpt_oss, dbrx, deepseek, minicpm3),  # mixtures of experts, and latent attention
-    *(lfm2, jamba, recurrent_gemma, mamba, mamba2, bamba, rwkv, qwen_delta),  # recurrent and convolutional layers
+    *("llama", "ungated", "exaone", "cohere", "gemma", "gemma3n", "gemma4", "olmo", "nanochat", "bitnet", "opt"),
+    *("gpt_neox", "phi", "starcoder2", "stablelm", "glm", "diffllama", "gpt_neox_japanese"),
+    # fused or transposed tensors
+    *("persimmon", "bloom", "falcon", "gptj", "gpt_neo", "gpt2", "openai_gpt", "biogpt"),
+    # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names
+    *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "minicpm3", "youtu"),
+    # recurrent and convolutional layers
+    *("lfm2", "jamba", "recurrent_gemma", "mamba", "mamba2", "bamba", "rwkv", "qwen_delta"),
 )
+"""The modules of this package that hold tables; of two tables that fit a checkpoint, the first is taken."""
 
-FAMILIES: dict[str, Family] = {family.name: family for lineage in _LINEAGES for family in lineage.FAMILIES}
+_TABLES: Iterable[Family] = (
+    family for lineage in _LINEAGES for family in import_module(f"{__name__}.{lineage}").FAMILIES
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in _TABLES}
 
 
 def known_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family | None:
@@ -100,13 +46,15 @@ def known_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family
 
 def _fitting(layouts: Iterable[Family], config: Mapping[str, Any], names: Iterable[str]) -> Family | None:
     """The first of these tables that fits a config and the names of its tensors."""
-    return next((f for f in layouts if f.fits(config, f.when) and f.is_stored_in(names)), None)
+    return next((f for f in layouts if f.fits(config, f.layout.when) and f.is_stored_in(names)), None)
 
 
 def find_family(config: Mapping[str, Any], names: Iterable[str] = (), instead: str | None = None) -> Family:
-    """The table for the model that a config.json describes; `instead` names the one for a model_type without any.
+    """The table for the model that a config.json describes.
 
-    `names` are those of the checkpoint's tensors, which tell layouts that have one config apart.
+    names    the checkpoint's tensors, which tell layouts with the same config apart
+    instead  the name of the table to use for a model_type that has none
+
     Raises CheckpointError for an architecture that is refused by name, with the reason, and for an unknown
     model_type, naming the nearest known; RequestError for a table that does not exist or is not needed.
     """

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from hyperclone_cli.families.granite_moe import EXPERTS
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
-from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import Form, in_layers, linear, norm, optional
 
@@ -45,7 +45,7 @@ BAMBA = Family(
         "model.final_layernorm": norm("embed"),
     },
     defaults={**_DEFAULTS, "num_key_value_heads": 8, "partial_rotary_factor": 0.5},
-    rotary_fraction="partial_rotary_factor",
+    positions=Rotary(fraction="partial_rotary_factor"),
     folds=(Fold("model.final_layernorm"),),
     limits=(NORMED,),
 )
@@ -83,7 +83,7 @@ GRANITE = Family(
         "num_local_experts": 8,
         "shared_intermediate_size": 1024,
     },
-    query_scalar="attention_multiplier",
+    positions=Rotary(constant_scale="attention_multiplier"),
     limits=(NORMED,),
 )
 

@@ -1,7 +1,8 @@
 """BioGPT: LayerNorm before each block, learned positions, embeddings multiplied by √hidden_size."""
 
 from hyperclone_cli.families.gpt_neox import GPT_NEOX
-from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.positions import Learned
+from hyperclone_cli.families.table import Family, Fold, Layout
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional
 
 BIOGPT = Family(
@@ -24,7 +25,7 @@ BIOGPT = Family(
     },
     defaults={"scale_embedding": True, "tie_word_embeddings": True},
     norm="layer",
-    rotary="",
+    positions=Learned(),
     prefix="biogpt",
     embedding="biogpt.embed_tokens",
     head="output_projection",
@@ -32,9 +33,8 @@ BIOGPT = Family(
 )
 UNSCALED = BIOGPT.variant(
     "biogpt",
-    layout="unscaled embedding",
+    layout=Layout("unscaled embedding", {"scale_embedding": False}),
     known_as="models with scale_embedding false",
-    when={"scale_embedding": False},
     tensors={"biogpt.embed_tokens": embedding("vocab", "embed")},
 )
 

@@ -1,6 +1,7 @@
 """BitNet b1.58 before quantisation: norms also before the last matrix of each block."""
 
 from hyperclone_cli.families.llama import LLAMA
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.families.vocabulary import norm
 
 BITNET = LLAMA.variant(
@@ -11,8 +12,7 @@ BITNET = LLAMA.variant(
         "model.layers.*.mlp.ffn_sub_norm": norm("ffn"),
     },
     defaults={"num_key_value_heads": 5},
-    embed_divides_by_heads=False,
-    heads_fill_embed=True,
+    heads=HeadRule.FILLS_EMBED,
 )
 
 FAMILIES = (BITNET,)

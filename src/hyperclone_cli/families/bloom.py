@@ -1,5 +1,6 @@
 """BLOOM and MPT: LayerNorm, and ALiBi, whose slopes depend on how many heads there are: heads grow in size alone."""
 
+from hyperclone_cli.families.positions import Alibi
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
 
@@ -29,8 +30,7 @@ BLOOM = Family(
     },
     defaults={"tie_word_embeddings": True},
     norm="layer",
-    rotary="",
-    heads_stay=True,
+    positions=Alibi(),
     prefix="transformer",
     embedding="transformer.word_embeddings",
     folds=(Fold("transformer.ln_f"),),
@@ -60,9 +60,7 @@ MPT = Family(
     },
     defaults={"max_seq_len": 2048, "tie_word_embeddings": True},
     norm="layer",
-    rotary="",
-    heads_stay=True,
-    score_scale="attn_config.softmax_scale",
+    positions=Alibi(stated_scale="attn_config.softmax_scale"),
     prefix="transformer",
     embedding="transformer.wte",
     folds=(Fold("transformer.norm_f"),),

@@ -1,6 +1,7 @@
 """Cohere's Command R: attention and feed-forward side by side after one LayerNorm, rotary positions in pairs."""
 
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Limit
 from hyperclone_cli.families.vocabulary import head_norm, norm, optional
 
@@ -17,7 +18,7 @@ COHERE2 = Family(
     },
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": True},
     norm="layer",
-    rotary="pairs",
+    positions=Rotary("neighbours"),
 )
 
 COHERE = COHERE2.variant(

@@ -4,9 +4,10 @@ Some experts are chosen, others shared by all tokens and stored as one; the firs
 DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`, which is all that is cached.
 """
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, SIZES
-from hyperclone_cli.families.qwen_moe import EXPERTS, NORMS
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, SIZES
+from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.qwen_moe import EXPERTS
+from hyperclone_cli.families.table import Family, HeadRule, Limit, NextToken
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional, parameter, post_norm
 
 SHARED_EXPERTS = {
@@ -26,24 +27,28 @@ LATENT_ATTENTION = {
     "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
 }
 
+LATENT_SIZES = {
+    "embed": "hidden_size",
+    "ffn": "intermediate_size",
+    "heads": "num_attention_heads",
+    "head_dim": "v_head_dim",
+    "nope": "qk_nope_head_dim",
+    "rope": "qk_rope_head_dim",
+    "q_latent": "q_lora_rank",
+    "kv_latent": "kv_lora_rank",
+    "vocab": "vocab_size",
+    "layers": "num_hidden_layers",
+}
+
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     known_as="DeepSeek V2",
     tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
     sizes={
-        "embed": "hidden_size",
-        "ffn": "intermediate_size",
-        "heads": "num_attention_heads",
-        "head_dim": "v_head_dim",
-        "nope": "qk_nope_head_dim",
-        "rope": "qk_rope_head_dim",
-        "q_latent": "q_lora_rank",
-        "kv_latent": "kv_lora_rank",
+        **LATENT_SIZES,
         "moe_ffn": "moe_intermediate_size",
         "experts": "n_routed_experts",
         "shared": "n_shared_experts",
-        "vocab": "vocab_size",
-        "layers": "num_hidden_layers",
     },
     aliases={"num_attention_heads": ("num_key_value_heads",)},
     tensors={
@@ -65,7 +70,7 @@ DEEPSEEK_V2 = Family(
     },
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
-    embed_divides_by_heads=True,
+    heads=HeadRule.DIVIDES_EMBED,
 )
 
 DEEPSEEK_V3 = DEEPSEEK_V2.variant(
@@ -73,8 +78,8 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     known_as="DeepSeek V3 and R1, Moonlight",
     tensors=in_layers("experts", CORRECTION),
     defaults={"n_shared_experts": 1, "n_routed_experts": 256, "moe_intermediate_size": 2048},
-    embed_divides_by_heads=False,
-    extra_layers="num_nextn_predict_layers",
+    heads=HeadRule.FREE,
+    next_token=NextToken("num_nextn_predict_layers"),
 )
 
 GLM4_MOE = Family(
@@ -106,8 +111,8 @@ GLM4_MOE = Family(
         "use_qk_norm": False,
         "tie_word_embeddings": False,
     },
-    rotary_fraction="partial_rotary_factor",
-    extra_layers="num_nextn_predict_layers",
+    positions=Rotary(fraction="partial_rotary_factor"),
+    next_token=NextToken("num_nextn_predict_layers"),
     limits=(Limit("head_dim", "the eps of its norms of queries and keys would weigh more", {"use_qk_norm": True}),),
 )
 
@@ -116,8 +121,8 @@ DOTS1 = GLM4_MOE.variant(
     known_as="dots.llm1",
     tensors=NORMED_ATTENTION,
     defaults={"num_key_value_heads": 32, "partial_rotary_factor": 1.0},
-    rotary_fraction="",
-    extra_layers="",
+    positions=Rotary(),
+    next_token=NextToken(),
     limits=(),
 )
 
@@ -147,9 +152,8 @@ ERNIE4_5_MOE = Family(
         "moe_num_shared_experts": 2,
         "tie_word_embeddings": True,
     },
-    rotary="pairs",
-    extra_layers="num_nextn_predict_layers",
-    extra_names="mtp",
+    positions=Rotary("neighbours"),
+    next_token=NextToken("num_nextn_predict_layers", "mtp"),
 )
 
 FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE, DOTS1, ERNIE4_5_MOE)

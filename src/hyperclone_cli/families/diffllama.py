@@ -1,7 +1,7 @@
 """DiffLlama: Llama whose head i and head i + half of them are two attentions of which one is taken from the other."""
 
 from hyperclone_cli.families.llama import LLAMA
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.table import Family, HeadRule, Limit
 from hyperclone_cli.families.vocabulary import linear, parameter
 
 DIFFLLAMA: Family = LLAMA.variant(
@@ -18,8 +18,7 @@ DIFFLLAMA: Family = LLAMA.variant(
         "model.layers.*.self_attn.lambda_q2": parameter("*"),
         "model.layers.*.self_attn.lambda_k2": parameter("*"),
     },
-    paired_heads=True,
-    embed_divides_by_heads=False,
+    heads=HeadRule.PAIRED,
     limits=(Limit("head_dim", "its λ are products of vectors as long as a head"),),
 )
 

@@ -2,7 +2,7 @@
 
 from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, NORMED_ATTENTION, SIZES
 from hyperclone_cli.families.table import Family
-from hyperclone_cli.families.vocabulary import linear, norm, normed, post_norm, raw
+from hyperclone_cli.families.vocabulary import from_stream, linear, norm, normed, post_norm
 
 EXAONE4 = Family(
     model_type="exaone4",
@@ -12,11 +12,11 @@ EXAONE4 = Family(
         **EMBEDDING_AND_HEAD,
         **NORMED_ATTENTION,
         # no norm before a block: its first layers read the residual stream
-        "model.layers.*.self_attn.q_proj": raw(normed(linear("heads query", "embed"))),
-        "model.layers.*.self_attn.k_proj": raw(normed(linear("kv_heads key", "embed"))),
-        "model.layers.*.self_attn.v_proj": raw(linear("kv_heads value", "embed")),
-        "model.layers.*.mlp.gate_proj": raw(linear("ffn", "embed")),
-        "model.layers.*.mlp.up_proj": raw(linear("ffn", "embed")),
+        "model.layers.*.self_attn.q_proj": from_stream(normed(linear("heads query", "embed"))),
+        "model.layers.*.self_attn.k_proj": from_stream(normed(linear("kv_heads key", "embed"))),
+        "model.layers.*.self_attn.v_proj": from_stream(linear("kv_heads value", "embed")),
+        "model.layers.*.mlp.gate_proj": from_stream(linear("ffn", "embed")),
+        "model.layers.*.mlp.up_proj": from_stream(linear("ffn", "embed")),
         "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
         "model.layers.*.post_attention_layernorm": post_norm("embed"),
         "model.layers.*.post_feedforward_layernorm": post_norm("embed"),

@@ -1,6 +1,7 @@
 """Falcon: LayerNorm, rotary or ALiBi positions, queries, keys and values fused in one of three layouts."""
 
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.positions import Alibi, Rotary
+from hyperclone_cli.families.table import Family, Fold, Layout, Limit
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional
 
 _ALIBI = {"alibi": True}
@@ -54,9 +55,8 @@ FALCON = Family(
 # 40b and 11b: in each key/value head its queries, its key, its value
 GROUPED = FALCON.variant(
     "falcon",
-    layout="new decoder",
+    layout=Layout("new decoder", {"new_decoder_architecture": True}),
     known_as="Falcon 40B, 180B and 11B",
-    when={"new_decoder_architecture": True},
     sizes={**_SIZES, "kv_heads": "num_kv_heads"},
     fixed={},
     cache=("heads key", "heads value"),  # transformers repeats a group's key and value before it caches them
@@ -65,13 +65,12 @@ GROUPED = FALCON.variant(
 # rw: in each head a query, a key and a value
 MULTI_HEAD = FALCON.variant(
     "falcon",
-    layout="multi-head",
+    layout=Layout("multi-head", {"multi_query": False}),
     known_as="Falcon RW",
-    when={"multi_query": False},
     aliases={"hidden_size": ("n_embed",), "num_attention_heads": ("num_kv_heads",)},
     fixed={},
     tensors={"transformer.h.*.self_attention.query_key_value": linear("heads query+key+value", "embed")},
-    alibi=_ALIBI,
+    positions=Alibi(when=_ALIBI, otherwise=Rotary(), more_heads=True),
     limits=(_HEAD_SIZE,),
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hyperclone_cli.families import deepseek, mixtral, qwen_moe
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.table import Family, Layout
 from hyperclone_cli.families.vocabulary import bare, linear, stacked
 
 _GATE_UP = "model.layers.*.mlp.experts.gate_up_proj"
@@ -34,7 +34,7 @@ def fused(family: Family, renamed: Mapping[str, str]) -> Family:
         _DOWN: replace(stacked(bare(linear("experts embed", width))), layer_kind=kind),
     }
     others = {renamed.get(module, module): form for module, form in family.without(*numbered).tensors.items()}
-    return replace(family, layout="fused experts", holds=_GATE_UP, tensors=others | experts)
+    return replace(family, layout=Layout("fused experts", module=_GATE_UP), tensors=others | experts)
 
 
 FAMILIES = tuple(

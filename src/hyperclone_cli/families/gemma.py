@@ -1,7 +1,8 @@
 """Gemma: norms that multiply by (1 + weight), embeddings multiplied by √hidden_size, always tied."""
 
 from hyperclone_cli.families.llama import ATTENTION, GATED_MLP, NORMED_ATTENTION, SIZES
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
 
 GEMMA = Family(
@@ -29,8 +30,8 @@ GEMMA2 = GEMMA.variant(
         "model.layers.*.post_feedforward_layernorm": post_norm("embed", plus_one=True),
     },
     defaults={"num_key_value_heads": 4},
-    embed_divides_by_heads=True,
-    query_scalar="query_pre_attn_scalar",
+    heads=HeadRule.DIVIDES_EMBED,
+    positions=Rotary(constant_scale="query_pre_attn_scalar"),
 )
 
 GEMMA3 = GEMMA2.variant(
@@ -48,8 +49,8 @@ VAULTGEMMA = GEMMA.without("model.layers.*.post_attention_layernorm").variant(
     known_as="VaultGemma",
     tensors={"model.layers.*.pre_feedforward_layernorm": norm("embed", plus_one=True)},
     defaults={"num_key_value_heads": 4},
-    embed_divides_by_heads=True,
-    query_scalar="query_pre_attn_scalar",
+    heads=HeadRule.DIVIDES_EMBED,
+    positions=Rotary(constant_scale="query_pre_attn_scalar"),
 )
 
 FAMILIES = (GEMMA, GEMMA2, GEMMA3, VAULTGEMMA)

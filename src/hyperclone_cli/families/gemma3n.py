@@ -4,14 +4,15 @@ What is added to a stream is the layer's own input after its norm, so all that r
 """
 
 from hyperclone_cli.families.gemma4 import (
-    BORROWING_ATTENTION,
     EMBEDDING_PER_LAYER,
     SANDWICH_NORMS,
     SCALED_EMBEDDING_AND_HEAD,
+    SHARING_ATTENTION,
 )
 from hyperclone_cli.families.llama import GATED_MLP, SIZES
-from hyperclone_cli.families.table import Family, Limit
-from hyperclone_cli.families.vocabulary import factor, linear, norm, post_norm, raw
+from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.table import Family, HeadRule, Limit, PerLayer
+from hyperclone_cli.families.vocabulary import factor, from_stream, linear, norm, post_norm
 
 _READ_INPUT = tuple(f"model.layers.*.self_attn.{name}_proj" for name in ("q", "k", "v"))
 _STREAMS = range(3)
@@ -31,19 +32,18 @@ GEMMA3N = Family(
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
     },
     sizes=SIZES,
-    listed=("ffn",),
-    borrowers="num_kv_shared_layers",
+    per_layer=PerLayer(listed=("ffn",), kv_shared="num_kv_shared_layers"),
     tensors={
         **SCALED_EMBEDDING_AND_HEAD,
-        **{f"model.altup_projections.{number}": raw(linear("embed", "embed")) for number in _STREAMS},
-        **{f"model.altup_unembed_projections.{number}": raw(linear("embed", "embed")) for number in _STREAMS},
+        **{f"model.altup_projections.{number}": from_stream(linear("embed", "embed")) for number in _STREAMS},
+        **{f"model.altup_unembed_projections.{number}": from_stream(linear("embed", "embed")) for number in _STREAMS},
         **EMBEDDING_PER_LAYER,
-        **BORROWING_ATTENTION,
-        **{module: raw(BORROWING_ATTENTION[module]) for module in _READ_INPUT},
+        **SHARING_ATTENTION,
+        **{module: from_stream(SHARING_ATTENTION[module]) for module in _READ_INPUT},
         **GATED_MLP,
         **SANDWICH_NORMS,
         "model.layers.*.input_layernorm": post_norm("embed"),
-        "model.layers.*.laurel.linear_left": raw(linear("*", "embed")),
+        "model.layers.*.laurel.linear_left": from_stream(linear("*", "embed")),
         "model.layers.*.laurel.linear_right": linear("embed", "*"),
         "model.layers.*.laurel.post_laurel_norm": post_norm("embed"),
         "model.layers.*.altup.router_norm": norm("embed"),
@@ -59,8 +59,8 @@ GEMMA3N = Family(
         "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 25,
         "tie_word_embeddings": True,
     },
-    query_scalar="1",
-    embed_divides_by_heads=True,
+    positions=Rotary(constant_scale="1"),
+    heads=HeadRule.DIVIDES_EMBED,
     limits=(
         Limit(
             "ffn",

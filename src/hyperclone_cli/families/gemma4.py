@@ -1,20 +1,23 @@
 """Gemma 4: two types of layer with heads of two sizes, an embedding for each layer, and in some models experts.
 
-Its layers may take keys and values from an earlier one, and their keys for values.
+Its layers may share the keys and values of an earlier one, and take their keys for values.
 """
 
+from dataclasses import replace
+
 from hyperclone_cli.families.llama import GATED_MLP, NORMED_ATTENTION, SIZES
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.table import Family, Layout, Limit, PerLayer
 from hyperclone_cli.families.vocabulary import (
     bare,
     embedding,
+    from_stream,
     in_layers,
     linear,
     norm,
     optional,
     parameter,
     post_norm,
-    raw,
     stacked,
 )
 
@@ -32,15 +35,15 @@ SANDWICH_NORMS = {
 # an embedding of its own for each layer, narrow, and kept as it is
 EMBEDDING_PER_LAYER = {
     "model.embed_tokens_per_layer": embedding("*", "*"),
-    "model.per_layer_model_projection": raw(linear("*", "embed", forward_power=-0.5)),
+    "model.per_layer_model_projection": from_stream(linear("*", "embed", forward_power=-0.5)),
     "model.per_layer_projection_norm": norm("*"),
-    "model.layers.*.per_layer_input_gate": raw(linear("*", "embed")),
+    "model.layers.*.per_layer_input_gate": from_stream(linear("*", "embed")),
     "model.layers.*.per_layer_projection": linear("embed", "*"),
     "model.layers.*.post_per_layer_input_norm": post_norm("embed"),
 }
 OWN_KEYS = ("model.layers.*.self_attn.k_proj", "model.layers.*.self_attn.k_norm")
 OWN_VALUES = ("model.layers.*.self_attn.v_proj",)
-BORROWING_ATTENTION = {
+SHARING_ATTENTION = {
     **NORMED_ATTENTION,
     **in_layers("keys/own", {module: NORMED_ATTENTION[module] for module in OWN_KEYS}),
     **in_layers("values/own", {module: NORMED_ATTENTION[module] for module in OWN_VALUES}),
@@ -61,19 +64,23 @@ _TINY = {
     "sliding_window": 8,
     "global_head_dim": 24,
 }
-_TINY_BORROWERS = {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+_TINY_SHARING = {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+
+_PER_LAYER = PerLayer(
+    keys={"full_attention": {"head_dim": "global_head_dim"}},
+    kv_shared="num_kv_shared_layers",
+    double_wide="use_double_wide_mlp",
+)
 
 GEMMA4 = Family(
     model_type="gemma4_text",
     known_as="Gemma 4 E2B and E4B (text)",
-    tiny={**_TINY, **_TINY_BORROWERS, "hidden_size_per_layer_input": 12, "vocab_size_per_layer_input": 96},
+    tiny={**_TINY, **_TINY_SHARING, "hidden_size_per_layer_input": 12, "vocab_size_per_layer_input": 96},
     sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
-    layer_keys={"full_attention": {"head_dim": "global_head_dim"}},
-    borrowers="num_kv_shared_layers",
-    double_wide="use_double_wide_mlp",
+    per_layer=_PER_LAYER,
     tensors={
         **SCALED_EMBEDDING_AND_HEAD,
-        **BORROWING_ATTENTION,
+        **SHARING_ATTENTION,
         **GATED_MLP,
         **{module: optional(form) for module, form in (EMBEDDING_PER_LAYER | _EXPERTS).items()},
         **SANDWICH_NORMS,
@@ -88,14 +95,13 @@ GEMMA4 = Family(
         "attention_k_eq_v": False,
         "tie_word_embeddings": True,
     },
-    query_scalar="1",
+    positions=Rotary(constant_scale="1"),
     limits=(Limit("head_dim", "where the two types of layer have heads of two sizes"),),
 )
 KEYS_ARE_VALUES = GEMMA4.variant(
     "gemma4_text",
-    layout="keys are values",
+    layout=Layout("keys are values", {"attention_k_eq_v": True}),
     known_as="Gemma 4 31B and 26B A4B (text)",
-    when={"attention_k_eq_v": True},
     tiny={
         **_TINY,
         "hidden_size_per_layer_input": 0,
@@ -103,8 +109,11 @@ KEYS_ARE_VALUES = GEMMA4.variant(
         "enable_moe_block": True,
         "top_k_experts": 2,
     },
-    layer_keys={"full_attention": {"head_dim": "global_head_dim", "kv_heads": "num_global_key_value_heads"}},
-    keys_are_values=("full_attention",),
+    per_layer=replace(
+        _PER_LAYER,
+        keys={"full_attention": {"head_dim": "global_head_dim", "kv_heads": "num_global_key_value_heads"}},
+        keys_are_values=("full_attention",),
+    ),
 )
 
 UNIFIED, UNIFIED_KEYS_ARE_VALUES = (
@@ -112,7 +121,7 @@ UNIFIED, UNIFIED_KEYS_ARE_VALUES = (
         "gemma4_unified_text",
         known_as="Gemma 4 Unified (text)",
         sizes=SIZES,
-        tiny=_TINY | _TINY_BORROWERS | {"num_global_key_value_heads": 1},
+        tiny=_TINY | _TINY_SHARING | {"num_global_key_value_heads": 1},
     )
     for family in (GEMMA4, KEYS_ARE_VALUES)
 )

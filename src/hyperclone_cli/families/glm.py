@@ -1,8 +1,9 @@
 """GLM 4 of two makes: Llama with gate and up fused, rotary positions on pairs, in glm4 a norm after each block too."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family
-from hyperclone_cli.families.vocabulary import linear, norm, post_norm
+from hyperclone_cli.families.vocabulary import linear, post_norm
 
 GLM = Family(
     model_type="glm",
@@ -13,9 +14,7 @@ GLM = Family(
         **ATTENTION,
         "model.layers.*.mlp.gate_up_proj": linear("ffn | ffn", "embed"),
         "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.post_attention_layernorm": norm("embed"),
-        "model.norm": norm("embed"),
+        **NORMS,
     },
     defaults={
         "num_key_value_heads": 2,
@@ -23,8 +22,7 @@ GLM = Family(
         "partial_rotary_factor": 0.5,
         "tie_word_embeddings": False,
     },
-    rotary="pairs",
-    rotary_fraction="partial_rotary_factor",
+    positions=Rotary("neighbours", "partial_rotary_factor"),
 )
 
 GLM4 = GLM.variant(

@@ -1,6 +1,7 @@
 """GPT-2 and GPT-BigCode (SantaCoder, StarCoder 1): LayerNorm before each block, learned positions, fused attention."""
 
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.positions import Learned
+from hyperclone_cli.families.table import Family, Fold, Layout, Limit
 from hyperclone_cli.families.vocabulary import conv1d, drop, embedding, linear, norm, optional
 
 SIZES = {"embed": "n_embd", "ffn": "n_inner", "heads": "n_head", "vocab": "vocab_size", "layers": "n_layer"}
@@ -34,7 +35,7 @@ GPT2 = Family(
     },
     defaults={"n_positions": 1024, "scale_attn_weights": True, "tie_word_embeddings": True},
     norm="layer",
-    rotary="",
+    positions=Learned(),
     prefix="transformer",
     embedding="transformer.wte",
     folds=(Fold("transformer.ln_f"),),
@@ -47,7 +48,7 @@ GPT2 = Family(
 
 GPT_BIGCODE = GPT2.variant(
     "gpt_bigcode",
-    layout="multi-head",
+    layout=Layout("multi-head", {"multi_query": False}),
     known_as="models with multi_query false",
     aliases=ALIASES | {"n_head": ("num_attention_heads", "num_key_value_heads")},
     tensors={
@@ -58,16 +59,14 @@ GPT_BIGCODE = GPT2.variant(
         "transformer.h.*.mlp.c_proj": linear("embed", "ffn"),
     },
     defaults={"multi_query": True},
-    when={"multi_query": False},
 )
 MULTI_QUERY = GPT_BIGCODE.variant(
     "gpt_bigcode",
-    layout="",
+    layout=Layout(),
     known_as="SantaCoder, StarCoder 1",
     aliases=ALIASES,
     fixed={"kv_heads": 1},
     tensors={"transformer.h.*.attn.c_attn": linear("heads query | kv_heads key | kv_heads value", "embed")},
-    when={},
 )
 
 FAMILIES = (GPT2, GPT_BIGCODE, MULTI_QUERY)

@@ -1,5 +1,6 @@
 """GPT-Neo: GPT-2 with separate queries, keys and values, scores that are not scaled, and local attention."""
 
+from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
@@ -34,8 +35,7 @@ GPT_NEO = Family(
     },
     defaults={"tie_word_embeddings": True},
     norm="layer",
-    rotary="",
-    query_scalar="1",
+    positions=Learned(constant_scale="1"),
     prefix="transformer",
     embedding="transformer.wte",
     folds=(Fold("transformer.ln_f"),),

@@ -1,5 +1,6 @@
 """GPT-NeoX and Pythia: LayerNorm, parallel or sequential residual, one fused query/key/value matrix."""
 
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
@@ -32,7 +33,7 @@ GPT_NEOX = Family(
     },
     defaults={"tie_word_embeddings": False, "rotary_pct": 0.25},
     norm="layer",
-    rotary_fraction="rotary_pct",
+    positions=Rotary(fraction="rotary_pct"),
     prefix="gpt_neox",
     embedding="gpt_neox.embed_in",
     head="embed_out",

@@ -1,6 +1,7 @@
 """GPT-NeoX Japanese: GPT-NeoX without biases in its linear layers, but for one in the last attention."""
 
 from hyperclone_cli.families.gpt_neox import GPT_NEOX
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import drop, embedding, in_layers, linear, norm, optional, parameter
 
@@ -27,7 +28,7 @@ GPT_NEOX_JAPANESE = Family(
     },
     defaults={"intermediate_multiple_size": 4, "rotary_pct": 1.0, "tie_word_embeddings": True},
     norm="layer",
-    rotary_fraction="rotary_pct",
+    positions=Rotary(fraction="rotary_pct"),
     prefix="gpt_neox_japanese",
     embedding="gpt_neox_japanese.embed_in",
     head="embed_out",

@@ -1,7 +1,6 @@
 """gpt-oss in 16 bits: all experts of a layer in two tensors of (in, out), gate and value by turns; attention sinks."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
-from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import bare, conv1d, linear, parameter, stacked
 

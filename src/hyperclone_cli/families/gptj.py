@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from hyperclone_cli.families.gpt2 import ALIASES, SIZES
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
@@ -30,7 +31,7 @@ GPTJ = Family(
     },
     defaults={"n_positions": 2048, "rotary_dim": 64, "tie_word_embeddings": False},
     norm="layer",
-    rotary="pairs",
+    positions=Rotary("neighbours"),
     prefix="transformer",
     embedding="transformer.wte",
     folds=(Fold("transformer.ln_f"),),

@@ -1,7 +1,7 @@
 """Granite's mixtures: all experts of a layer in two tensors, with or without a shared one beside them."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
-from hyperclone_cli.families.qwen_moe import NORMS
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import linear, optional, stacked
 
@@ -22,7 +22,7 @@ GRANITEMOE = Family(
         **NORMS,
     },
     defaults={"num_key_value_heads": None, "head_dim": None, "num_local_experts": 8, "tie_word_embeddings": False},
-    query_scalar="attention_multiplier",
+    positions=Rotary(constant_scale="attention_multiplier"),
 )
 
 GRANITEMOESHARED = GRANITEMOE.variant(

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, norm, parameter
 
@@ -60,7 +61,7 @@ JAMBA = Family(
         "num_experts": 16,
         "tie_word_embeddings": False,
     },
-    rotary="",
+    positions=Learned(),
     folds=(Fold("model.final_layernorm"),),
 )
 

@@ -3,7 +3,8 @@
 Layers without positions, sliding windows and constant multipliers change nothing in the tables.
 """
 
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, normed, optional, post_norm
 
 ATTENTION = {
@@ -22,6 +23,11 @@ GATED_MLP = {
 EMBEDDING_AND_HEAD = {
     "model.embed_tokens": embedding("vocab", "embed"),
     "lm_head": optional(linear("vocab", "embed")),
+}
+NORMS = {
+    "model.layers.*.input_layernorm": norm("embed"),
+    "model.layers.*.post_attention_layernorm": norm("embed"),
+    "model.norm": norm("embed"),
 }
 NORMED_ATTENTION = {
     **ATTENTION,
@@ -48,16 +54,14 @@ LLAMA = Family(
         **EMBEDDING_AND_HEAD,
         **ATTENTION,
         **GATED_MLP,
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.post_attention_layernorm": norm("embed"),
-        "model.norm": norm("embed"),
+        **NORMS,
     },
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
-    embed_divides_by_heads=True,
+    heads=HeadRule.DIVIDES_EMBED,
 )
 
 MISTRAL = LLAMA.variant(
-    "mistral", known_as="Mistral 7B, Nemo", defaults={"num_key_value_heads": 8}, embed_divides_by_heads=False
+    "mistral", known_as="Mistral 7B, Nemo", defaults={"num_key_value_heads": 8}, heads=HeadRule.FREE
 )
 QWEN2 = MISTRAL.variant("qwen2", known_as="Qwen 1.5 to 2.5", defaults={"num_key_value_heads": 32})
 QWEN3 = QWEN2.variant("qwen3", known_as="Qwen 3", defaults={"head_dim": 128}, tensors=NORMED_ATTENTION)
@@ -67,20 +71,20 @@ SMOLLM3 = MISTRAL.variant(
     "smollm3", known_as="SmolLM3", defaults={"num_key_value_heads": 4, "tie_word_embeddings": True}
 )
 GRANITE = LLAMA.variant(
-    "granite", known_as="Granite 3", embed_divides_by_heads=False, query_scalar="attention_multiplier"
+    "granite", known_as="Granite 3", heads=HeadRule.FREE, positions=Rotary(constant_scale="attention_multiplier")
 )
 ERNIE4_5 = MISTRAL.variant(
     "ernie4_5",
     known_as="ERNIE 4.5 0.3B",
     defaults={"num_key_value_heads": 2, "head_dim": 128, "tie_word_embeddings": True},
-    rotary="pairs",
+    positions=Rotary("neighbours"),
 )
 HELIUM = MISTRAL.variant(
     "helium",
     known_as="Helium 1",
     defaults={"num_key_value_heads": 20, "head_dim": 128},
-    rotary="pairs",
-    heads_fill_embed=True,
+    positions=Rotary("neighbours"),
+    heads=HeadRule.FILLS_EMBED,
 )
 HUNYUAN = MISTRAL.variant(
     "hunyuan_v1_dense",
@@ -104,6 +108,8 @@ FAMILIES = (
     SMOLLM3,
     GRANITE,
     LLAMA.variant("cwm", known_as="Code World Model", defaults={"num_key_value_heads": 8, "head_dim": 128}),
+    LLAMA.variant("internlm3", known_as="InternLM 3", defaults={"num_key_value_heads": 2, "head_dim": 128}),
+    LLAMA.variant("iquestcoder", known_as="IQuest Coder", defaults={"num_key_value_heads": 8, "head_dim": 128}),
     MISTRAL.variant("seed_oss", known_as="Seed-OSS", defaults={"head_dim": 128}),
     ERNIE4_5,
     HELIUM,

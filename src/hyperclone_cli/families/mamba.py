@@ -6,6 +6,7 @@ matrices have no weights.
 
 from fractions import Fraction
 
+from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import depthwise, embedding, linear, norm, optional, parameter
 
@@ -44,7 +45,7 @@ MAMBA = Family(
     cache=(),
     prefix="backbone",
     embedding="backbone.embeddings",
-    rotary="",
+    positions=Learned(),
     folds=(Fold("backbone.norm_f"),),
 )
 

@@ -1,5 +1,6 @@
 """Mamba 2: state spaces in heads, whose number is all that grows; groups of heads share input and output matrices."""
 
+from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family, Fold, Limit
 from hyperclone_cli.families.vocabulary import Form, depthwise, embedding, linear, norm, optional, parameter
 
@@ -47,7 +48,7 @@ MAMBA2 = Family(
     cache=(),
     prefix="backbone",
     embedding="backbone.embeddings",
-    rotary="",
+    positions=Learned(),
     folds=(Fold("backbone.norm_f"),),
     limits=(NORMED,),
 )

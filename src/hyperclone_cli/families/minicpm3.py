@@ -1,18 +1,15 @@
 """MiniCPM 3: DeepSeek's latent attention with one feed-forward a layer; logits are divided by hidden_size."""
 
-from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION
-from hyperclone_cli.families.llama import GATED_MLP
-from hyperclone_cli.families.qwen_moe import NORMS
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION, LATENT_SIZES
+from hyperclone_cli.families.llama import GATED_MLP, NORMS
+from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import embedding, linear, optional
-
-_OF_EXPERTS = ("moe_ffn", "experts", "shared")
 
 MINICPM3 = Family(
     model_type="minicpm3",
     known_as="MiniCPM 3",
     sizes={
-        **{axis: key for axis, key in DEEPSEEK_V2.sizes.items() if axis not in _OF_EXPERTS},
+        **LATENT_SIZES,
         "logits_base": "dim_model_base",  # what hidden_size is divided by in turn; null would follow hidden_size
     },
     aliases=DEEPSEEK_V2.aliases,
@@ -34,7 +31,7 @@ MINICPM3 = Family(
     },
     cache=DEEPSEEK_V2.cache,
     limits=DEEPSEEK_V2.limits,
-    embed_divides_by_heads=True,
+    heads=HeadRule.DIVIDES_EMBED,
 )
 
 FAMILIES = (MINICPM3,)

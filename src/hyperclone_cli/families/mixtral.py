@@ -1,8 +1,8 @@
 """Mixtral and Phi-3.5-MoE: every layer's feed-forward is a choice of experts as wide as `intermediate_size`."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
 from hyperclone_cli.families.table import Family
-from hyperclone_cli.families.vocabulary import linear, norm
+from hyperclone_cli.families.vocabulary import linear
 
 MIXTRAL = Family(
     model_type="mixtral",
@@ -15,9 +15,7 @@ MIXTRAL = Family(
         "model.layers.*.block_sparse_moe.experts.*.w1": linear("ffn", "embed"),
         "model.layers.*.block_sparse_moe.experts.*.w3": linear("ffn", "embed"),
         "model.layers.*.block_sparse_moe.experts.*.w2": linear("embed", "ffn"),
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.post_attention_layernorm": norm("embed"),
-        "model.norm": norm("embed"),
+        **NORMS,
     },
     defaults={"num_key_value_heads": 8, "head_dim": None, "num_local_experts": 8, "tie_word_embeddings": False},
 )

@@ -2,7 +2,7 @@
 
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
 from hyperclone_cli.families.table import Family, Limit
-from hyperclone_cli.families.vocabulary import linear, norm, normed, post_norm, raw
+from hyperclone_cli.families.vocabulary import from_stream, linear, norm, normed, post_norm
 
 OLMO = Family(
     model_type="olmo",
@@ -25,12 +25,12 @@ OLMO2 = Family(
     tensors={
         **EMBEDDING_AND_HEAD,
         # no norm before a block: its first layers read the residual stream
-        "model.layers.*.self_attn.q_proj": raw(normed(linear("heads query", "embed"))),
-        "model.layers.*.self_attn.k_proj": raw(normed(linear("kv_heads key", "embed"))),
-        "model.layers.*.self_attn.v_proj": raw(linear("kv_heads value", "embed")),
+        "model.layers.*.self_attn.q_proj": from_stream(normed(linear("heads query", "embed"))),
+        "model.layers.*.self_attn.k_proj": from_stream(normed(linear("kv_heads key", "embed"))),
+        "model.layers.*.self_attn.v_proj": from_stream(linear("kv_heads value", "embed")),
         "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
-        "model.layers.*.mlp.gate_proj": raw(linear("ffn", "embed")),
-        "model.layers.*.mlp.up_proj": raw(linear("ffn", "embed")),
+        "model.layers.*.mlp.gate_proj": from_stream(linear("ffn", "embed")),
+        "model.layers.*.mlp.up_proj": from_stream(linear("ffn", "embed")),
         "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
         "model.layers.*.self_attn.q_norm": post_norm("heads query"),
         "model.layers.*.self_attn.k_norm": post_norm("kv_heads key"),

@@ -1,6 +1,7 @@
 """OpenAI GPT, the first: LayerNorm after each residual sum, learned positions, no key for the width."""
 
 from hyperclone_cli.families.gpt2 import ALIASES, SIZES
+from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family, Fold, Limit
 from hyperclone_cli.families.vocabulary import conv1d, drop, embedding, linear, norm, optional
 
@@ -25,7 +26,7 @@ OPENAI_GPT = Family(
     },
     defaults={"n_positions": 512, "tie_word_embeddings": True},
     norm="layer",
-    rotary="",
+    positions=Learned(),
     prefix="transformer",
     embedding="transformer.tokens_embed",
     folds=(Fold("transformer.h.-1.ln_2"),),

@@ -4,6 +4,7 @@ opt-350m embeds in a narrower width, `proj`, and projects in and out of the resi
 the two widths are equal there is no projection and `proj` is the residual stream itself.
 """
 
+from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family, Fold, Limit
 from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
@@ -42,7 +43,7 @@ OPT = Family(
         "tie_word_embeddings": True,
     },
     norm="layer",
-    rotary="",
+    positions=Learned(),
     embedding="model.decoder.embed_tokens",
     folds=(
         Fold("model.decoder.final_layer_norm", when={"do_layer_norm_before": True, "_remove_final_layer_norm": False}),

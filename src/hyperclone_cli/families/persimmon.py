@@ -2,6 +2,7 @@
 
 from hyperclone_cli.families.gpt_neox import GPT_NEOX
 from hyperclone_cli.families.phi import NORMED_HEADS
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Fold
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
 
@@ -25,7 +26,7 @@ PERSIMMON = Family(
     },
     defaults={"partial_rotary_factor": 0.5, "qk_layernorm": True, "tie_word_embeddings": False},
     norm="layer",
-    rotary_fraction="partial_rotary_factor",
+    positions=Rotary(fraction="partial_rotary_factor"),
     folds=(Fold("model.final_layernorm"),),
     limits=(NORMED_HEADS,),
 )

@@ -1,7 +1,8 @@
 """Phi: Phi-1 to 2 with LayerNorm and parallel blocks; Phi-3 and 4, which are Llama with fused matrices."""
 
 from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, SIZES
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.table import Family, Fold, HeadRule, Layout, Limit
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
 
 NORMED_HEADS = Limit(
@@ -32,20 +33,19 @@ PHI = Family(
         "tie_word_embeddings": False,
     },
     norm="layer",
-    rotary_fraction="partial_rotary_factor",
+    positions=Rotary(fraction="partial_rotary_factor"),
     folds=(Fold("model.final_layernorm"),),
 )
 NORMED = PHI.variant(
     "phi",
-    layout="query and key norms",
+    layout=Layout("query and key norms", {"qk_layernorm": True}),
     known_as="models with qk_layernorm true",
-    when={"qk_layernorm": True},
     tensors={
         "model.layers.*.self_attn.q_layernorm": post_norm("query"),
         "model.layers.*.self_attn.k_layernorm": post_norm("key"),
     },
     limits=(NORMED_HEADS,),
-    heads_fill_embed=True,  # the norms are as long as hidden_size / heads, whatever head_dim says
+    heads=HeadRule.FILLS_EMBED,  # the norms are as long as hidden_size / heads, whatever head_dim says
 )
 
 PHI3 = Family(
@@ -67,12 +67,11 @@ PHI3 = Family(
 
 LONG_ROPE = PHI3.variant(
     "phi3",
-    layout="long rope",
+    layout=Layout("long rope", {"rope_parameters.rope_type": "longrope"}),
     known_as="Phi 3 and 4 with rope of type longrope",
-    when={"rope_parameters.rope_type": "longrope"},
     aliases={"rope_parameters.rope_type": ("rope_scaling.rope_type", "rope_scaling.type")},
     tiny={"rope_parameters.short_factor": [1.0] * 8, "rope_parameters.long_factor": [2.0] * 8},
-    heads_fill_embed=True,  # its factors are as many as hidden_size / heads calls for, whatever head_dim says
+    heads=HeadRule.FILLS_EMBED,  # its factors are as many as hidden_size / heads calls for, whatever head_dim says
 )
 
 FAMILIES = (NORMED, PHI, LONG_ROPE, PHI3)

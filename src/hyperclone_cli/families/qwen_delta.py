@@ -4,8 +4,9 @@ All norms multiply by (1 + weight) but the delta nets' own. Value heads come in 
 """
 
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS, SHARED_EXPERT
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.table import Family, NextToken
 from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter, post_norm
 
 _DELTA: dict[str, Form] = {
@@ -89,8 +90,8 @@ QWEN3_NEXT = Family(
         "shared_expert_intermediate_size": 512,
         "num_experts": 512,
     },
-    rotary_fraction="partial_rotary_factor",
-    extra_names="mtp.",
+    positions=Rotary(fraction="partial_rotary_factor"),
+    next_token=NextToken(names="mtp."),
 )
 
 QWEN3_5 = Family(
@@ -118,9 +119,8 @@ QWEN3_5 = Family(
         **_NORMS,
     },
     defaults={**_DEFAULTS, "num_key_value_heads": 4},
-    rotary_fraction="partial_rotary_factor",
-    extra_layers="mtp_num_hidden_layers",
-    extra_names="mtp.",
+    positions=Rotary(fraction="partial_rotary_factor"),
+    next_token=NextToken("mtp_num_hidden_layers", "mtp."),
 )
 
 FAMILIES = (QWEN3_NEXT, QWEN3_5)

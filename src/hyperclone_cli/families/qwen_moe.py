@@ -1,14 +1,9 @@
 """Qwen's mixtures of experts, and OLMoE: experts by number, in some layers or in all."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, SIZES
-from hyperclone_cli.families.table import Family, Limit
-from hyperclone_cli.families.vocabulary import in_layers, linear, norm, post_norm
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, SIZES
+from hyperclone_cli.families.table import Family, HeadRule, Limit
+from hyperclone_cli.families.vocabulary import in_layers, linear, post_norm
 
-NORMS = {
-    "model.layers.*.input_layernorm": norm("embed"),
-    "model.layers.*.post_attention_layernorm": norm("embed"),
-    "model.norm": norm("embed"),
-}
 EXPERTS = {
     "model.layers.*.mlp.gate": linear("experts", "embed"),
     "model.layers.*.mlp.experts.*.gate_proj": linear("moe_ffn", "embed"),
@@ -84,7 +79,7 @@ OLMOE = Family(
         **NORMS,
     },
     defaults={"num_key_value_heads": None, "head_dim": None, "num_experts": 64, "tie_word_embeddings": False},
-    heads_fill_embed=True,
+    heads=HeadRule.FILLS_EMBED,
     limits=(Limit("head_dim", "its clip_qkv would clip scaled queries elsewhere", {"clip_qkv": ...}),),
 )
 

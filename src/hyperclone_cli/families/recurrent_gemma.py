@@ -6,6 +6,7 @@ The root of hidden_size that embeddings are multiplied by is rounded to bfloat16
 from fractions import Fraction
 
 from hyperclone_cli.families.llama import SIZES
+from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Fold, Stated
 from hyperclone_cli.families.vocabulary import depthwise, embedding, in_layers, linear, norm, optional, parameter
 
@@ -56,7 +57,7 @@ RECURRENT_GEMMA = Family(
         "partial_rotary_factor": 0.5,
         "tie_word_embeddings": True,
     },
-    rotary_fraction="partial_rotary_factor",
+    positions=Rotary(fraction="partial_rotary_factor"),
     folds=(Fold("model.final_norm"),),
 )
 

@@ -1,5 +1,6 @@
 """RWKV 4: a linear recurrence in place of attention, each unit by itself; LayerNorm, the embeddings' own included."""
 
+from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family, Fold, Limit
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, parameter, post_norm
 
@@ -43,7 +44,7 @@ RWKV = Family(
     embedding="rwkv.embeddings",
     head="head",
     norm="layer",
-    rotary="",
+    positions=Learned(),
     folds=(Fold("rwkv.ln_out"),),
     limits=(Limit("pads", "where the first norm writes the residual stream and leaves no room for padding"),),
 )

@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
 from hyperclone_cli.families.phi import NORMED_HEADS
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.table import Family, Layout
 from hyperclone_cli.families.vocabulary import norm, numbered, optional, post_norm
 
 STABLELM = Family(
@@ -24,13 +25,12 @@ STABLELM = Family(
         "tie_word_embeddings": False,
     },
     norm="layer",
-    rotary_fraction="partial_rotary_factor",
+    positions=Rotary(fraction="partial_rotary_factor"),
 )
 NORMED = STABLELM.variant(
     "stablelm",
-    layout="query and key norms",
+    layout=Layout("query and key norms", {"qk_layernorm": True}),
     known_as="StableLM 2 12B",
-    when={"qk_layernorm": True},
     tensors={
         "model.layers.*.self_attn.q_layernorm.norms.*": numbered("heads", post_norm("query")),
         "model.layers.*.self_attn.k_layernorm.norms.*": numbered("kv_heads", post_norm("key")),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
+from hyperclone_cli.families.positions import Positions, Rotary
 from hyperclone_cli.families.vocabulary import Form
 
 
@@ -28,10 +30,10 @@ def _is_set(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Fold:
-    """A module that feeds a tied head, able to carry the factor that the shared matrix cannot.
+    """A module before a tied head, into whose weight the factor can be folded that the shared matrix cannot carry.
 
     `when` are values of config.json under which it is the last module before the head.
-    `layers.-1` in the name stands for the last layer.
+    `.-1.` in the name stands for the last layer.
     """
 
     module: str
@@ -40,7 +42,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Limit:
-    """A growth that the architecture cannot have, and why.
+    """A growth that the architecture cannot have, and the reason.
 
     `growth` is "pads" (a hidden size that is no multiple of the source's), "ffn" (a feed-forward width that is
     none), "heads" (their number) or "head_dim". `when` are values of config.json under which it applies; `...`
@@ -69,90 +71,157 @@ class Stated:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """What tells a table from others of the same model_type.
+
+    when    values of config.json under which it is the one
+    module  a module that only checkpoints of this layout have, where config.json does not tell
+    """
+
+    name: str = ""
+    when: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
+
+
+class HeadRule(Enum):
+    """What ties number and size of the heads to the residual stream, where config.json states the head size."""
+
+    FREE = "free"  # nothing
+    DIVIDES_EMBED = "divides embed"  # transformers refuses a hidden_size that is no multiple of the heads
+    FILLS_EMBED = "fills embed"  # hidden_size is heads × head size, although the config states the head size
+    PAIRED = "paired"  # free, but head i works with head i + half: the key/value heads are even in number
+
+
+@dataclass(frozen=True)
+class PerLayer:
+    """How layers differ from each other.
+
+    types       the config key that lists each layer's type of attention
+    overrides   the config key under which transformers saves, by layer, the numbers that differ there, whatever keys
+                they were made from; it reads that first
+    keys        type of layer → axis → the config key of the width that layers of this type have
+    listed      axes whose key may list a width for each layer
+    kv_shared   the config key for the number of layers, the last ones, that share the keys and values of an earlier
+                one. "keys/own" and "values/own" are the kinds of layer that have modules for these
+    double_wide  the config key by which the feed-forward of these layers is twice as wide as that of the others
+    keys_are_values  types of layer that take their keys, before the norms, for values
+    """
+
+    types: str = "layer_types"
+    overrides: str = "per_layer_config"
+    keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    listed: tuple[str, ...] = ()
+    kv_shared: str = ""
+    double_wide: str = ""
+    keys_are_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Modules that predict further tokens, which transformers does not load and a clone does not have.
+
+    layers  the config key for the number of layers beyond the stated ones
+    names   a part of their tensors' names, where they are not numbered on
+    """
+
+    layers: str = ""
+    names: str = ""
+
+
+class Match(NamedTuple):
+    """A tensor's place in a family's table.
+
+    name       its full name, with the base model's prefix
+    module     the table's name of its module
+    parameter  which of the module's parameters it is
+    indices    the numbers in the name where the module has a `*`: the layer, then the expert or other unit
+    """
+
+    name: str
+    module: str
+    parameter: str
+    form: Form
+    indices: tuple[int, ...]
+
+    @property
+    def layer(self) -> int | None:
+        """The number of its layer; None outside of the layers."""
+        return self.indices[0] if self.indices else None
+
+    @property
+    def pattern(self) -> str:
+        """The name with a `*` for every number."""
+        return _full(self.module, self.parameter)
+
+    def numbered(self, *indices: int) -> str:
+        """The name with other numbers."""
+        numbers = iter(indices)
+        return ".".join(str(next(numbers)) if part == "*" else part for part in self.pattern.split("."))
+
+
+def _full(module: str, parameter: str) -> str:
+    return f"{module}.{parameter}" if parameter else module
+
+
+def _starred(name: str) -> tuple[str, tuple[str, ...]]:
+    """A name with a `*` for every part that is a number or a star, and these parts."""
+    parts = name.split(".")
+    varying = [part for part in parts if part == "*" or part.isdecimal()]
+    return ".".join("*" if part == "*" or part.isdecimal() else part for part in parts), tuple(varying)
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture as its checkpoints lie on disk.
 
-    layout    what tells this table from others of the same model_type; `when` are the values of config.json
-              under which it is the one.
-    known_as  models that have it.
-    holds     a module that only checkpoints of this layout have, where config.json does not tell.
-    sizes     axis → the config key that states it. Without "kv_heads" every query head has its
-              own key and value; without "head_dim" it is embed / heads, whatever the config says.
-    fixed     axis → units, where the architecture leaves no choice.
-    multiples axis → (n, other axis), of which it is n times the width, rounded up, where its key says nothing
-              or "auto", or where it has no key: then always. n is a number, or the config key of one.
-    stated    axis → how its key states it, where not in units.
-    aliases   config key → other keys that state the same number. One with a default of its own is written in any case.
-              In all keys "a.b" is b inside a.
-    context   the config key for the most tokens that the model takes.
-    tensors   module name (the first `*` is a layer's number, the second that of an expert) → form.
-    defaults  what transformers assumes for a key that config.json omits.
-    prefix    the base model's attribute; checkpoints of the bare base model lack it.
-    embedding, head   the modules that `tie_word_embeddings` makes one matrix.
-    norm      "rms" or "layer": what the norms divide by, the root mean square or the standard deviation.
-    rotary    how rotary positions pair a head's units: "halves" (i with i + half), "pairs" (2i with 2i + 1), or
-              "" without them. A "rotary" in `sizes` is the number of units in a head that have them.
-    rotary_fraction   the config key for the part of a head that has them, where it is not a rope parameter.
-    query_scalar   the config key, or the number, that scales attention; empty if the root of head_dim does.
-    score_scale    the config key of what scores are multiplied by, 1 / √head size where it says nothing. In a larger
-              head it is divided by the copies, and the queries are left alone.
-    cache     the packed axes of what one token adds to the cache in each layer.
-    folds     where the factor of a tied head can go; the first that applies is used.
-    extra_layers   the config key for layers beyond the stated ones, which predict further tokens and which
-              transformers does not load; `extra_names` is what their names hold where they are not numbered on.
-    limits    what this architecture cannot have.
-    embed_divides_by_heads   transformers refuses a hidden_size that is no multiple of the heads.
-    tiny      what the config of a tiny model needs besides its widths; see `hyperclone families --check`.
-    paired_heads   head i works with head i + half of them, so that the key/value heads are even in number.
-    heads_stay     what a head does depends on its number and on how many there are: heads grow in size alone.
-    heads_fill_embed   hidden_size is heads × head_dim, although the config states head_dim.
-    alibi     values of config.json under which heads have ALiBi's slopes, and may grow in number: those that the
-              source has not are silent.
-    layer_keys   type of layer, as `layer_types` lists them → axis → the config key of the width that layers of
-              this type have. transformers saves it in `per_layer_config` under the usual key, and reads that first.
-    listed    axes whose key may list a width for each layer.
-    borrowers   the config key for the number of layers, the last ones, that take keys and values from an earlier one;
-              "keys/own" and "values/own" are the kind of layer that has the modules for these.
-    double_wide   the config key by which the feed-forward of borrowers is twice as wide as that of the others.
-    keys_are_values   types of layer that take their keys for values, before the norms.
+    layout      what tells this table from others of the same model_type
+    known_as    models that have it
+    sizes       axis → the config key that states it. Without "kv_heads" every query head has its own key and value;
+                without "head_dim" it is embed / heads, whatever the config says
+    fixed       axis → units, where the architecture leaves no choice
+    multiples   axis → (n, other axis): it is n times the other, rounded up, where its key says nothing or "auto", or
+                where it has no key. n is a number, or the config key of one
+    stated      axis → how its key states it, where not in units
+    aliases     config key → other keys that state the same number. One with a default of its own is always written.
+                In all keys "a.b" is b inside a
+    context     the config key for the most tokens that the model takes
+    tensors     module name (the first `*` is a layer's number, the second that of an expert) → form
+    defaults    what transformers assumes for a key that config.json omits
+    prefix      the base model's attribute; checkpoints of the bare base model lack it
+    embedding, head   the modules that `tie_word_embeddings` makes one matrix
+    folds       modules that the factor of a tied head can be folded into; the first that applies is used
+    norm        what the norms divide by: "rms", the root mean square, or "layer", the standard deviation
+    positions   `Rotary`, `Alibi` or `Learned`, and how attention scores are scaled
+    heads       what ties the heads to the residual stream
+    cache       the packed axes of what one token adds to the KV cache in each layer
+    next_token  modules for predicting further tokens
+    per_layer   how layers differ; None: they have the same widths
+    limits      growths that this architecture cannot have
+    tiny        what the config of a tiny model needs besides its sizes; see `hyperclone families --check`
     """
 
     model_type: str
     sizes: Mapping[str, str]
     tensors: Mapping[str, Form]
     defaults: Mapping[str, Any]
-    layout: str = ""
     known_as: str = ""
-    when: Mapping[str, Any] = field(default_factory=dict)
-    holds: str = ""
+    layout: Layout = Layout()
     fixed: Mapping[str, int] = field(default_factory=dict)
     multiples: Mapping[str, tuple[int | Fraction | str, str]] = field(default_factory=dict)
     stated: Mapping[str, Stated] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
     context: str = "max_position_embeddings"
     prefix: str = "model"
     embedding: str = "model.embed_tokens"
     head: str = "lm_head"
-    norm: str = "rms"
-    rotary: str = "halves"
-    rotary_fraction: str = ""
-    query_scalar: str = ""
-    score_scale: str = ""
-    extra_layers: str = ""
-    extra_names: str = ""
     folds: tuple[Fold, ...] = (Fold("model.norm"),)
+    norm: str = "rms"
+    positions: Positions = field(default_factory=Rotary)
+    heads: HeadRule = HeadRule.FREE
+    cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
+    next_token: NextToken = NextToken()
+    per_layer: PerLayer | None = None
     limits: tuple[Limit, ...] = ()
-    embed_divides_by_heads: bool = False
-    heads_fill_embed: bool = False
-    paired_heads: bool = False
-    heads_stay: bool = False
-    alibi: Mapping[str, Any] | None = None
-    layer_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    listed: tuple[str, ...] = ()
-    borrowers: str = ""
-    double_wide: str = ""
-    keys_are_values: tuple[str, ...] = ()
     tiny: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -163,7 +232,7 @@ class Family:
     @property
     def heads_are_free(self) -> bool:
         """Whether number and size of the heads may grow apart from the residual stream."""
-        return "head_dim" in self.sizes and not self.heads_fill_embed
+        return "head_dim" in self.sizes and self.heads is not HeadRule.FILLS_EMBED
 
     def variant(self, model_type: str, **changes: Any) -> Family:
         """The same table under another model_type, for other models; `tensors` and `defaults` are merged into it."""
@@ -175,10 +244,10 @@ class Family:
     @property
     def name(self) -> str:
         """The model_type, and the layout where there are several."""
-        return f"{self.model_type} ({self.layout})" if self.layout else self.model_type
+        return f"{self.model_type} ({self.layout.name})" if self.layout.name else self.model_type
 
     def names(self, key: str) -> tuple[str, ...]:
-        """The keys of config.json that state what `key` does, itself first."""
+        """`key` and its aliases: the keys of config.json that state the same."""
         return (key, *self.aliases.get(key, ()))
 
     def value(self, config: Mapping[str, Any], key: str) -> Any:
@@ -196,28 +265,47 @@ class Family:
         """The same table without some of its modules."""
         return replace(self, tensors={name: form for name, form in self.tensors.items() if name not in modules})
 
+    def limit(self, growth: str, config: Mapping[str, Any]) -> Limit | None:
+        """The first limit on a growth that applies to a config."""
+        return next((limit for limit in self.limits if limit.growth == growth and self.fits(config, limit.when)), None)
+
     @cached_property
-    def _patterns(self) -> tuple[tuple[re.Pattern[str], str, Form], ...]:
-        return tuple(
-            (
-                re.compile(re.escape(module).replace(r"\*", r"\d+") + (rf"\.{parameter}" if parameter else "")),
-                parameter,
-                form,
-            )
-            for module, form in self.tensors.items()
-            for parameter in form.parameters
-        )
+    def _rules(self) -> Mapping[str, list[tuple[str, str, tuple[str, ...]]]]:
+        """Name with a `*` for every number → (module, parameter, what stands for these numbers in the table)."""
+        rules = defaultdict(list)
+        for module, form in self.tensors.items():
+            for parameter in form.parameters:
+                starred, varying = _starred(_full(module, parameter))
+                rules[starred].append((module, parameter, varying))
+        return rules
+
+    @cached_property
+    def _before_layers(self) -> frozenset[str]:
+        """What stands before a layer's number in the names of tensors."""
+        return frozenset(module.partition("*")[0] for module in self.tensors if "*" in module)
+
+    def matches(self, name: str) -> list[Match]:
+        """Every rule that fits a tensor's name, with or without the prefix."""
+        found = []
+        for full in (name, f"{self.prefix}.{name}"):
+            starred, numbers = _starred(full)
+            for module, parameter, varying in self._rules.get(starred, ()):
+                pairs = list(zip(varying, numbers, strict=True))
+                if all(wanted in ("*", number) for wanted, number in pairs):
+                    indices = tuple(int(number) for wanted, number in pairs if wanted == "*")
+                    found.append(Match(full, module, parameter, self.tensors[module], indices))
+        return found
+
+    def layer_of(self, name: str) -> int | None:
+        """The number of the layer that a tensor belongs to, also where no rule fits its name; None outside."""
+        for full in (name, f"{self.prefix}.{name}"):
+            for before in self._before_layers:
+                number = full.removeprefix(before).partition(".")[0]
+                if full.startswith(before) and number.isdecimal():
+                    return int(number)
+        return None
 
     def is_stored_in(self, names: Iterable[str]) -> bool:
         """Whether a checkpoint with tensors of these names has the module that tells this layout, if there is one."""
-        module = self.tensors.get(self.holds)
-        return module is None or any(form is module for name in names for _, _, form in self.matches(name))
-
-    def matches(self, name: str) -> list[tuple[str, str, Form]]:
-        """Every (full tensor name, parameter, form) whose rule fits `name`, with or without prefix."""
-        return [
-            (full, parameter, form)
-            for full in (name, f"{self.prefix}.{name}")
-            for pattern, parameter, form in self._patterns
-            if pattern.fullmatch(full)
-        ]
+        module = self.layout.module
+        return not module or any(match.module == module for name in names for match in self.matches(name))

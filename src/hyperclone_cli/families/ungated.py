@@ -3,8 +3,9 @@
 Jais 2 and Nemotron have LayerNorm, Nemotron's multiplies by (1 + weight); Apertus learns its activation.
 """
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMED_ATTENTION, SIZES
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMED_ATTENTION, NORMS, SIZES
+from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import linear, norm, parameter
 
 ARCEE = Family(
@@ -16,12 +17,10 @@ ARCEE = Family(
         **ATTENTION,
         "model.layers.*.mlp.up_proj": linear("ffn", "embed"),
         "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.post_attention_layernorm": norm("embed"),
-        "model.norm": norm("embed"),
+        **NORMS,
     },
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
-    embed_divides_by_heads=True,
+    heads=HeadRule.DIVIDES_EMBED,
 )
 
 NEMOTRON = ARCEE.variant(
@@ -34,8 +33,8 @@ NEMOTRON = ARCEE.variant(
     },
     defaults={"partial_rotary_factor": 0.5},
     norm="layer",
-    rotary_fraction="partial_rotary_factor",
-    embed_divides_by_heads=False,
+    positions=Rotary(fraction="partial_rotary_factor"),
+    heads=HeadRule.FREE,
 )
 
 APERTUS = Family(

@@ -1,35 +1,18 @@
 """The words in which a family's table is written.
 
-An *axis* is a width of the network that can grow, named as in the field. A dimension of a tensor
-is a packed sequence of axes, outermost first, written as one string:
+A dimension of a tensor packs axes (see `axes`), outermost first, written as one string:
 
-    "embed"            the residual stream
-    "ffn"              the feed-forward width
-    "kv_heads key"     key/value heads, each with a key of head_dim units; "value" likewise
-    "heads query"      query heads: short for "kv_heads group query", a group per key/value head
-    "kv_pairs"         half of the key/value heads, where head i works with head i + half of them
+    "embed"            one axis
+    "kv_heads key"     in each key/value head a key
+    "heads query"      a product of axes is short for its factors: "kv_heads group query"
     "heads query+key"  in each head a query, then a key: "+" packs widths side by side
     "kv_heads group.query+key"  in each key/value head its group of queries, then its key: "." packs most tightly
     "experts ffn+ffn"  in each expert a gate of its width, then as much again
     "ffn | ffn"        one whole packed axis after another: "|" packs widest
-    "vocab"            the vocabulary, which never grows
-    "experts"          the experts of a layer, which never grow in number; nor do the "shared" ones
-    "moe_ffn"          the width of one expert, where it is not "ffn"; "shared_ffn" that of the shared one
-    "kv_latent"        the narrow width that keys and values are read from; "q_latent" that of queries
-    "nope", "rope"     the parts of such a query or key without and with rotary positions
-    "inner"            the width of a recurrent or convolutional block, each unit of which goes its own way
-    "block"            the part of such a width that belongs to one head
-    "lru"              the same width in blocks: short for "heads block"
-    "ssm_inner"        the same width in Mamba 2's heads: short for "ssm_heads ssm_value"
-    "ssm_heads"        these heads: short for "ssm_groups ssm_group", a number of heads in each group
-    "ssm_state"        the size of a unit's state, which never grows; nor does "dt_rank", the narrow width
-                       that time steps are read from
-    "delta_heads"      the key heads of a gated delta net, each with a "delta_key", and with a
-    "delta_group"      of value heads, each of these with a "delta_value"; both: "delta_values"
     "*"                whatever size it has
     "1"                a size that is always the same
 
-A head's query, key and value are as wide as each other on disk, but grow in ways of their own.
+A head's query, key and value are equally wide on disk, but each grows in its own way.
 
 A *form* says which dimensions of a module's parameters write a width (`out`: its units are copied)
 and which read one (`in`: the copies share the weight).
@@ -42,33 +25,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from hyperclone_cli.families.axes import AXES, PRODUCTS
+
 ANY = "*"
 """A dimension of any size, which is kept whole."""
 
-ATTENTION_AXES = frozenset(
-    {"kv_heads", "kv_pairs", "group", "query", "key", "value", "q_latent", "kv_latent", "nope", "rope"}
-)
-RECURRENT_AXES = frozenset(
-    {"inner", "block", "dt_rank", "ssm_groups", "ssm_group", "ssm_value", "ssm_state"}
-    | {"delta_heads", "delta_group", "delta_key", "delta_value"}
-)
-AXES = ATTENTION_AXES | RECURRENT_AXES | {"embed", "ffn", "moe_ffn", "shared_ffn", "experts", "shared", "vocab", "proj"}
-
-PRODUCTS = {
-    "lru": ("heads", "block"),
-    "ssm_inner": ("ssm_heads", "ssm_value"),
-    "heads": ("kv_heads", "group"),
-    "ssm_heads": ("ssm_groups", "ssm_group"),
-    "delta_values": ("delta_heads", "delta_group"),
-}
-"""Packed axes whose product has a name of its own, as it has in config.json. A factor may be a product further down."""
-
 
 class Role(Enum):
-    """What a dimension does with the width that it spans."""
+    """Whether a dimension writes or reads the width that it spans."""
 
-    OUT = "out"  # writes it: copies are copies
-    IN = "in"  # reads it: the weight is shared out among the copies
+    OUT = "out"  # writes it: its units are copied
+    IN = "in"  # reads it: the copies share the weight
 
 
 @dataclass(frozen=True)
@@ -99,7 +66,8 @@ def dimension(role: Role, packed: str) -> Dimension:
     """
     parts = tuple(tuple(axis for word in part.split() for axis in _factors(word)) for part in packed.split("|"))
     read = Dimension(role, parts)
-    unknown = sorted(word for word in words_of(read.axes) - AXES if not word.isdecimal())
+    known = {name for name, axis in AXES.items() if axis.part != "config"}
+    unknown = sorted(word for word in words_of(read.axes) - known if not word.isdecimal())
     if unknown and parts != ((ANY,),):
         raise ValueError(f"{packed!r}: {unknown[0]!r} is no axis")
     return read
@@ -114,21 +82,21 @@ def _factors(word: str) -> tuple[str, ...]:
 class Form:
     """How the parameters of one module grow.
 
-    `parameters` maps a parameter's name inside the module ("weight", "bias") to its dimensions.
-    `plus_one` marks norms that multiply by (1 + weight).
-    `writes` marks norms whose output is the width itself, not a reading of it: those after a block.
-    `normed` marks linear layers whose output is normalised by itself before it is used.
-    `transposed` marks modules that store their weight as (in, out).
-    `raw` marks linear layers that read the residual stream itself, where others read a norm of it.
-    `forward_power` is p where the forward pass multiplies this module's output by embed**p; `forward_bits` are
-    the significant bits that it rounds this factor to, 0 where it does not.
-    `dropped` is why a tensor is not written at all; empty for all others.
-    `optional` marks modules that not every checkpoint of the family has.
-    `stacked` marks tensors that hold a matrix for each expert, in a dimension of their own or one below the other.
-    `numbered` are packed axes whose units the last number in a module's name counts; empty where it counts
-    layers or experts. Each copy of such a unit is a module of its own.
-    `layer_kind` is the kind of layer that a module belongs to; empty for modules of every layer. Where a
-    layer is of one kind in two respects, they are told apart as "respect/kind".
+    parameters     name inside the module ("weight", "bias") → its dimensions
+    plus_one       norms that multiply by (1 + weight)
+    writes         norms whose output is added to the residual stream, or is the query or key itself
+    normed         linear layers whose output is normalised before it is used: queries and keys under QK-norm
+    transposed     modules that store their weight as (in, out)
+    from_stream    linear layers that read the residual stream itself, not a norm of it
+    forward_power  p where the forward pass multiplies this module's output by embed**p
+    forward_bits   significant bits to which the forward pass rounds this factor; 0: it does not
+    dropped        why a tensor is not written; empty for all others
+    optional       modules that some checkpoints of the family do not have
+    stacked        tensors that hold a matrix for each expert, in a dimension of their own or one below the other
+    numbered       packed axes whose units the last number in a module's name counts; empty where it counts layers
+                   or experts. Each copy of such a unit is a module of its own
+    layer_kind     the kind of layer that a module belongs to; empty for modules of every layer. Where layers differ
+                   in two places, such as mixer and feed-forward, it is "place/kind"
     """
 
     kind: str
@@ -137,7 +105,7 @@ class Form:
     writes: bool = False
     normed: bool = False
     transposed: bool = False
-    raw: bool = False
+    from_stream: bool = False
     forward_power: float = 0.0
     forward_bits: int = 0
     dropped: str = ""
@@ -171,13 +139,13 @@ def depthwise(width: str) -> Form:
 
 
 def normed(form: Form) -> Form:
-    """The same linear layer, feeding a norm over its own output: those of queries and keys."""
+    """The same linear layer, with a norm over its output: those of queries and keys under QK-norm."""
     return replace(form, normed=True)
 
 
-def raw(form: Form) -> Form:
-    """The same linear layer, reading the residual stream itself."""
-    return replace(form, raw=True)
+def from_stream(form: Form) -> Form:
+    """The same linear layer, reading the residual stream itself and not a norm of it."""
+    return replace(form, from_stream=True)
 
 
 def norm(width: str, plus_one: bool = False) -> Form:
@@ -237,8 +205,8 @@ def optional(form: Form) -> Form:
 
 
 def in_layers(kind: str, forms: Mapping[str, Form]) -> dict[str, Form]:
-    """The same modules, for the layers of one kind: every layer is of one, and has all modules of that.
+    """The same modules, for the layers of one kind: every layer is of one kind, and has all modules of it.
 
-    `kind` is "respect/kind" where layers differ in two, such as "mixer/mamba" and "mlp/experts".
+    `kind` is "place/kind" where layers differ in two places, such as "mixer/mamba" and "mlp/experts".
     """
     return {module: replace(form, layer_kind=kind) for module, form in forms.items()}

@@ -1,17 +1,15 @@
-"""What each architecture can grow, read off its table: for `hyperclone families` and for the README."""
+"""What each architecture can grow, read off its table: for `hyperclone families` and its documentation."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hyperclone_cli.families import Family, Limit
+from hyperclone_cli.families.axes import AXES
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.growth.heads import norms_all_heads
 
-_GROWN = (
-    *("embed", "proj", "ffn", "moe_ffn", "shared_ffn", "heads", "kv_heads"),
-    *("inner", "lru", "ssm_inner", "ssm_heads", "delta_heads", "delta_values"),
-)
 _MEANS = {
     "pads": "hidden size in whole multiples",
     "ffn": "feed-forward width in whole multiples",
@@ -24,9 +22,10 @@ _MEANS = {
 class Capabilities:
     """One line of the table of architectures.
 
-    hidden_size, heads, feed_forward   what these widths may become
-    tied_head   what becomes of one
-    limits      what it cannot grow, with the reason
+    known_as    models that have the architecture
+    hidden_size, heads, feed_forward   which values these widths may take in a clone
+    tied_head   whether a tied head can stay tied
+    limits      what the architecture cannot grow, each with its reason; joined by "; "
     """
 
     architecture: str
@@ -42,7 +41,7 @@ class Capabilities:
 
 
 def capabilities(family: Family) -> Capabilities:
-    """What the table of an architecture says that it can do."""
+    """What an architecture can grow, as its table says."""
     return Capabilities(
         family.name,
         family.known_as,
@@ -55,16 +54,8 @@ def capabilities(family: Family) -> Capabilities:
 
 
 def grown_keys(family: Family) -> list[str]:
-    """The keys of config.json that grow."""
-    return [key for axis, key in family.sizes.items() if axis in _GROWN]
-
-
-def markdown(families: list[Family]) -> str:
-    """The table of architectures as Markdown, one line each."""
-    titles = [field.name.replace("_", " ") for field in fields(Capabilities)]
-    rows = [[f"`{row[0]}`", *row[1:]] for row in ([*asdict(capabilities(family)).values()] for family in families)]
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """The keys of config.json that grow with the model. A head's size grows only when asked for."""
+    return [key for axis, key in family.sizes.items() if AXES[axis].grows and axis != "head_dim"]
 
 
 def _hidden_size(family: Family) -> str:
@@ -79,7 +70,7 @@ def _heads(family: Family) -> str:
     if norms_all_heads(family):
         return "multiples"
     if family.heads_are_free:
-        return "divisors" if family.embed_divides_by_heads else "any"
+        return "divisors" if family.heads is HeadRule.DIVIDES_EMBED else "any"
     return "implied"
 
 

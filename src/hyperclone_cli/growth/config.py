@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperclone_cli.checkpoint.json_config import with_value
-from hyperclone_cli.families import Family, stated_value
-from hyperclone_cli.families.vocabulary import PRODUCTS
+from hyperclone_cli.families import stated_value
+from hyperclone_cli.families.axes import PRODUCTS
+from hyperclone_cli.growth.positions import positions_of
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth
 
 
-def grow_config(
-    config: Mapping[str, Any], family: Family, growths: Mapping[str, Growth], dtype: str | None, tied: bool
-) -> dict[str, Any]:
+def grow_config(proposal: Proposal, growths: Mapping[str, Growth], tied: bool) -> dict[str, Any]:
     """config.json of the clone: the same keys in the same order, with the grown numbers.
 
-    A number that the source leaves to a default is written out once anything grows, and so is the
-    tie. `dtype` is written if the user chose one. There are no extra layers: they are not written either.
+    A number that the source leaves to a default is written out once anything grows, and so is the tie. A dtype is
+    written if the request has one. Layers for predicting further tokens are not in the clone, so their number is 0.
     """
+    config, family, dtype = proposal.config, proposal.family, proposal.request.dtype
     grown = dict(config)
     targets = targets_of(growths)
     if any(growth.grows for growth in growths.values()):
@@ -33,12 +34,13 @@ def grow_config(
                 stated += [name for name in family.aliases.get(key, ()) if name in family.defaults]
                 for name in stated:
                     grown = with_value(grown, name, targets[axis])
-    if family.score_scale and growths["key"].grows:
+    scale_key = positions_of(proposal).stated_scale
+    if scale_key and growths["key"].grows:
         head_dim = growths["key"]
-        scale = family.value(config, family.score_scale) or head_dim.source**-0.5
-        grown = with_value(grown, family.score_scale, scale / float(head_dim.ratio))
-    if grown.get(family.extra_layers):
-        grown[family.extra_layers] = 0
+        scale = family.value(config, scale_key) or head_dim.source**-0.5
+        grown = with_value(grown, scale_key, scale / float(head_dim.ratio))
+    if grown.get(family.next_token.layers):
+        grown[family.next_token.layers] = 0
     ties = [name for name in family.names("tie_word_embeddings") if name in config]
     if tied != bool(family.value(config, "tie_word_embeddings")) or not ties:
         grown |= dict.fromkeys(ties or ["tie_word_embeddings"], tied)

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
+from hyperclone_cli.families.positions import Alibi
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.families.vocabulary import Form
-from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.proposal import Proposal
 
 _FARTHEST = 4096
-"""Heads further than this from what is wanted are no help to anybody."""
+"""Numbers of heads further than this from the wanted one are not tried."""
 
 
 class Heads(NamedTuple):
@@ -23,7 +25,7 @@ class Heads(NamedTuple):
 
 
 class _Wanted(NamedTuple):
-    """`near` is the number of query heads that the width calls for; the others are None unless asked for."""
+    """`near` is the number of query heads that the hidden size calls for; the others are None unless asked for."""
 
     near: int
     query: int | None
@@ -31,53 +33,54 @@ class _Wanted(NamedTuple):
 
 
 def heads_of(sizes: Mapping[str, int]) -> Heads:
-    """The source's heads."""
+    """The heads of a model of these sizes."""
     return Heads(sizes["kv_heads"] * sizes["group"], sizes["kv_heads"])
 
 
-def choose_heads(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Heads:
-    """The clone's heads for a residual stream of `embed` units. Raises RequestError if the wanted ones cannot be."""
-    chosen = _choose(request, sizes, family, embed)
+def choose_heads(proposal: Proposal, embed: int) -> Heads:
+    """The clone's heads for a residual stream of `embed` units. Raises RequestError where those asked for cannot be."""
+    chosen = _choose(proposal, embed)
     if chosen is None:
-        raise _refusal(request, sizes, family, embed)
+        raise _refusal(proposal, embed)
     return chosen
 
 
-def _choose(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Heads | None:
-    if not family.has_heads:
-        return heads_of(sizes)
-    wanted = _wanted(request, sizes, family, embed)
-    chosen = next(_possible(wanted, request, sizes, family, embed), None)
+def _choose(proposal: Proposal, embed: int) -> Heads | None:
+    if not proposal.family.has_heads:
+        return heads_of(proposal.sizes)
+    wanted = _wanted(proposal, embed)
+    chosen = next(_possible(wanted, proposal, embed), None)
     return chosen if chosen and wanted.query in (None, chosen.query) else None
 
 
-def head_copies(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> int:
+def _number_is_kept(family: Family) -> bool:
+    """Whether heads grow in size alone."""
+    return isinstance(family.positions, Alibi) and not family.positions.more_heads
+
+
+def head_copies(proposal: Proposal, embed: int) -> int:
     """How often a head's units are copied in a residual stream of `embed` units."""
-    if family.heads_stay and request.head_dim_mult == 1 and not embed % sizes["embed"]:
-        return embed // sizes["embed"]
-    return request.head_dim_mult
+    asked, before = proposal.request.head_dim_mult, proposal.sizes["embed"]
+    return embed // before if _number_is_kept(proposal.family) and asked == 1 and not embed % before else asked
 
 
-def _wanted(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> _Wanted:
-    old = heads_of(sizes)
-    query = _target("--num-heads", old.query, request.num_heads, request.heads_mult)
-    key_value = _target("--num-kv-heads", old.key_value, request.num_kv_heads, request.kv_heads_mult)
-    ratio = max(1.0, embed / sizes["embed"] / head_copies(request, sizes, family, embed))
+def _wanted(proposal: Proposal, embed: int) -> _Wanted:
+    old = heads_of(proposal.sizes)
+    query, key_value = proposal.target("heads", old.query), proposal.target("kv_heads", old.key_value)
+    ratio = max(1.0, embed / proposal.sizes["embed"] / head_copies(proposal, embed))
     return _Wanted(query or round(old.query * ratio), query, key_value)
 
 
-def _possible(
-    wanted: _Wanted, request: Request, sizes: Mapping[str, int], family: Family, embed: int
-) -> Iterator[Heads]:
-    """What the architecture can have, the nearest to the wanted number of query heads first."""
-    old = heads_of(sizes)
-    for query in _query_heads(wanted.near, request, sizes, family, embed):
+def _possible(wanted: _Wanted, proposal: Proposal, embed: int) -> Iterator[Heads]:
+    """The heads that the architecture can have, the nearest to the wanted number of query heads first."""
+    old = heads_of(proposal.sizes)
+    for query in _query_heads(wanted.near, proposal, embed):
         numbers: Iterable[int] = _divisors(query)
         if wanted.key_value is not None:
             numbers = [wanted.key_value]
-        elif old.key_value == 1 and "kv_heads" in family.sizes:
+        elif old.key_value == 1 and "kv_heads" in proposal.family.sizes:
             numbers = [1]
-        pair = _nearest(query, numbers, old.key_value * query / old.query, old, family)
+        pair = _nearest(query, numbers, old.key_value * query / old.query, old, proposal.family)
         if pair:
             yield pair
 
@@ -105,12 +108,12 @@ def heads_like(old: Heads, others: Heads, grown: Heads, family: Family) -> Heads
     return heads
 
 
-def _query_heads(near: int, request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> Iterable[int]:
-    fewest = heads_of(sizes).query
-    if not family.heads_are_free:
-        number, rest = divmod(embed, sizes["head_dim"] * head_copies(request, sizes, family, embed))
+def _query_heads(near: int, proposal: Proposal, embed: int) -> Iterable[int]:
+    fewest = heads_of(proposal.sizes).query
+    if not proposal.family.heads_are_free:
+        number, rest = divmod(embed, proposal.sizes["head_dim"] * head_copies(proposal, embed))
         return [number] if not rest and number >= fewest else []
-    if family.embed_divides_by_heads:
+    if proposal.family.heads is HeadRule.DIVIDES_EMBED:
         numbers = [number for number in _divisors(embed) if fewest <= number <= 2 * near]
         return sorted(numbers, key=lambda number: abs(number - near))
     around = (number for step in range(_FARTHEST) for number in dict.fromkeys((near - step, near + step)))
@@ -124,7 +127,7 @@ def _divisors(number: int) -> list[int]:
 
 def _is_possible(new: Heads, old: Heads, family: Family) -> bool:
     group, old_group = new.query // new.key_value, old.query // old.key_value
-    if (family.paired_heads and new.key_value % 2) or (family.heads_stay and new != old):
+    if (family.heads is HeadRule.PAIRED and new.key_value % 2) or (_number_is_kept(family) and new != old):
         return False
     if new.query % new.key_value or new.key_value < old.key_value or group < old_group:
         return False
@@ -137,7 +140,7 @@ def _is_possible(new: Heads, old: Heads, family: Family) -> bool:
 
 
 def norms_all_heads(family: Family) -> bool:
-    """Whether a norm spans all heads: it tells unequal numbers of copies from equal ones."""
+    """Whether one norm spans all heads, so that unequal numbers of copies would change what it computes."""
 
     def spans_heads(form: Form) -> bool:
         weight = next(iter(form.parameters.values()))
@@ -146,68 +149,53 @@ def norms_all_heads(family: Family) -> bool:
     return any(map(spans_heads, family.tensors.values()))
 
 
-def _refusal(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> RequestError:
-    wanted = _wanted(request, sizes, family, embed)
-    shares_keys = "kv_heads" in family.sizes
+def _refusal(proposal: Proposal, embed: int) -> RequestError:
+    family, wanted = proposal.family, _wanted(proposal, embed)
     heads = f"{wanted.near} heads" + (f" over {wanted.key_value} key/value heads" if wanted.key_value else "")
-    rules = ["every key/value head serves the same number of query heads, at least as many as in the source"]
-    if "kv_heads" in family.fixed:
-        rules = ["the number of key/value heads is no choice"]
-        if family.fixed["kv_heads"] > 1:
-            rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
-    elif not shares_keys:
-        rules = ["every query head has a key and value head of its own"]
-    if family.heads_stay:
-        rules.append("heads grow in size alone: what each does depends on how many there are")
-    if family.paired_heads:
-        rules.append("the key/value heads are two halves")
-    if not family.heads_are_free:
-        head_dim = sizes["head_dim"] * head_copies(request, sizes, family, embed)
-        rules.append(f"hidden_size is heads × head size, here a multiple of {head_dim}")
-    if family.embed_divides_by_heads:
-        rules.append("transformers wants hidden_size to be a multiple of the number of heads")
-    if norms_all_heads(family):
-        rules.append("a norm spans all heads, so each must be copied equally often")
-    nearest = next(_possible(wanted, request, sizes, family, embed), None)
-    nearest = nearest or next(_possible(wanted._replace(key_value=None), request, sizes, family, embed), None)
+    nearest = next(_possible(wanted, proposal, embed), None)
+    nearest = nearest or next(_possible(wanted._replace(key_value=None), proposal, embed), None)
     hint = ""
     if nearest:
         hint = f"The nearest that works: --hidden-size {embed} --num-heads {nearest.query}"
-        hint += f" --num-kv-heads {nearest.key_value}." if shares_keys else "."
-    elif width := _nearest_width(request, sizes, family, embed):
+        hint += f" --num-kv-heads {nearest.key_value}." if "kv_heads" in family.sizes else "."
+    elif width := _nearest_width(proposal, embed):
         hint = f"The nearest that works: --hidden-size {width}."
-    names = ("hidden_size", "embed_mult"), ("num_heads", "heads_mult"), ("num_kv_heads", "kv_heads_mult")
-    typed = [request.typed(*pair) for pair in names]
-    typed.append(f"--head-dim-mult {request.head_dim_mult}" if request.head_dim_mult > 1 else "")
+    typed = [proposal.typed(axis) for axis in ("embed", "heads", "kv_heads", "head_dim")]
     return RequestError(
         f"{' '.join(filter(None, typed))}: hidden size {embed} with {heads}: not in {family.name},"
-        f" where {'; '.join(rules)}.",
+        f" where {'; '.join(_rules(proposal, embed))}.",
         hint,
     )
 
 
-def _nearest_width(request: Request, sizes: Mapping[str, int], family: Family, embed: int) -> int | None:
-    for step in range(1, sizes["embed"] + 1):
+def _rules(proposal: Proposal, embed: int) -> list[str]:
+    """What the architecture demands of its heads."""
+    family = proposal.family
+    rules = ["every key/value head serves the same number of query heads, at least as many as in the source"]
+    if "kv_heads" in family.fixed:
+        rules = ["the number of key/value heads is fixed"]
+        if family.fixed["kv_heads"] > 1:
+            rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
+    elif "kv_heads" not in family.sizes:
+        rules = ["every query head has a key and value head of its own"]
+    if _number_is_kept(family):
+        rules.append("heads grow in size alone: what each does depends on how many there are")
+    if family.heads is HeadRule.PAIRED:
+        rules.append("the number of key/value heads is even")
+    if not family.heads_are_free:
+        unit = proposal.sizes["head_dim"] * head_copies(proposal, embed)
+        rules.append(f"hidden_size is heads × head size, here a multiple of {unit}")
+    if family.heads is HeadRule.DIVIDES_EMBED:
+        rules.append("transformers requires hidden_size to be a multiple of the number of heads")
+    if norms_all_heads(family):
+        rules.append("a norm spans all heads, so each must be copied equally often")
+    return rules
+
+
+def _nearest_width(proposal: Proposal, embed: int) -> int | None:
+    smallest = proposal.sizes["embed"]
+    for step in range(1, smallest + 1):
         for width in (embed - step, embed + step):
-            if width >= sizes["embed"] and _choose(request, sizes, family, width):
+            if width >= smallest and _choose(proposal, width):
                 return width
     return None
-
-
-def _target(option: str, size: int, units: int | None, mult: float | None) -> int | None:
-    return None if units is None and mult is None else grown_size(option, size, units, mult or 1)
-
-
-def grown_size(option: str, size: int, units: int | None, mult: float) -> int:
-    """The units that a width of `size` grows to. Raises RequestError for fewer, naming the option.
-
-    So it does for a multiplier that would come to nothing.
-    """
-    target = round(size * mult) if units is None else units
-    if units is None and mult > 1 and target == size:
-        raise RequestError(f"{size} × {mult:g} is {size} in whole units: nothing would grow.", f"Use {option} instead.")
-    if target < size:
-        raise RequestError(
-            f"{option} {target}: the source has {size}, and growth takes nothing away.", f"At least {size}."
-        )
-    return target

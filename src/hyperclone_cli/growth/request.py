@@ -65,7 +65,7 @@ class Request:
             if units is None and name != "multiple_of":
                 continue
             if type(units) is not int or not 1 <= units <= MAX_UNITS:
-                raise RequestError(f"{_option(name)} {units}: expected a whole number from 1 to {MAX_UNITS:,}.")
+                raise RequestError(f"{option_name(name)} {units}: expected a whole number from 1 to {MAX_UNITS:,}.")
         for size, mult in (
             ("hidden_size", "embed_mult"),
             ("intermediate_size", "ffn_mult"),
@@ -73,7 +73,9 @@ class Request:
             ("num_kv_heads", "kv_heads_mult"),
         ):
             if getattr(self, size) is not None and getattr(self, mult) not in (None, 1):
-                raise RequestError(f"{_option(size)} and {_option(mult)} are two answers to one question.", "Give one.")
+                raise RequestError(
+                    f"{option_name(size)} and {option_name(mult)} are two answers to one question.", "Give one."
+                )
         if self.target_params is not None:
             object.__setattr__(self, "target_params", _parameters(self.target_params))
             sizes = self.hidden_size, self.intermediate_size, self.moe_ffn_mult
@@ -90,22 +92,18 @@ class Request:
         if self.tie_embeddings not in TIES:
             raise RequestError(f"--tie-embeddings {self.tie_embeddings}: expected one of {', '.join(TIES)}.")
 
-    def typed(self, size: str, mult: str) -> str:
-        """The option that gave a width, as on a command line; empty where it is the source's."""
-        name = mult if getattr(self, size) is None else size
-        return "" if getattr(self, name) in (None, 1) else f"{_option(name)} {getattr(self, name)}"
-
     def _check_multiplier(self, name: str) -> None:
         mult = getattr(self, name)
         if mult is None and name not in ("embed_mult", "ffn_mult"):
             return
         if type(mult) not in (int, float) or not isfinite(mult) or not 1 <= mult <= MAX_MULTIPLIER:
-            raise RequestError(f"{_option(name)} {mult}: a multiplier is a number from 1 to {MAX_MULTIPLIER}.")
+            raise RequestError(f"{option_name(name)} {mult}: a multiplier is a number from 1 to {MAX_MULTIPLIER}.")
         if mult == int(mult):
             object.__setattr__(self, name, int(mult))  # 2.0 is the same request as 2
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
+    """The command line's name of a field."""
     return "--" + name.replace("_", "-")
 
 

@@ -1,33 +1,21 @@
-"""From a request to the growth of every width, or to the reason why the architecture cannot have it."""
+"""From a request to the growth of every axis, or to the reason why the architecture cannot have it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from fractions import Fraction
 
 from hyperclone_cli.checkpoint.sizes import multiple_of
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.families import Family
-from hyperclone_cli.growth.alibi import slotted
-from hyperclone_cli.growth.heads import choose_heads, grown_size, head_copies, heads_of
-from hyperclone_cli.growth.request import Request
-from hyperclone_cli.growth.rotary import check_rotary, grow_head
+from hyperclone_cli.families.axes import AXES
+from hyperclone_cli.growth.heads import choose_heads, head_copies, heads_of
+from hyperclone_cli.growth.positions import check_rotary, grow_head, grow_kv_heads
+from hyperclone_cli.growth.proposal import Proposal
+from hyperclone_cli.growth.request import option_name
 from hyperclone_cli.growth.widths import Growth, padded, spread, tiled
 
-_WITH_EMBED = {"inner", "ssm_group", "delta_heads"}
-"""Widths and numbers of heads that grow like the residual stream, whole units of them."""
 
-_INSTEAD = {
-    "pads": "A whole --embed-mult works.",
-    "ffn": "A whole --ffn-mult works.",
-    "heads": "Grow the feed-forward width alone: --ffn-mult.",
-    "head_dim": "Leave --head-dim-mult out.",
-}
-
-
-def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: Mapping[str, Any]) -> dict[str, Growth]:
-    """The growth of each axis under `request`, for a source of these `sizes` (axis → units).
+def resolve(proposal: Proposal) -> dict[str, Growth]:
+    """The growth of each axis.
 
     Heads grow like the residual stream unless asked otherwise (less what the head size takes of it),
     key/value heads like the heads, and a single key/value head stays single. Query heads that grow more
@@ -35,85 +23,81 @@ def resolve(request: Request, sizes: Mapping[str, int], family: Family, config: 
 
     Raises RequestError, with the nearest request that works, for one that the architecture cannot meet.
     """
-    embed = grown_size("--hidden-size", sizes["embed"], request.hidden_size, request.embed_mult)
-    ffn = grown_size("--intermediate-size", sizes["ffn"], request.intermediate_size, request.ffn_mult)
-    _check_heads(request, family)
-    request = replace(request, head_dim_mult=head_copies(request, sizes, family, embed))
-    heads = choose_heads(request, sizes, family, embed)
-    typed = request.typed("hidden_size", "embed_mult")
+    family, sizes = proposal.family, proposal.sizes
+    embed, ffn = _asked(proposal, "embed"), _asked(proposal, "ffn")
+    _check_options(proposal)
+    proposal = proposal.changed(head_dim_mult=head_copies(proposal, embed))
+    heads = choose_heads(proposal, embed)
     if embed % sizes["embed"]:
-        _check_limits("pads", f"{typed}: hidden size {embed} is no multiple of {sizes['embed']}", family, config)
+        what = f"{proposal.typed('embed')}: hidden size {embed} is no multiple of {sizes['embed']}"
+        proposal.check_limit("pads", what)
     if ffn % sizes["ffn"]:
-        typed_ffn = request.typed("intermediate_size", "ffn_mult")
-        _check_limits("ffn", f"{typed_ffn}: width {ffn} is no multiple of {sizes['ffn']}", family, config)
+        proposal.check_limit("ffn", f"{proposal.typed('ffn')}: width {ffn} is no multiple of {sizes['ffn']}")
     if heads != heads_of(sizes):
-        _check_limits("heads", f"{heads.query} heads", family, config)
-    if request.head_dim_mult > 1:
-        _check_limits("head_dim", f"--head-dim-mult {request.head_dim_mult}", family, config)
-        check_rotary(request.head_dim_mult, sizes["head_dim"], family, config)
-    grown = {axis: tiled(size, 1) for axis, size in sizes.items()}
+        proposal.check_limit("heads", f"{heads.query} heads")
+    if proposal.request.head_dim_mult > 1:
+        proposal.check_limit("head_dim", f"--head-dim-mult {proposal.request.head_dim_mult}")
+        check_rotary(proposal)
     if "ffn" not in family.sizes:
-        _check_multiple(request, embed, ffn, family, config)
-    grown["embed"] = padded(sizes["embed"], embed)
-    grown["ffn"] = spread(sizes["ffn"], ffn)
-    grown |= grow_experts(request, sizes, family, ffn / sizes["ffn"])
-    has_slopes = family.alibi is not None and family.fits(config, family.alibi)
-    grown["kv_heads"] = (slotted if has_slopes else spread)(sizes["kv_heads"], heads.key_value)
+        _check_multiple(proposal, embed, ffn)
+    ratios = {"embed": Fraction(embed, sizes["embed"]), "ffn": Fraction(ffn, sizes["ffn"])}
+    grown = {
+        axis: spread(size, round(size * _ratio(axis, proposal, ratios)))
+        if axis in AXES and AXES[axis].follows and size
+        else tiled(size, 1)
+        for axis, size in sizes.items()
+    }
+    grown["embed"], grown["ffn"] = padded(sizes["embed"], embed), spread(sizes["ffn"], ffn)
+    grown["kv_heads"] = grow_kv_heads(proposal, heads.key_value)
     grown["kv_pairs"] = spread(max(1, sizes["kv_heads"] // 2), max(1, heads.key_value // 2))
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
-    grown |= {
-        axis: spread(sizes[axis], round(sizes[axis] * embed / sizes["embed"])) for axis in _WITH_EMBED & sizes.keys()
-    }
-    grown |= grow_head(sizes["head_dim"], request.head_dim_mult, family)
+    grown |= grow_head(proposal)
     if "rotary" in sizes:
-        grown["rotary"] = tiled(sizes["rotary"], request.head_dim_mult)
-    if sizes.get("proj") == sizes["embed"]:
-        grown["proj"] = grown["embed"]  # no projection: the embedding's width is the residual stream
+        grown["rotary"] = tiled(sizes["rotary"], proposal.request.head_dim_mult)
+    if "proj" in sizes:  # without a projection the embedding has the width of the residual stream
+        grown["proj"] = grown["embed"] if sizes["proj"] == sizes["embed"] else tiled(sizes["proj"], 1)
     return grown
 
 
-def grow_experts(request: Request, sizes: Mapping[str, int], family: Family, ffn_ratio: float) -> dict[str, Growth]:
-    """The growths of the experts' own widths, which follow the feed-forward width unless asked otherwise.
+def _asked(proposal: Proposal, axis: str) -> int:
+    target = proposal.target(axis, proposal.sizes[axis])
+    assert target is not None  # its multiplier is 1 unless given
+    return target
 
-    Raises RequestError where experts have no width of their own.
-    """
-    if request.moe_ffn_mult is not None and not sizes.get("moe_ffn"):
+
+def _ratio(axis: str, proposal: Proposal, ratios: dict[str, Fraction]) -> Fraction | float:
+    """How an axis grows that follows another: in proportion, unless its own multiplier is given."""
+    if axis in ratios:
+        return ratios[axis]
+    _, multiplier = AXES[axis].options
+    asked: float | None = getattr(proposal.request, multiplier) if multiplier else None
+    return _ratio(AXES[axis].follows, proposal, ratios) if asked is None else asked
+
+
+def _check_options(proposal: Proposal) -> None:
+    """Raise RequestError for an option whose axis the architecture does not have."""
+    request, family = proposal.request, proposal.family
+    for axis in ("heads", "kv_heads", "head_dim"):
+        for name in filter(None, AXES[axis].options):
+            number = getattr(request, name)
+            if number is not None and not (name == "head_dim_mult" and number == 1) and not family.has_heads:
+                option = option_name(name)
+                raise RequestError(f"{option} {number}: {family.name} has no attention heads.", f"Leave {option} out.")
+    if request.moe_ffn_mult is not None and not proposal.sizes.get("moe_ffn"):
         raise RequestError(
             f"--moe-ffn-mult {request.moe_ffn_mult}: {family.model_type} has no experts with a width of their own.",
             "Use --ffn-mult.",
         )
-    ratio = ffn_ratio if request.moe_ffn_mult is None else request.moe_ffn_mult
-    own = [axis for axis in ("moe_ffn", "shared_ffn") if sizes.get(axis)]
-    return {axis: spread(sizes[axis], round(sizes[axis] * ratio)) for axis in own}
 
 
-def _check_heads(request: Request, family: Family) -> None:
-    """Raise RequestError where heads are asked for of an architecture that has none."""
-    asked = {
-        "--heads-mult": request.heads_mult,
-        "--kv-heads-mult": request.kv_heads_mult,
-        "--num-heads": request.num_heads,
-        "--num-kv-heads": request.num_kv_heads,
-        "--head-dim-mult": request.head_dim_mult if request.head_dim_mult > 1 else None,
-    }
-    for option, number in asked.items():
-        if number is not None and not family.has_heads:
-            raise RequestError(f"{option} {number}: {family.name} has no attention heads.", f"Leave {option} out.")
-
-
-def _check_limits(growth: str, wanted: str, family: Family, config: Mapping[str, Any]) -> None:
-    for limit in family.limits:
-        if limit.growth == growth and family.fits(config, limit.when):
-            raise RequestError(f"{wanted}: not in {family.name}, {limit.why}.", _INSTEAD[growth])
-
-
-def _check_multiple(request: Request, embed: int, ffn: int, family: Family, config: Mapping[str, Any]) -> None:
-    times, axis = multiple_of("ffn", config, family), family.multiples["ffn"][1]
+def _check_multiple(proposal: Proposal, embed: int, ffn: int) -> None:
+    """Raise RequestError for a feed-forward width that is no longer the multiple that the architecture makes it."""
+    family = proposal.family
+    times, axis = multiple_of("ffn", proposal.config, family), family.multiples["ffn"][1]
     if ffn != times * embed:
-        key = family.sizes[axis]
-        typed = request.typed("intermediate_size", "ffn_mult") or request.typed("hidden_size", "embed_mult")
+        typed = proposal.typed("ffn") or proposal.typed("embed")
         raise RequestError(
-            f"{typed}: a feed-forward width of {ffn}: {family.name} has no key for it, it is {times} × {key},"
-            f" here {times * embed}.",
+            f"{typed}: a feed-forward width of {ffn}: {family.name} has no key for it, it is"
+            f" {times} × {family.sizes[axis]}, here {times * embed}.",
             f"Grow both alike: --intermediate-size {times * embed}.",
         )

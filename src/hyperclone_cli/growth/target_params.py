@@ -2,58 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.families import Family
 from hyperclone_cli.growth.heads import choose_heads, head_copies
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.resolve import resolve
 
 _LARGEST_RATIO = 64
 
 
-def propose(
-    request: Request,
-    sizes: Mapping[str, int],
-    family: Family,
-    config: Mapping[str, Any],
-    count: Callable[[Request], int],
-) -> Request:
-    """`request` with a hidden and a feed-forward size in place of its `target_params`.
+def choose_sizes(proposal: Proposal, count: Callable[[Request], int]) -> Request:
+    """The request of `proposal` with a hidden and a feed-forward size in place of its `target_params`.
 
-    Of the hidden sizes that are multiples of the head size, and that the architecture can have, those above and
-    below are taken at which heads and feed-forward width grow in proportion; each with the feed-forward width, a
-    multiple of `multiple_of` (of the source's width, where the architecture wants that), that comes closest; and the
-    closer of the two. `count` tells how many parameters a request makes.
+    Candidates are the hidden sizes that are multiples of the head size and that the architecture can have, with heads
+    and feed-forward width in proportion. The search takes the largest that makes too few parameters and the smallest
+    that makes enough, gives each the feed-forward width (a multiple of `multiple_of`, or of the source's width where
+    the architecture requires that) that comes closest to the target, and returns the closer of the two. `count` tells
+    how many parameters a request makes.
 
     Raises RequestError for fewer parameters than the source has, or more than any shape makes.
     """
+    request, sizes, family = proposal.request, proposal.sizes, proposal.family
     target = request.target_params
     assert isinstance(target, int)
-    plain = replace(request, target_params=None, multiple_of=Request.multiple_of)
+    plain = proposal.changed(target_params=None, multiple_of=Request.multiple_of)
     unit = max(1, sizes["embed"] // (sizes["kv_heads"] * sizes["group"])) * request.head_dim_mult
     start = sizes["embed"]
-    whole = any(limit.growth == "ffn" and family.fits(config, limit.when) for limit in family.limits)
-    step = sizes["ffn"] if whole else request.multiple_of
+    step = sizes["ffn"] if family.limit("ffn", proposal.config) else request.multiple_of
     widths = [start, *range((start // unit + 1) * unit, _LARGEST_RATIO * start, unit)]
 
     def proportional(width: int) -> Request:
         ffn = sizes["ffn"] * width / start
-        if "ffn" not in family.sizes:
-            return replace(plain, hidden_size=width, intermediate_size=round(ffn))
-        return replace(plain, hidden_size=width, intermediate_size=_at_least(sizes["ffn"], ffn, step))
+        ffn = _at_least(sizes["ffn"], ffn, step) if "ffn" in family.sizes else round(ffn)
+        return replace(plain.request, hidden_size=width, intermediate_size=ffn)
 
     def works(width: int) -> bool:
         try:
-            resolve(proportional(width), sizes, family, config)
-            heads = choose_heads(plain, sizes, family, width).query
+            resolve(replace(proposal, request=proportional(width)))
+            heads = choose_heads(plain, width).query
         except RequestError:
             return False
         asked = (request.num_heads, request.heads_mult) != (None, None)
-        implied = width // unit * request.head_dim_mult // head_copies(plain, sizes, family, width)
+        implied = width // unit * request.head_dim_mult // head_copies(plain, width)
         return asked or not family.has_heads or width == start or heads == implied
 
     def next_that_works(index: int, step: int) -> int | None:

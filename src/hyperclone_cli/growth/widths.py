@@ -20,8 +20,9 @@ from hyperclone_cli.families.vocabulary import ANY
 class Run(NamedTuple):
     """New units that copy the source units start … start + length - 1: copy number `copy` of `copies`.
 
-    Without copies it is padding, `length` units of it. `scale` is what writers of the units multiply by.
-    `silent` ones are written as the others are, but nobody reads them; `copies` leaves them out.
+    copies  0 for padding, which copies nothing; silent copies are not counted
+    scale   what writers of the units multiply by
+    silent  written like the others, but read by nothing
     """
 
     start: int
@@ -94,10 +95,10 @@ def spread(size: int, target: int) -> Growth:
 
 
 def padded(size: int, target: int) -> Growth:
-    """`size` units repeated copy after copy, and padding up to `target`; both as large as before in mean square.
+    """`size` units repeated copy after copy, and padding up to `target`, with the mean square of the source.
 
-    Padding adds nothing to the variance that a norm divides by (it is zero for RMSNorm, the mean for
-    LayerNorm), so copies scaled by √(target / copied) have the norm's eps weigh as much as it did.
+    Padding adds nothing to the variance that a norm divides by: it is zero under RMSNorm, the mean under LayerNorm.
+    Copies scaled by √(target / copied) restore the variance, so the norm's eps has the same weight as before.
     """
     copies, padding = divmod(target, size)
     if not padding:

@@ -1,7 +1,7 @@
-"""A checkpoint by the name that the user gave: a directory, or a model on the Hub, fetched into its cache.
+"""Open a checkpoint by the name that the user gave: a local path, or a model on the Hub, downloaded into its cache.
 
-Of a repository only what is needed is fetched: config, tokenizer and their like, and one set of weights.
-huggingface_hub does the fetching, so its cache, environment variables and login are the usual ones.
+Only the config, the side files and one set of weights are downloaded. huggingface_hub does that, so that its cache,
+environment variables and login are the usual ones.
 """
 
 from __future__ import annotations
@@ -22,36 +22,37 @@ from hyperclone_cli.checkpoint.json_config import read_config
 from hyperclone_cli.checkpoint.source import (
     BIN_INDEX_NAME,
     BIN_NAME,
-    COMPANIONS,
     INDEX_NAME,
+    SIDE_FILES,
     SINGLE_NAME,
     Origin,
     Source,
-    fits,
+    matches_any,
     open_source,
     read_index,
 )
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.hub.errors import hub_errors
 
-Accept = Callable[[Mapping[str, Any]], object]
-"""Called with the config before any weights are fetched: whatever it raises ends the run early."""
+ConfigCheck = Callable[[Mapping[str, Any]], object]
+"""Called with the config before any weights are downloaded, so that what it raises ends the run early."""
 
 CONFIGS = ("config.json", "adapter_config.json")
-_NAMES = "Name the directory of a checkpoint or a GGUF file; a model on the Hub is named org/name."
 INDEXES = {INDEX_NAME: SINGLE_NAME, BIN_INDEX_NAME: BIN_NAME}
-"""Where the shards are listed → the single file that is read instead where it exists."""
+"""Index of the shards → the single file that is read instead if it exists. In order of preference."""
+
+_SRC_HINT = "Name the directory of a checkpoint or a GGUF file; a model on the Hub is named org/name."
 
 
 @dataclass(frozen=True)
 class Access:
-    """How the Hub is asked.
+    """How models on the Hub are accessed.
 
     revision   branch, tag or commit; None: main
-    token      None: the usual login
+    token      None: that of the usual login
     cache_dir  None: the usual cache
 
-    Raises RequestError for a token that no request could carry.
+    Raises RequestError for a token that cannot be sent in an HTTP header.
     """
 
     revision: str | None = None
@@ -61,14 +62,14 @@ class Access:
     def __post_init__(self) -> None:
         if self.token is not None and not re.fullmatch("[!-~]+", self.token):
             raise RequestError(
-                "--token, or the usual login: no token, for it is empty or holds blanks or odd letters.",
+                "--token, or the usual login: expected a token of printable ASCII characters, found something else.",
                 "Log in with `hf auth login`, or pass the token as huggingface.co/settings/tokens shows it.",
             )
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is known of a repository at one commit: the files that it holds, and where those fetched so far lie."""
+    """A repository at one commit: `files` are all that it holds, `path` the cache directory of those downloaded."""
 
     origin: Origin
     access: Access
@@ -76,15 +77,15 @@ class Snapshot:
     files: tuple[str, ...]
 
     def fetch(self, names: list[str]) -> None:
-        """Bring these files to `path`; those that are there already cost no request. Raises StorageError."""
-        absent = [name for name in names if not (self.path / name).exists()]
-        if absent:
-            _download(self.origin, self.access, absent)
-        for name in absent:
+        """Download those of these files that are not in the cache. Raises StorageError."""
+        missing = [name for name in names if not (self.path / name).exists()]
+        if missing:
+            _download(self.origin, self.access, missing)
+        for name in missing:
             _check_content(self.origin, self.path / name)
 
     def weights(self) -> list[str]:
-        """The files that hold the weights, as transformers chooses them. Needs the indexes.
+        """The files of weights that transformers would load. The index, if there is one, must have been fetched.
 
         Raises CheckpointError if there are none, or the index is damaged.
         """
@@ -95,83 +96,80 @@ class Snapshot:
                 return sorted(set(read_index(self.path / index).values()) & set(self.files))
         found = [name for name in self.files if is_gguf(Path(name)) or name.endswith((".safetensors", ".bin"))]
         raise CheckpointError(
-            f"{self.origin.repo_id}: neither {SINGLE_NAME} nor {BIN_NAME}, whole or as shards with their index.",
+            f"{self.origin.repo_id}: neither {SINGLE_NAME} nor {BIN_NAME} was found, nor an index of shards of either.",
             f"It holds {', '.join(found[:3])}." if found else "It holds no weights.",
         )
 
 
 def locate(src: str | Path, access: Access) -> Path | Origin:
-    """Where `src` is: whatever exists here, else the Hub if it could be the name of a model there; a Path is local.
+    """The local path of `src` if it is a Path or exists on this disk, else the model on the Hub of that name.
 
-    Raises RequestError for a revision of a local directory, and for what is neither here nor a name.
+    Raises RequestError for a name that can be neither, and for a revision of a local path.
     """
     if src == "":
-        raise RequestError("--src: expected a name, found nothing.", _NAMES)
-    here = isinstance(src, Path) or os.path.exists(src)
-    if not here and not _could_be_model(str(src)):
-        raise RequestError(f"{src}: no such directory or file.", _NAMES)
-    if here:
+        raise RequestError("--src: expected a name, found nothing.", _SRC_HINT)
+    if isinstance(src, Path) or os.path.exists(src):
         if access.revision is not None:
             raise RequestError(
-                f"--revision {access.revision}: {src} is a place on this disk, which has no revisions.",
+                f"--revision {access.revision}: {src} is a local path, which has no revisions.",
                 "Leave it out, or name a model on the Hub.",
             )
         return Path(src)
-    return Origin(str(src), access.revision or "main")
-
-
-def _could_be_model(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(name)
+        validate_repo_id(src)
     except HFValidationError:
-        return False
-    return True
+        raise RequestError(f"{src}: no such directory or file.", _SRC_HINT) from None
+    return Origin(src, access.revision or "main")
 
 
 def origin_of(source: Source) -> Origin | None:
-    """Where on the Hub a source came from: fetched by us, or named by its place in the Hub's cache."""
+    """The model on the Hub that a source was downloaded from: by us, or, by its path, into the Hub's cache."""
     place = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})(/|$)", Path(os.path.abspath(source.path)).as_posix())
     return source.origin or (Origin(place[1].replace("--", "/"), place[2]) if place else None)
 
 
 def cache_of(access: Access) -> Path:
-    """The directory into which models are fetched."""
+    """The directory into which models are downloaded."""
     from huggingface_hub import constants
 
     return access.cache_dir or Path(constants.HF_HUB_CACHE)
 
 
 def open_checkpoint(
-    place: Path | Origin, access: Access, dtype: str | None = None, accept: Accept | None = None
+    place: Path | Origin, access: Access, dtype: str | None = None, config_check: ConfigCheck | None = None
 ) -> Source:
-    """The checkpoint at `place`; from the Hub, what is not in the cache is fetched, weights and all.
+    """Open the checkpoint at `place`. From the Hub, whatever is not in the cache is downloaded, weights included.
 
-    Raises RequestError, CheckpointError for what cannot be used, and StorageError if it cannot be fetched.
+    Raises RequestError, CheckpointError if it is unsupported or damaged, StorageError if it cannot be downloaded.
     """
     if isinstance(place, Path):
         return open_source(place, dtype)
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
-    if accept:
-        accept(config)
-    snapshot.fetch([name for name in snapshot.files if _is_companion(name)] + weights)
+    if config_check:
+        config_check(config)
+    side_files = [name for name in snapshot.files if matches_any(name, (*SIDE_FILES, "README.md"))]
+    snapshot.fetch(side_files + weights)
     return replace(open_source(snapshot.path), origin=snapshot.origin)
 
 
 def open_snapshot(place: Origin, access: Access) -> Snapshot:
-    """A repository at the commit that its revision stands for; the config and the list of shards are fetched."""
+    """Resolve a revision to its commit, and download the config and the index of the shards.
+
+    Raises CheckpointError for a repository without a config, StorageError if it cannot be downloaded.
+    """
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-    path = _download(place, access, list(CONFIGS), known=False)
+    path = _download(place, access, list(CONFIGS), may_be_path=True)
     origin = Origin(place.repo_id, path.name)
     try:
         tree = get_cached_repo_tree(origin.repo_id, revision=origin.revision, cache_dir=access.cache_dir)
         files = tuple(file.path for file in tree)
-    except CachedRepoTreeNotFoundError:  # fetched by an older huggingface_hub, and now offline
+    except CachedRepoTreeNotFoundError:  # offline, and downloaded by an older huggingface_hub
         files = tuple(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     if not set(CONFIGS) & set(files):
         raise CheckpointError(f"{origin.repo_id}: no config.json.", "Name a model that transformers can load.")
@@ -181,15 +179,11 @@ def open_snapshot(place: Origin, access: Access) -> Snapshot:
     return snapshot
 
 
-def _is_companion(name: str) -> bool:
-    return fits(name, (*COMPANIONS, "README.md"))
-
-
-def _download(place: Origin, access: Access, names: list[str], known: bool = True) -> Path:
-    """Fetch these files, if the repository has them; returns the snapshot's directory, which its commit names."""
+def _download(place: Origin, access: Access, names: list[str], may_be_path: bool = False) -> Path:
+    """Download those of these files that the repository has; returns their directory, whose name is the commit."""
     from huggingface_hub import snapshot_download
 
-    with hub_session(place.repo_id, access.token, known):
+    with hub_session(place.repo_id, access.token, may_be_path):
         return Path(
             snapshot_download(
                 place.repo_id,
@@ -202,9 +196,9 @@ def _download(place: Origin, access: Access, names: list[str], known: bool = Tru
 
 
 def _check_content(origin: Origin, file: Path) -> None:
-    """Raise StorageError if a file is not what the Hub announced. The next run fetches it again.
+    """Raise StorageError, and delete it, if a file does not have the SHA-256 that the Hub announced.
 
-    The cache names a large file by its ETag, which on the Hub is its SHA-256; huggingface_hub checks sizes alone.
+    The cache names a large file by its ETag, which on the Hub is its SHA-256; huggingface_hub only checks the size.
     """
     blob = Path(os.readlink(file)).name if file.is_symlink() else ""
     if not re.fullmatch("[0-9a-f]{64}", blob):
@@ -216,27 +210,27 @@ def _check_content(origin: Origin, file: Path) -> None:
         file.unlink()
         raise StorageError(
             f"{origin.repo_id}: {file.name} arrived damaged: expected SHA-256 {blob[:12]}…, found {found[:12]}….",
-            "Run the same command again: it is fetched anew.",
+            "Run the same command again: it downloads the file anew.",
         )
 
 
 @contextmanager
-def hub_session(repo_id: str, token: str | None, known: bool = True) -> Iterator[None]:
-    """Talk to the Hub: errors become ours, see `hub_errors`.
+def hub_session(repo_id: str, token: str | None, may_be_path: bool = False) -> Iterator[None]:
+    """A block of calls to the Hub: errors are turned into ours by `hub_errors`.
 
-    Without a terminal the library keeps its bars and advice to itself.
+    Without a terminal, huggingface_hub's progress bars and warnings are switched off meanwhile.
     """
     from huggingface_hub import get_token
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
-    Access(token=token or get_token())  # refused here, for the library's message would show it
+    Access(token=token or get_token())  # refuses what cannot be sent; the library's own message would show the token
     quiet = not sys.stderr.isatty()
     had_bars, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
     if quiet:
         disable_progress_bars()
         logging.set_verbosity(logging.ERROR)
     try:
-        with hub_errors(repo_id, known):
+        with hub_errors(repo_id, may_be_path):
             yield
     finally:
         logging.set_verbosity(verbosity)

@@ -1,50 +1,52 @@
-"""A checkpoint on the Hub as its headers describe it: enough for a plan. Reads ranges of files, fetches no weights."""
+"""A checkpoint on the Hub for planning: only its config and headers are read, by byte ranges, and no weights."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from hyperclone_cli.checkpoint.json_config import read_config
-from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, header_of
+from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, read_header
 from hyperclone_cli.checkpoint.source import Origin, Source, stored_tensors
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.families import known_family
 from hyperclone_cli.hub.download import Access, hub_session, open_checkpoint, open_snapshot
 
 _BLOCK_BYTES = 1 << 16
-"""Read from the Hub at a time, and compared of two tensors that may be equal."""
+"""Read from the Hub at a time, and the most that is compared of two tensors."""
 
-Opened = Callable[[str], Any]
-"""Opens a file of a repository by its name, for reading; its `size` is in bytes."""
+OpenFile = Callable[[str], Any]
+"""Opens a file of a repository by its name, for reading in binary."""
 
 
 @dataclass(frozen=True)
 class RemoteSource(Source):
-    """A checkpoint that is not here: `path` is its name on the Hub, and its tensors can be planned but not read."""
+    """A checkpoint that is not downloaded: `path` is its name on the Hub. Rows of its tensors cannot be read."""
 
     access: Access
 
     def same_bytes(self, one: str, other: str) -> bool:
-        """Whether two tensors begin alike, as far as a block goes. Those of `.bin` files need only look alike."""
+        """Whether two tensors have the same dtype, shape and, unless they are in `.bin` files, first block."""
         a, b = self.tensors[one], self.tensors[other]
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             return False
         if a.path.suffix == ".bin":
             return True
         assert self.origin is not None
-        with remote_files(self.origin, self.access) as opened:
-            return _beginning(opened, a) == _beginning(opened, b)
+        with remote_files(self.origin, self.access) as open_file:
+            return _first_block(open_file, a) == _first_block(open_file, b)
 
 
 def open_headers(place: Path | Origin, access: Access, dtype: str | None = None) -> Source:
-    """The checkpoint at `place`, good for a plan: on the Hub, config and headers are read and no weights are fetched.
+    """Open the checkpoint at `place` for planning. From the Hub, only its config and headers are downloaded.
 
-    Weights that are in the cache already are taken from there. Headers of `.bin` files need torch, those
-    of safetensors do not. Raises RequestError, CheckpointError and StorageError.
+    Weights that are already in the cache are used. Headers of `.bin` files need torch, those of safetensors do not.
+
+    Raises RequestError, CheckpointError if it is unsupported or damaged, StorageError if it cannot be downloaded.
     """
     if isinstance(place, Path):
         return open_checkpoint(place, access, dtype)
@@ -54,21 +56,20 @@ def open_headers(place: Path | Origin, access: Access, dtype: str | None = None)
         return open_checkpoint(snapshot.origin, access)
     path = Path(snapshot.origin.repo_id)
     tensors: dict[str, StoredTensor] = {}
-    with remote_files(snapshot.origin, access) as opened:
+    with remote_files(snapshot.origin, access) as open_file:
         for name in weights:
-            read = header_of if name.endswith(".safetensors") else _bin_header
-            with opened(name) as file:
-                tensors |= read(cast(BinaryIO, file), path / name, file.size)
+            read = read_header if name.endswith(".safetensors") else _read_bin_header
+            tensors |= read(path / name, open_file(name))
     source = RemoteSource(path, config, tensors, access, origin=snapshot.origin)
-    return replace(source, notes=_notes(source))
+    return replace(source, notes=_head_notes(source))
 
 
-def _notes(source: RemoteSource) -> tuple[str, ...]:
-    """What the plan takes for granted of weights that were not read: that a tied head's second copy is one."""
+def _head_notes(source: RemoteSource) -> tuple[str, ...]:
+    """A note if a tied head that is stored twice was taken for equal to the embedding without reading all of it."""
     family = known_family(source.config)
     if not family or not family.value(source.config, "tie_word_embeddings"):
         return ()
-    stored = {full: name for name in source.tensors for full, _, _ in family.matches(name)}
+    stored = {match.name: name for name in source.tensors for match in family.matches(name)}
     head, embedding = (stored.get(f"{module}.weight") for module in (family.head, family.embedding))
     if head is None or embedding is None or not source.same_bytes(head, embedding):
         return ()
@@ -76,45 +77,46 @@ def _notes(source: RemoteSource) -> tuple[str, ...]:
     if tensor.path.suffix != ".bin" and tensor.nbytes <= _BLOCK_BYTES:
         return ()
     return (
-        f"{head} is stored apart from the embedding that it is tied to, and was not compared with it in full:"
-        " taken for the same. `expand` compares all of it.",
+        f"{head} is stored apart from the embedding that it is tied to, and was not compared with it in full: the plan"
+        " takes it for the same. `expand` compares all of it.",
     )
 
 
-def _beginning(opened: Opened, tensor: StoredTensor) -> bytes:
-    with opened(tensor.path.name) as file:
+def _first_block(open_file: OpenFile, tensor: StoredTensor) -> bytes:
+    with open_file(tensor.path.name) as file:
         file.seek(tensor.offset)
         return bytes(file.read(min(tensor.nbytes, _BLOCK_BYTES)))
 
 
-def _bin_header(file: BinaryIO, path: Path, file_bytes: int) -> dict[str, StoredTensor]:
-    """What the pickle in a `.bin` file says of its tensors; the tensors themselves are not read."""
+def _read_bin_header(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
+    """Name → dtype and shape of the tensors in a remote `.bin` file, from its pickle alone; `path` names the file."""
     import torch
 
-    magic = file.read(4)
-    file.seek(0)
-    if magic != b"PK\x03\x04":
-        raise RequestError(
-            f"{path}: in torch's old format, of which nothing is known before all {file_bytes:,} bytes are fetched.",
-            "`hyperclone expand` fetches them; or `hf download` it, and plan again.",
-        )
-    try:
-        return stored_tensors(path, torch.load(file, map_location="meta", weights_only=True))
-    except OSError:
-        raise
-    except Exception as error:  # the unpickler and the zip reader raise what they like
-        raise CheckpointError(
-            f"{path}: refused: no plain state dict, or damaged ({last_line(error)}).",
-            "Use a safetensors version of the model.",
-        ) from None
+    with file:
+        magic, file_bytes = file.read(4), file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if magic != b"PK\x03\x04":
+            raise RequestError(
+                f"{path}: in torch's old format, which has to be downloaded as a whole, {file_bytes:,} bytes.",
+                "`hyperclone expand` downloads it; or use `hf download`, and plan again.",
+            )
+        try:
+            return stored_tensors(path, torch.load(file, map_location="meta", weights_only=True))
+        except OSError:
+            raise
+        except Exception as error:  # the unpickler and the zip reader raise their own kinds
+            raise CheckpointError(
+                f"{path}: refused: damaged, or not a state dict of tensors alone ({last_line(error)}).",
+                "Use a safetensors version of the model.",
+            ) from None
 
 
 @contextmanager
-def remote_files(origin: Origin, access: Access) -> Iterator[Opened]:
-    """What opens a file of the repository by name: read by ranges, as it is asked for."""
+def remote_files(origin: Origin, access: Access) -> Iterator[OpenFile]:
+    """A function that opens files of the repository, which are downloaded in blocks as they are read."""
     from huggingface_hub import HfFileSystem
 
     with hub_session(origin.repo_id, access.token):
-        files = HfFileSystem(token=access.token, skip_instance_cache=True)  # it keeps what it knows of the repository
+        files = HfFileSystem(token=access.token, skip_instance_cache=True)  # cached ones remember old listings
         place = f"{origin.repo_id}@{origin.revision}"
         yield lambda name: files.open(f"{place}/{name}", "rb", block_size=_BLOCK_BYTES, cache_type="readahead")

@@ -1,4 +1,4 @@
-"""Upload a clone to the Hub in one commit. An interrupted upload is run again, and goes on."""
+"""Upload a clone to the Hub in one commit. An interrupted upload resumes when it is run again."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _PULL_REQUEST = "refs/pr/"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a clone goes, and how.
+    """The repository that a clone is uploaded to, and how.
 
-    revision        branch, made if it is not there, or refs/pr/N to add to a pull request; None: main
-    private         make the repository private if it has to be made
+    revision        branch, created if it does not exist, or refs/pr/N to add to a pull request; None: main
+    private         create the repository as private
     create_pr       open a pull request against main instead of committing to it
-    commit_message  its first line; None: one that names hyperclone
-    token           None: the usual login
+    commit_message  None: one that names hyperclone
+    token           None: that of the usual login
 
-    Raises RequestError for what no upload can do, StorageError if the environment says that there is no Hub.
+    Raises RequestError for a bad name or token or contradictory options, StorageError if HF_HUB_OFFLINE is set.
     """
 
     repo_id: str
@@ -53,19 +53,19 @@ class Target:
                 f"--create-pr with --revision {self.revision}: a pull request is opened against main.",
                 "Leave one of them out; --revision refs/pr/N adds to the pull request number N.",
             )
-        Access(token=self.token)
+        Access(token=self.token)  # refuses a token that cannot be sent
         if is_offline_mode():
             raise offline_error(self.repo_id)
         if not (self.token or get_token()):
             raise RequestError(
-                f"{self.repo_id}: to upload, the Hub needs to know who you are.",
+                f"{self.repo_id}: uploading to the Hub needs a token, and none was found.",
                 "Log in with `hf auth login`, set HF_TOKEN, or pass --token.",
             )
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where a clone can be seen: `url` is the page of its repository, branch or pull request."""
+    """An upload that succeeded: `url` is the page of the repository, branch or pull request."""
 
     clone: str
     repo_id: str
@@ -78,23 +78,24 @@ class Pushed:
 
 
 def upload(clone: Path, target: Target, force: bool = False) -> Pushed:
-    """Upload the directory `clone` in one commit, making the repository if need be.
+    """Upload the directory `clone` in one commit, creating the repository if it does not exist.
 
-    The same commit removes weights of the same kind that the repository holds and the clone does not: transformers
-    would load them instead. Hidden files are not uploaded. `force` only tells the command that the hint names.
+    The commit also deletes safetensors of the repository that the clone does not have, which transformers would load
+    instead. Hidden files are not uploaded. A second run uploads only what is missing. `force` is used for nothing but
+    the command that an error suggests.
 
-    Raises RequestError for a repository that is public and was to be private, and StorageError if the Hub refuses or
-    cannot be reached. A second run uploads only what is missing.
+    Raises RequestError if the repository is public and should be private, StorageError if the Hub refuses or cannot
+    be reached.
     """
     try:
         return _upload(clone, target)
     except StorageError as error:
-        again = f"The clone itself is whole. To go on: {_command(clone, target, force)}"
-        raise StorageError(error.message, f"{error.hint} {again}") from error
+        error.hint += f" The clone itself is complete. To go on: {_command(clone, target, force)}"
+        raise
 
 
 def _command(clone: Path, target: Target, force: bool) -> str:
-    """The command that asks for the same push again. It never holds the token."""
+    """The command that repeats a push, without the token."""
     words = ["hyperclone", "push", str(clone), target.repo_id]
     words += ["--private"] if target.private else []
     words += ["--revision", target.revision] if target.revision else []
@@ -112,11 +113,11 @@ def _upload(clone: Path, target: Target) -> Pushed:
         repo = api.create_repo(target.repo_id, private=target.private or None, exist_ok=True)
         repo_id = repo.repo_id
         if target.private and not api.model_info(repo_id).private:
-            raise RequestError(f"{repo_id}: is there already, and public.", "Make it private on its page first.")
+            raise RequestError(f"{repo_id}: the repository exists and is public.", "Make it private on its page first.")
         if target.revision and not target.revision.startswith(_PULL_REQUEST):
             api.create_branch(repo_id, branch=target.revision, exist_ok=True)
-        present = api.list_repo_files(repo_id, revision=target.revision)
-        stale = [name for name in present if WEIGHTS.fullmatch(name) and not (clone / name).exists()]
+        existing = api.list_repo_files(repo_id, revision=target.revision)
+        stale = [name for name in existing if WEIGHTS.fullmatch(name) and not (clone / name).exists()]
         done: CommitInfo = api.upload_folder(
             repo_id=repo_id,
             folder_path=clone,

@@ -1,16 +1,15 @@
-"""Are the copies in a checkpoint taught alike? One pass, forward and backward, tells."""
+"""Whether the copies in a checkpoint get equal gradients, measured in one forward and backward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.sizes import context_length
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.inspection.similarity import Alikeness, compare_copies
+from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
 
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
 class GradientFigures:
     """One backward pass in float32, without dropout.
 
-    text                what was read: "a page of English" or "random tokens"
+    text                the input: "a page of English" or "random tokens"
     loss                mean cross entropy of the next token, in nats
-    largest_difference  |a - b| / max(|a|, |b|), L2 norms, of the gradients of any copy and copy 0; a cosine
-                        does not see gradients that differ in size alone. None if none could be compared
+    largest_difference  |a - b| / max(|a|, |b|), L2 norms, of the gradients of any copy and copy 0: unlike a cosine, it
+                        also shows gradients that differ in size alone. None if none could be compared
     """
 
     text: str
@@ -36,20 +35,22 @@ class GradientFigures:
 
 
 @dataclass(frozen=True)
-class Taught:
-    """What the pass showed: `alike` by tensor, of those that were compared, and what the user should know of it."""
+class GradientComparison:
+    """The gradients of the copies, compared: `similarities` by name of each tensor that has a gradient."""
 
-    alike: dict[str, Alikeness]
+    similarities: dict[str, CopySimilarity]
     figures: GradientFigures
     notes: tuple[str, ...]
 
 
 def compare_gradients(
     checkpoint: Source, clone: Path, plan: Plan, matrices: Sequence[GrownTensor], device: torch.device
-) -> Taught:
-    """The gradients of the copies in `matrices`, on the page of English, or random tokens if `clone` cannot read it.
+) -> GradientComparison:
+    """Compare the gradients of the copies in `matrices`, on one page of English, or random tokens without a tokenizer.
 
-    Raises CheckpointError for a checkpoint with holes.
+    clone  the directory with the tokenizer: training often saves none beside its checkpoints
+
+    Raises CheckpointError if tensors are missing from the checkpoint.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -58,12 +59,10 @@ def compare_gradients(
     from hyperclone_cli.checkpoint.transformers_model import gradients_of
     from hyperclone_cli.verifier import forward, text
 
-    model, complaints = forward.load(checkpoint, torch.float32, device)
-    missing = [complaint for complaint in complaints if not complaint.startswith("unexpected")]
-    if missing:
-        raise CheckpointError(f"{checkpoint.path}: {missing[0]}.", "The checkpoint is incomplete.")
+    model, problems = forward.load(checkpoint, torch.float32, device)
+    forward.check_complete(checkpoint, problems)
     vocab_size = int(model.config.vocab_size)
-    tokenizer, note = text.load_tokenizer(clone, vocab_size)  # training saves none beside its checkpoints
+    tokenizer, note = text.load_tokenizer(clone, vocab_size)
     context = context_length(plan.source.config, plan.family)
     ids = torch.tensor([text.page(tokenizer, vocab_size, context)], device=model.device)
     loss = cross_entropy(model(ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:])
@@ -71,7 +70,7 @@ def compare_gradients(
 
     gradients = gradients_of(model)
     read = rows_in_memory(gradients)
-    alike = {
+    similarities = {
         tensor.name: compare_copies(
             read(tensor.like(checkpoint.tensors[tensor.name]), 0, tensor.growths[0].target), tensor
         )
@@ -83,17 +82,19 @@ def compare_gradients(
         tokens=ids.shape[1],
         device=model.device.type,
         loss=loss.item(),
-        largest_difference=max((number for found in alike.values() for number in found.differences), default=None),
+        largest_difference=max((number for one in similarities.values() for number in one.differences), default=None),
     )
-    absent = [tensor.name for tensor in matrices if tensor.name not in gradients]
-    return Taught(alike, figures, tuple(filter(None, [note, _absence(absent, len(matrices))])))
+    notes = [note, _missing_gradients_note([tensor.name for tensor in matrices], gradients.keys())]
+    return GradientComparison(similarities, figures, tuple(filter(None, notes)))
 
 
-def _absence(names: Sequence[str], number: int) -> str:
+def _missing_gradients_note(matrices: Sequence[str], gradients: Collection[str]) -> str:
+    """A note that names the matrices without a gradient; "" if all have one."""
+    names = [name for name in matrices if name not in gradients]
     if not names:
         return ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"{len(names)} of {number} matrices have no gradient in transformers' model, and theirs were not compared:"
+        f"{len(names)} of {len(matrices)} matrices have no gradient in transformers' model, and were not compared:"
         f" {', '.join(names[:3])}{more}."
     )

@@ -1,8 +1,7 @@
-"""Will a clone learn with all of its new weights? How alike its copies are, and how alike they are trained."""
+"""How similar the copies in a checkpoint are, and whether training will keep them equal."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.hub.download import Access
 from hyperclone_cli.hub.remote_headers import open_headers
 from hyperclone_cli.inspection.gradients import GradientFigures, compare_gradients
-from hyperclone_cli.inspection.similarity import Alikeness, compare_copies, rank_fraction
+from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies, rank_fraction
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
@@ -28,23 +27,23 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 RANK_LIMIT = 2048
-"""The rank of a matrix whose smaller side is longer than this is not computed: minutes each."""
+"""The rank is computed only of matrices whose smaller side is at most this: larger ones take minutes each."""
 
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """One part of one layer: means over its matrices. None where there is nothing to compare or measure.
+    """One part of one layer: means over its matrices. None if it has nothing to compare or measure.
 
-    layer              its number; None for the embedding and the head
+    layer              number of the layer; None for the embedding and the head
     part               "attention", "feed-forward", "embedding" or "head"
     outputs            cosine between the rows that write copy 0 of a width and those that write each other copy
     inputs             cosine between the columns that read copy 0 and those that read each other copy
     rank               numerical rank over the largest that the shape allows
-    gradient_outputs   as `outputs`, of the gradients
-    gradient_inputs    as `inputs`, of the gradients
+    gradient_outputs   `outputs` of the gradients
+    gradient_inputs    `inputs` of the gradients
 
-    Rows and columns are compared as they are stored. So the weights of a diagonal clone are not alike
-    (cosines of 0), even where its copies compute, and are taught, the same.
+    Rows and columns are compared as they are stored: the weights of a diagonal clone have cosines of 0 even where its
+    copies compute the same and get equal gradients.
     """
 
     layer: int | None
@@ -58,7 +57,7 @@ class LayerFigures:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The whole inspection, the embedding first, then layer by layer, the head last."""
+    """The figures of the embedding, each layer in order and the head, and of the gradients if they were compared."""
 
     checkpoint: str
     clone: str
@@ -80,113 +79,109 @@ def inspect(
     log: Callable[[str], None] | None = None,
     access: Access | None = None,
 ) -> Inspection:
-    """Compare the copies of every matrix of a clone, or of a checkpoint that was trained from it.
+    """Compare the copies in every matrix of a clone, or of a checkpoint that was trained from it.
 
-    clone      the clone that `checkpoint` was trained from, whose record says what is a copy of what;
+    clone      the clone that `checkpoint` was trained from, whose hyperclone.json tells which weights are copies;
                None if it is the checkpoint itself
-    src        the clone's source, a directory or a model on the Hub; None takes the one that the clone recorded
-    gradients  also run the checkpoint, forward and backward on one page of text, in float32
-    device     torch's name of where it runs; None takes a GPU if there is one
-    log        called with each step as it begins
+    src        the clone's source, a directory or a model on the Hub; None: the one that the clone recorded
+    gradients  also compare gradients, of one forward and backward pass over a page of text in float32
+    device     torch's name of the device for that pass; None: a GPU if there is one
+    log        called with the name of each step as it begins
     access     revision (of `src`), token and cache for the Hub; None: the usual ones
 
-    Raises RequestError, CheckpointError and StorageError if it cannot be known which weights are copies, or if the
-    checkpoint does not hold the clone's tensors.
+    Raises RequestError, CheckpointError or StorageError if the clone's plan cannot be made again, CheckpointError if
+    the checkpoint lacks tensors of the plan.
     """
-    clone = clone or checkpoint
+    clone, log = clone or checkpoint, log or (lambda _: None)
     found = open_source(checkpoint)
-    place = _choose_device(device, gradients)
+    gradient_device = _choose_device(device, gradients)
     plan, notes = _plan_of(clone, src, access or Access())
-    matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _is_copied(tensor)]
+    matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _has_copies(tensor)]
     if not matrices:
         notes.append("Nothing grew, so there are no copies to compare.")
-    stored = _find(matrices, found.tensors, checkpoint)
-    weights: dict[str, Alikeness] = {}
+    _check_shapes(matrices, found.tensors, checkpoint)
+    weights: dict[str, CopySimilarity] = {}
     ranks: dict[str, float] = {}
     with found.rows() as read:
         for tensor in matrices:
-            if log:
-                log(f"Comparing the copies in {tensor.name}")
-            weight = read(tensor.like(stored[tensor.name]), 0, tensor.growths[0].target)
+            log(f"Comparing the copies in {tensor.name}")
+            weight = read(tensor.like(found.tensors[tensor.name]), 0, tensor.growths[0].target)
             weights[tensor.name] = compare_copies(weight, tensor)
             if min(weight.shape) <= RANK_LIMIT:
                 ranks[tensor.name] = rank_fraction(weight)
-    taught: dict[str, Alikeness] = {}
+    gradient_similarities: dict[str, CopySimilarity] = {}
     figures = None
-    if place and matrices:
-        if log:
-            log(f"Running {checkpoint} forward and backward")
-        compared = compare_gradients(found, clone, plan, matrices, place)
-        taught, figures = compared.alike, compared.figures
+    if gradient_device and matrices:
+        log(f"Running {checkpoint} forward and backward")
+        compared = compare_gradients(found, clone, plan, matrices, gradient_device)
+        gradient_similarities, figures = compared.similarities, compared.figures
         notes += compared.notes
-    layers = tuple(
-        LayerFigures(
-            layer,
-            part,
-            _mean(cosine for name in names for cosine in weights[name].outputs),
-            _mean(cosine for name in names for cosine in weights[name].inputs),
+    layers = []
+    for (layer, part), names in _by_layer(matrices).items():
+        of_weights = [weights[name] for name in names]
+        of_gradients = [gradient_similarities[name] for name in names & gradient_similarities.keys()]
+        means = (
+            _mean(cosine for one in of_weights for cosine in one.outputs),
+            _mean(cosine for one in of_weights for cosine in one.inputs),
             _mean(ranks[name] for name in names & ranks.keys()),
-            _mean(cosine for name in names & taught.keys() for cosine in taught[name].outputs),
-            _mean(cosine for name in names & taught.keys() for cosine in taught[name].inputs),
+            _mean(cosine for one in of_gradients for cosine in one.outputs),
+            _mean(cosine for one in of_gradients for cosine in one.inputs),
         )
-        for (layer, part), names in _by_layer(matrices).items()
-    )
-    return Inspection(str(checkpoint), str(clone), layers, figures, tuple(notes))
+        layers.append(LayerFigures(layer, part, *means))
+    return Inspection(str(checkpoint), str(clone), tuple(layers), figures, tuple(notes))
 
 
 def _choose_device(name: str | None, gradients: bool) -> torch.device | None:
-    """Where the model is run, if it is."""
+    """The device for the gradients; None if they are not compared. Raises RequestError for one that is not used."""
     if gradients:
         from hyperclone_cli.verifier.forward import choose_device
 
         return choose_device(name)
     if name is not None:
         raise RequestError(
-            f"--device {name}: without --gradients no model is run.", "Add --gradients, or leave it out."
+            f"--device {name}: without --gradients no model is run.", "Add --gradients, or leave --device out."
         )
     return None
 
 
 def _plan_of(clone: Path, src: str | Path | None, access: Access) -> tuple[Plan, list[str]]:
-    """The plan that `clone` was made by, and a note if its source has changed since."""
+    """(plan, notes) of a clone, planned again from its source; a note if the source has changed since."""
     record = read_provenance(clone)
     if record is None:
         raise CheckpointError(
-            f"{clone}: no {PROVENANCE_NAME}, so it is not known which weights are copies.",
+            f"{clone}: no {PROVENANCE_NAME}, which tells which weights are copies.",
             "For a checkpoint trained from a clone, name the clone with --clone.",
         )
     plan = plan_again(record, src, access, open_headers)
     changed = plan.digest != record.plan_digest
-    return plan, ["The source is not the one that was expanded; its sizes are taken all the same."] if changed else []
+    return plan, ["The source has changed since it was expanded; its present sizes are used."] if changed else []
 
 
-def _find(matrices: list[GrownTensor], stored: Mapping[str, StoredTensor], checkpoint: Path) -> dict[str, StoredTensor]:
-    """The checkpoint's tensors that the plan names, each of its planned shape."""
+def _check_shapes(matrices: list[GrownTensor], stored: Mapping[str, StoredTensor], checkpoint: Path) -> None:
+    """Raise CheckpointError unless the checkpoint has every matrix, in its planned shape and a float dtype."""
     for tensor in matrices:
         found = stored.get(tensor.name)
         if found is None or found.shape != tensor.shape:
-            what = f"found {list(found.shape)}" if found else "found none"
+            shape = list(found.shape) if found else "none"
             raise CheckpointError(
-                f"{checkpoint}: tensor {tensor.name}: expected {list(tensor.shape)}, {what}.",
-                "Name the clone that it was trained from with --clone.",
+                f"{checkpoint}: tensor {tensor.name}: expected {list(tensor.shape)}, found {shape}.",
+                "Name the clone that the checkpoint was trained from with --clone.",
             )
         if found.dtype not in FLOAT_DTYPES.values():
             raise CheckpointError(
                 f"{checkpoint}: tensor {tensor.name}: expected floating-point weights, found {found.dtype}."
             )
-    return {tensor.name: stored[tensor.name] for tensor in matrices}
 
 
-def _is_copied(tensor: GrownTensor) -> bool:
+def _has_copies(tensor: GrownTensor) -> bool:
     return any(growth.grows for growth in tensor.growths)
 
 
 def _by_layer(matrices: list[GrownTensor]) -> dict[tuple[int | None, str], set[str]]:
-    """(layer, part) → tensor names, in the order in which the network runs."""
+    """(layer, part) → tensor names, in forward order."""
     found: dict[tuple[int | None, str], set[str]] = defaultdict(set)
     for tensor in matrices:
-        number = re.search(r"\.(\d+)\.", tensor.name)
-        found[int(number[1]) if number else None, tensor.part].add(tensor.name)
+        found[tensor.layer, tensor.part].add(tensor.name)
 
     def place(key: tuple[int | None, str]) -> tuple[float, str]:
         layer, part = key

@@ -1,4 +1,4 @@
-"""An inspection as a picture: a heat map, layers across, figures down."""
+"""An inspection as a heat map: layers from left to right, one row for each figure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.inspection.inspector import Inspection, LayerFigures
+from hyperclone_cli.inspection.inspector import Inspection
 
 FIGURES = {
     "outputs": "outputs",
@@ -15,15 +15,15 @@ FIGURES = {
     "gradient_outputs": "∇ outputs",
     "gradient_inputs": "∇ inputs",
 }
-"""Field of LayerFigures → its row's name, from the top."""
+"""Field of LayerFigures → name of its row, from the top."""
 
 
 def check_plot(path: Path) -> None:
-    """Raise RequestError if a plot could not be written to `path`, or matplotlib is not installed."""
+    """Raise RequestError if `path` is not a file in an existing directory, or matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise RequestError("--plot needs matplotlib.", "Install it: pip install 'hyperclone-cli[plot]'")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise RequestError(f"--plot {path}: not a file in a directory that exists.")
+        raise RequestError(f"--plot {path}: expected a file name in an existing directory.")
 
 
 def write_plot(inspection: Inspection, path: Path) -> None:
@@ -35,7 +35,7 @@ def write_plot(inspection: Inspection, path: Path) -> None:
     drawing = Figure(figsize=(4 + 0.3 * width, 2 + 0.3 * len(rows)), layout="constrained")
     axes = drawing.subplots()
     values = [[float("nan") if value is None else value for value in row] for row in rows.values()]
-    # the same colours for the same figures in every plot, so that checkpoints can be compared
+    # a fixed colour scale, so that plots of different checkpoints can be compared
     image = axes.imshow(values or [[float("nan")]], vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_xticks(range(0, width, max(1, width // 16)))
@@ -46,21 +46,16 @@ def write_plot(inspection: Inspection, path: Path) -> None:
 
 
 def grid(inspection: Inspection) -> dict[str, list[float | None]]:
-    """Row name → one figure a layer; rows without any figure, and what lies outside the layers, left out."""
-    layers = [figures for figures in inspection.layers if figures.layer is not None]
-    count = 1 + max((figures.layer or 0 for figures in layers), default=-1)
+    """Row name → one figure per layer, without the embedding, the head and rows that have no figure."""
+    layers = [(figures.layer, figures) for figures in inspection.layers if figures.layer is not None]
+    count = 1 + max((layer for layer, _ in layers), default=-1)
     found: dict[str, list[float | None]] = {}
-    for part in dict.fromkeys(figures.part for figures in layers):
+    for part in dict.fromkeys(figures.part for _, figures in layers):
         for field, name in FIGURES.items():
             row: list[float | None] = [None] * count
-            for figures in layers:
+            for layer, figures in layers:
                 if figures.part == part:
-                    row[_number(figures)] = getattr(figures, field)
+                    row[layer] = getattr(figures, field)
             if any(value is not None for value in row):
                 found[f"{part}: {name}"] = row
     return found
-
-
-def _number(figures: LayerFigures) -> int:
-    assert figures.layer is not None
-    return figures.layer

@@ -1,4 +1,4 @@
-"""How alike the copies in one matrix are, and how much of its rank they use."""
+"""How similar the copies in one matrix are, and what fraction of the possible rank it has."""
 
 from __future__ import annotations
 
@@ -18,29 +18,34 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Alikeness:
-    """Copies of one matrix held against copy 0: one cosine, and one difference, a copy."""
+class CopySimilarity:
+    """Copies of one matrix compared with copy 0: for each other copy a cosine and a relative difference.
+
+    outputs      cosines of the rows that write each copy of a width
+    inputs       cosines of the columns that read each copy
+    differences  |a - b| / max(|a|, |b|), L2 norms, of the rows and of the columns
+    """
 
     outputs: list[float] = field(default_factory=list)
     inputs: list[float] = field(default_factory=list)
     differences: list[float] = field(default_factory=list)
 
 
-def compare_copies(matrix: torch.Tensor, tensor: GrownTensor) -> Alikeness:
-    """Hold the copies in a weight or its gradient, (rows, columns) of `tensor`, against copy 0."""
-    found = Alikeness()
+def compare_copies(matrix: torch.Tensor, tensor: GrownTensor) -> CopySimilarity:
+    """Compare the copies in `matrix`, a weight or gradient of shape (rows, columns) of `tensor`, with copy 0."""
+    found = CopySimilarity()
     for dimension, (growth, role) in enumerate(zip(tensor.growths, tensor.roles, strict=True)):
         cosines = found.outputs if role is Role.OUT else found.inputs
         for dot, first, other in _products(matrix, dimension, growth):
             larger = max(first, other)
-            # two zeros are equal; a zero beside something else is not
+            # if one copy is all zeros, they are equal only if both are
             cosines.append(dot / sqrt(first * other) if first and other else float(not larger))
             found.differences.append(sqrt(max(0.0, first + other - 2 * dot) / larger) if larger else 0.0)
     return found
 
 
 def _products(matrix: torch.Tensor, dimension: int, growth: Growth) -> Iterable[list[float]]:
-    """For each copy c but the first: (⟨copy 0, copy c⟩, |copy 0|², |copy c|²), in float64, over the units of c."""
+    """For each copy c from 1 up: (⟨copy 0, copy c⟩, |copy 0|², |copy c|²), in float64, over the units of copy c."""
     sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     starts = accumulate((run.length for run in growth.runs), initial=0)
     copies = [
@@ -58,11 +63,11 @@ def _products(matrix: torch.Tensor, dimension: int, growth: Growth) -> Iterable[
 
 
 def rank_fraction(matrix: torch.Tensor) -> float:
-    """Singular values above max(shape) · float32's eps · the largest of them, as a fraction of min(shape).
+    """The numerical rank over min(shape): singular values above max(shape) · eps of float32 · the largest of them.
 
-    They are the roots of the eigenvalues of the smaller Gram matrix: many times faster than the
-    decomposition of the matrix itself, and in float64 far more accurate than that threshold. The eps is
-    float32's even for 16-bit weights, whose own would call every rank of a wide matrix zero.
+    Singular values are computed as roots of the eigenvalues of the smaller Gram matrix: many times faster than an SVD,
+    and in float64 far more accurate than that threshold. The eps is float32's for 16-bit weights too: with their own,
+    every singular value of a wide matrix would lie below the threshold.
     """
     import torch
 

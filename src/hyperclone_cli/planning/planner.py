@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,33 +22,35 @@ from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
 from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
 from hyperclone_cli.families.vocabulary import Role, dimension
 from hyperclone_cli.growth.config import grow_config
-from hyperclone_cli.growth.layers import borrowers, grow_layer_numbers, grow_layers, stated_kinds
+from hyperclone_cli.growth.layers import grow_layer_numbers, grow_layers, kv_shared_layers
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request, bytes_of
 from hyperclone_cli.growth.resolve import resolve
-from hyperclone_cli.growth.target_params import propose
+from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
-from hyperclone_cli.planning.matching import check_complete, copies_of, layer_of, match_tensors
+from hyperclone_cli.planning.matching import match_tensors, names_of_copies
 from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
-from hyperclone_cli.planning.tied_head import Head, settle_head
+from hyperclone_cli.planning.tied_head import Head, decide_head
 
 SCHEMA_VERSION = 1
 
-_QUIET_DB = 10
-"""Noise that 16 bits bear: the paper's. At 6 dB `diagonal` failed its verification, at 0 dB `halving` too."""
+_LEAST_SNR_DB_IN_16_BITS = 10
+"""The paper's noise. In bfloat16 a `diagonal` clone failed its verification at 6 dB, a `halving` one at 0 dB."""
 
 _SIZE_HINT = 'Use a size such as "5GB".'
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that will be written, decided.
+    """Everything that will be written.
 
-    `layers` are the growths in each layer, where layers have widths of their own; empty where they are alike.
+    layers   the growths in each layer, where layers differ; empty where they do not
+    shards   file → names of its tensors
+    dropped  stored tensors that are not written → why
     """
 
     source: Source
-    family: Family
-    request: Request
+    proposal: Proposal
     growths: Mapping[str, Growth]
     layers: Mapping[int, Mapping[str, Growth]]
     config: Mapping[str, Any]
@@ -58,6 +59,14 @@ class Plan:
     dropped: Mapping[str, str]
     head: Head
     notes: tuple[str, ...]
+
+    @property
+    def family(self) -> Family:
+        return self.proposal.family
+
+    @property
+    def request(self) -> Request:
+        return self.proposal.request
 
     @property
     def nbytes(self) -> int:
@@ -91,14 +100,13 @@ class Plan:
     def kv_cache_bytes(self) -> tuple[int, int]:
         """Bytes of keys and values that one token adds, in the source and in the clone, each in its own dtype.
 
-        A recurrent layer adds none, nor does one that takes them from another.
+        Recurrent layers add none, nor do layers that share the keys and values of an earlier one.
         """
         attention = [tensor for tensor in self.tensors if tensor.part == "attention"]
-        numbers = {int(number) for tensor in attention for number in re.findall(r"\.(\d+)\.", tensor.name)[:1]}
-        numbers -= set(borrowers(self.source.config, self.family, self.growths["layers"].source))
+        layers = {tensor.layer for tensor in attention if tensor.layer is not None}
         cached = [
-            grow_axes(dimension(Role.OUT, packed).parts, self.layers.get(number, self.growths))
-            for number in numbers
+            grow_axes(dimension(Role.OUT, packed).parts, self.layers.get(layer, self.growths))
+            for layer in layers - set(kv_shared_layers(self.proposal))
             for packed in self.family.cache
         ]
         before = max((ITEM_BYTES[tensor.source.dtype] for tensor in attention), default=0)
@@ -140,34 +148,30 @@ def make_plan(source: Source, request: Request) -> Plan:
     """
     _check_known(source, request)
     family = find_family(source.config, source.tensors, request.family)
-    sizes = read_sizes(source.config, family)
+    proposal = Proposal(request, family, source.config, read_sizes(source.config, family))
     if request.target_params is not None:
-        return _plan_of_size(source, request, sizes, family)
-    growths = resolve(request, sizes, family, source.config)
-    layers = grow_layers(request, source.config, family, sizes, growths)
-    kinds = stated_kinds(source.config, family, sizes["layers"])
-    matched = match_tensors(source, family, sizes["layers"], kinds)
-    check_complete(matched, family, sizes, kinds)
-
-    dropped = {name: form.dropped for name, (_, _, form) in matched.items() if form.dropped}
+        return _plan_of_size(source, proposal)
+    growths = resolve(proposal)
+    layers = grow_layers(proposal, growths)
+    matched = match_tensors(source, proposal)
+    dropped = {name: match.form.dropped for name, match in matched.items() if match.form.dropped}
     tensors = [
-        grow_tensor(source.tensors[name], copy, parameter, form, family, inside, request)
-        for name, (full, parameter, form) in matched.items()
-        if not form.dropped
-        for inside in [layers.get(layer_of(full), growths)]
-        for copy in copies_of(full, form, inside)
+        grow_tensor(source.tensors[stored], name, match, family, of_layer, request)
+        for stored, match in matched.items()
+        if not match.form.dropped
+        for of_layer in [growths if match.layer is None else layers.get(match.layer, growths)]
+        for name in names_of_copies(match, of_layer)
     ]
-    tensors, head, redundant = settle_head(source, family, request, growths, tensors)
+    tensors, head, redundant = decide_head(source, proposal, growths, tensors)
     dropped.update(redundant)
     # widest items first, so that every tensor of a file is aligned to its own size
     tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
-    config = grow_config(source.config, family, growths, request.dtype, head.tied)
+    config = grow_config(proposal, growths, head.tied)
     if any(growth.grows for growth in growths.values()):
-        config = grow_layer_numbers(config, source.config, family, layers)
+        config = grow_layer_numbers(config, proposal, layers)
     return Plan(
         source=source,
-        family=family,
-        request=request,
+        proposal=proposal,
         growths=growths,
         layers=layers,
         config=config,
@@ -175,7 +179,7 @@ def make_plan(source: Source, request: Request) -> Plan:
         shards=_split(tensors, request.max_shard_size),
         dropped=dropped,
         head=head,
-        notes=(*_silent_heads(growths["kv_heads"]), *_loud_noise(request, tensors), *source.notes),
+        notes=(*_silent_heads(growths["kv_heads"]), *_noise_warning(request, tensors), *source.notes),
     )
 
 
@@ -185,26 +189,26 @@ def _silent_heads(heads: Growth) -> list[str]:
     return [f"{silent} of {heads.target} heads are silent until training reads them: {why}"] if silent else []
 
 
-def _loud_noise(request: Request, tensors: list[GrownTensor]) -> list[str]:
+def _noise_warning(request: Request, tensors: list[GrownTensor]) -> list[str]:
     snr_db = request.mixing.noise_snr_db
     short = sorted({tensor.dtype for tensor in tensors if tensor.noisy and ITEM_BYTES[tensor.dtype] < 4})
-    if snr_db is None or snr_db >= _QUIET_DB or not short:
+    if snr_db is None or snr_db >= _LEAST_SNR_DB_IN_16_BITS or not short:
         return []
-    why = "rounding parts the copies, and noise that no longer cancels grows with the depth"
-    return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}, and verification may fail; in float32 it does not."]
+    why = "rounding makes the copies differ, and noise that no longer cancels grows with the depth"
+    return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}. Verification may fail; in float32 it passes."]
 
 
-def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], family: Family) -> Plan:
-    target = request.target_params
+def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
+    family, target = proposal.family, proposal.request.target_params
     assert isinstance(target, int)
-    as_it_is = make_plan(source, Request(family=request.family))  # what is wrong with the source, no shape mends
-    kept = {name: tensor for name, tensor in source.tensors.items() if name not in as_it_is.dropped}
+    unchanged = make_plan(source, Request(family=proposal.request.family))  # a fault of the source is found here
+    kept = {name: tensor for name, tensor in source.tensors.items() if name not in unchanged.dropped}
     counted = replace(source, tensors=kept)  # without a second tied head, which each plan would read again
 
     def count(candidate: Request) -> int:
         return make_plan(counted, candidate).parameters()[1].total()
 
-    plan = make_plan(source, propose(request, sizes, family, source.config, count))
+    plan = make_plan(source, choose_sizes(proposal, count))
     total = plan.parameters()[1].total()
     keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
     shape = ", ".join(f"{key} {family.value(plan.config, key)}" for key in keys)
@@ -213,7 +217,7 @@ def _plan_of_size(source: Source, request: Request, sizes: Mapping[str, int], fa
 
 
 def _check_known(source: Source, request: Request) -> None:
-    """Raise CheckpointError for an architecture without a table whose every tensor fits another's, naming that."""
+    """Raise CheckpointError for an architecture that has no table, naming another's table that fits every tensor."""
     model_type = source.config["model_type"]
     if request.family or model_type in REFUSED or known_family(source.config, source.tensors):
         return
@@ -224,8 +228,8 @@ def _check_known(source: Source, request: Request) -> None:
             continue
         raise CheckpointError(
             f"config.json: model_type {model_type!r} is not supported.",
-            f"Its tensors are those of {name} to the last name and shape: --family {name} takes it for one, and"
-            " `verify` decides.",
+            f"Its tensors have the names and shapes of {name}: expand it with --family {name}; `verify` then tells"
+            " whether it computes the same.",
         )
 
 
@@ -234,7 +238,7 @@ def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, t
 
     size = bytes_of("--max-shard-size", max_shard_size)
     if not size:
-        raise RequestError(f"--max-shard-size {max_shard_size}: a file needs room for something.", _SIZE_HINT)
+        raise RequestError(f"--max-shard-size {max_shard_size}: a shard must have room for a tensor.", _SIZE_HINT)
     split = split_state_dict_into_shards_factory(
         {tensor.name: tensor for tensor in tensors},
         get_storage_size=lambda tensor: tensor.nbytes,

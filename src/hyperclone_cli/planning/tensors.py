@@ -11,19 +11,20 @@ from functools import cached_property
 
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, ITEM_BYTES, StoredTensor
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError, RequestError
-from hyperclone_cli.families import Family
-from hyperclone_cli.families.vocabulary import ATTENTION_AXES, RECURRENT_AXES, Dimension, Form, Role, words_of
+from hyperclone_cli.families import Family, Match
+from hyperclone_cli.families.axes import AXES
+from hyperclone_cli.families.vocabulary import Dimension, Form, Role, words_of
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.growth.widths import Growth, Run, grow_dimension
 
 
 class Filling(Enum):
-    """What stands where a dimension is padding."""
+    """What the padding of a dimension holds."""
 
     ZERO = "zero"
-    MEAN = "mean"  # of the source's units: what LayerNorm takes away again
-    NOISE = "noise"  # of the tensor's own size: it reads what is always zero, and only training gives it a meaning
+    MEAN = "mean"  # the mean of the source's units, which LayerNorm subtracts
+    NOISE = "noise"  # noise of the tensor's own size: it reads what is zero until training fills the padding
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,19 @@ class GrownTensor:
 
     Element = gain · (w + offset) · (scales of its output dimensions, shares of its input dimensions)
     - offset, rounded once to `dtype`; offset is 1 for norms that multiply by (1 + w), else 0.
-    `fillings` are those of the padding in each dimension.
 
     Dimensions are (rows, columns) = (out, in) for every matrix, also where the source, and so the
     clone, is transposed on disk.
+
+    pattern   the name with a `*` for every number
+    layer     the number of its layer; None outside of the layers
+    part      the part of the network: "attention", "feed-forward", "norms", …
+    fillings  those of the padding in each dimension
     """
 
     name: str
+    pattern: str
+    layer: int | None
     source: StoredTensor
     dtype: str
     part: str
@@ -86,8 +93,8 @@ class GrownTensor:
 
         Subnormal numbers aside, and padding, which holds nothing of the source's.
         """
-        readings = {self.reading(run) for run in self.growths[0].runs}
-        factors = {float(share) for reading in readings for share in self.shares(reading) if share}
+        rows = {self.mixing_row(run) for run in self.growths[0].runs}
+        factors = {float(share) for row in rows for share in self.shares(row) if share}
         factors |= {run.scale for growth in self.growths for run in growth.runs} | {self.gain}
         powers = all(math.frexp(factor)[0] == 0.5 for factor in factors)
         wide = self.dtype == self.source.dtype or (
@@ -116,36 +123,31 @@ class GrownTensor:
         """Whether a row has columns for padding, which hold noise of their own."""
         return self.roles[-1] is Role.IN and self.growths[-1].padding > 0
 
-    def reading(self, rows: Run) -> int:
-        """The number of the way in which a run of rows reads its columns: runs of one number read alike."""
+    def mixing_row(self, rows: Run) -> int:
+        """The row of C, see `growth.strategies`, by which a run of rows reads the copies of its columns."""
         if self.roles[1:] != (Role.IN,) or self.mixing.strategy == "symmetric":
             return 0
         return rows.copy % math.lcm(*{run.copies for run in self.growths[1].runs if not run.is_padding})
 
-    def shares(self, reading: int) -> tuple[Fraction, ...]:
-        """What part of its weight each run of columns takes in rows of one `reading`; a column's copies sum to 1."""
+    def shares(self, mixing_row: int) -> tuple[Fraction, ...]:
+        """The part of its weight that each run of columns takes under a row of C; a column's copies sum to 1."""
         if self.roles[1:] != (Role.IN,):
             return tuple(Fraction(1) for growth in self.growths[1:] for _ in growth.runs)
         return tuple(
-            Fraction(0) if run.is_padding or run.silent else self.mixing.share(reading, run.copy, run.copies)
+            Fraction(0) if run.is_padding or run.silent else self.mixing.share(mixing_row, run.copy, run.copies)
             for run in self.growths[1].runs
         )
 
 
 def grow_tensor(
-    stored: StoredTensor,
-    full: str,
-    parameter: str,
-    form: Form,
-    family: Family,
-    growths: Mapping[str, Growth],
-    request: Request,
+    stored: StoredTensor, name: str, match: Match, family: Family, growths: Mapping[str, Growth], request: Request
 ) -> GrownTensor:
-    """The tensor `full` of the clone, from the stored one and the form of its module.
+    """The tensor `name` of the clone, from the stored one and its place in the family's table.
 
-    Raises CheckpointError if the stored shape or dtype is not what the config and the form say, and
+    Raises CheckpointError if the stored shape or dtype is not what the config and the table say, and
     RequestError for a norm over a width that does not grow evenly.
     """
+    form, parameter = match.form, match.parameter
     dimensions = form.parameters[parameter]
     stack = _stack(stored, len(dimensions), growths["experts"].source) if form.stacked else ()
     shape = stack[1:] or stored.shape or (1,)
@@ -172,19 +174,21 @@ def grow_tensor(
             f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.", DEQUANTISE
         )
     gain = _gain(form, parameter, growths["embed"], grown[-1] if form.kind == "norm" else grown[0])
-    if form.raw and parameter == "weight":
+    if form.from_stream and parameter == "weight":
         if grown[1].padding and family.norm == "layer":
             raise RequestError(
-                f"tensor {full}: reads the residual stream, whose padding LayerNorm needs to hold its mean.",
+                f"tensor {name}: reads the residual stream, whose padding must hold the mean under LayerNorm.",
                 "Choose whole multiples.",
             )
         gain /= grown[1].runs[0].scale
     if form.kind == "norm":
-        _check_norm(full, family, form, dimensions[-1].axes, grown[-1])
+        _check_norm(name, family, form, dimensions[-1].axes, grown[-1])
     if form.normed or form.kind == "factor" or (form.kind == "norm" and not form.writes):
         grown[0] = grown[0].unscaled()
     return GrownTensor(
-        name=full,
+        name=name,
+        pattern=match.pattern,
+        layer=match.layer,
         source=replace(stored, transposed=transposed, stack=stack),
         dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
         part=_part(form),
@@ -237,7 +241,7 @@ def _rounded(number: float, bits: int) -> float:
     return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
 
 
-def _check_norm(full: str, family: Family, form: Form, axes: tuple[str, ...], growth: Growth) -> None:
+def _check_norm(name: str, family: Family, form: Form, axes: tuple[str, ...], growth: Growth) -> None:
     if not growth.even:
         why = "its units would be copied in unequal numbers, and so weigh unequally"
     elif growth.padding and family.norm == "layer" and (form.writes or axes != ("embed",)):
@@ -245,7 +249,7 @@ def _check_norm(full: str, family: Family, form: Form, axes: tuple[str, ...], gr
     else:
         return
     raise RequestError(
-        f"tensor {full}: a norm over {' × '.join(axes)} cannot grow from {growth.source} to {growth.target} units:"
+        f"tensor {name}: a norm over {' × '.join(axes)} cannot grow from {growth.source} to {growth.target} units:"
         f" {why}.",
         "Choose whole multiples.",
     )
@@ -263,13 +267,10 @@ def _filling(dimension: Dimension, form: Form, parameter: str, family: Family) -
 def _part(form: Form) -> str:
     """The part of the network, read off the axes of the whole module."""
     dimensions = [dimension for parameter in form.parameters.values() for dimension in parameter]
-    axes = words_of(axis for dimension in dimensions for axis in dimension.axes)
+    parts = {AXES[word].part for word in words_of(a for d in dimensions for a in d.axes) if word in AXES}
     if form.kind == "norm":
         return "norms"
-    if "vocab" in axes:
+    if "vocabulary" in parts:
         return "embedding" if form.kind == "embedding" else "head"
-    if axes & RECURRENT_AXES:
-        return "recurrent"
-    if axes & ATTENTION_AXES:
-        return "attention"
-    return "embedding" if form.kind == "embedding" or "proj" in axes else "feed-forward"
+    parts |= {"embedding"} if form.kind == "embedding" else set()
+    return next((part for part in ("recurrent", "attention", "embedding") if part in parts), "feed-forward")

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, RequestError
-from hyperclone_cli.families import Family
-from hyperclone_cli.growth.request import Request
+from hyperclone_cli.families import Match
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
 
 
 @dataclass(frozen=True)
 class Head:
-    """How the clone reads its logits.
+    """How the clone's head works.
 
-    `factor` is what the final hidden state is scaled by, to make up for a tied matrix that is read in several copies.
+    factor  what the last norm is scaled by, because a tied matrix reads several copies of the hidden state
     """
 
     tied: bool
@@ -25,15 +25,18 @@ class Head:
     factor: float = 1.0
 
 
-def settle_head(
-    source: Source, family: Family, request: Request, growths: Mapping[str, Growth], tensors: list[GrownTensor]
+def decide_head(
+    source: Source, proposal: Proposal, growths: Mapping[str, Growth], tensors: list[GrownTensor]
 ) -> tuple[list[GrownTensor], Head, dict[str, str]]:
-    """Settle the head: (tensors, head, stored tensors that are not written and why).
+    """Decide whether the head stays tied: (tensors, head, stored tensors that are not written → why).
 
-    A tied matrix E is copied like any embedding (its rows times a gain g), so the head that
-    reads n copies of it gives n·g times the logits, or less where the forward pass divides these by a
-    power of the width. The last module before it is scaled to make up for that, or the tie is given up.
+    A tied matrix E is copied like any embedding (its rows times a gain g), so a head that reads n copies of the hidden
+    state gives n·g times the logits, or less where the forward pass divides them by a power of the width. That factor
+    is folded into the last module before the head, or the head is untied.
+
+    Raises RequestError where the request keeps a tie that cannot be kept, CheckpointError if there is no head.
     """
+    family, request = proposal.family, proposal.request
     by_name = {tensor.name: tensor for tensor in tensors}
     embedding = by_name[f"{family.embedding}.weight"]
     heads = [tensor for tensor in tensors if tensor.part == "head" and tensor.name.endswith(".weight")]
@@ -73,6 +76,7 @@ def settle_head(
             for tensor in tensors
         ]
         return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", factor), redundant
-    head = grow_tensor(embedding.source, f"{family.head}.weight", "weight", form, family, growths, request)
+    match = Match(f"{family.head}.weight", family.head, "weight", form, ())
+    head = grow_tensor(embedding.source, match.name, match, family, growths, request)
     why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
     return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant

@@ -1,4 +1,4 @@
-"""Run a checkpoint under stock transformers, and compare what two of them compute."""
+"""Load and run a checkpoint under stock transformers, and measure how far the outputs of two models differ."""
 
 from __future__ import annotations
 
@@ -11,65 +11,69 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from hyperclone_cli.checkpoint.gguf import load_model
 from hyperclone_cli.checkpoint.source import GgufSource, Source
-from hyperclone_cli.checkpoint.transformers_model import complaints, quiet
+from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.growth.widths import Growth
 
-_CHUNK = 32  # tokens whose logits are compared at a time: vocabularies are large
+_CHUNK = 32  # tokens whose logits are compared at a time, because vocabularies are large
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One forward pass: logits (tokens, vocab) and the hidden states (tokens, width) in forward order."""
+class ForwardPass:
+    """Logits (tokens, vocab), and the hidden states (tokens, width) in forward order."""
 
     logits: torch.Tensor
     hidden: tuple[torch.Tensor, ...]
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, else a GPU if there is one, else the CPU. Raises RequestError if it is not there."""
+    """The named device; for None a GPU if there is one, else the CPU. Raises RequestError if it cannot be used."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown to torch, not built in, not there
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown to torch, not compiled in, not there
         raise RequestError(f"--device {name}: {last_line(error)}", "Use --device cpu.") from None
     return device
 
 
 def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[Any, list[str]]:
-    """A checkpoint as a stock model in eval mode, and what its loading report complains about.
-
-    Raises CheckpointError if transformers cannot load it.
-    """
+    """(model in eval mode, loading problems) of a checkpoint. Raises CheckpointError if it cannot be loaded."""
     from transformers import AutoModelForCausalLM
 
     try:
         if isinstance(checkpoint, GgufSource):
             model, report = load_model(checkpoint.path, checkpoint.config["dtype"])
-            for parameter in model.parameters():  # buffers stay as they are, as they do in a model from a directory
+            for parameter in model.parameters():  # buffers keep their dtype, as in a model from a directory
                 parameter.data = parameter.data.to(dtype)
         else:
-            with quiet():
+            with quiet_transformers():
                 model, report = AutoModelForCausalLM.from_pretrained(
                     checkpoint.path,
                     dtype=dtype,
                     output_loading_info=True,
                     local_files_only=True,
-                    ignore_mismatched_sizes=True,  # they are in the report, which names them
+                    ignore_mismatched_sizes=True,  # the report names them
                 )
     except Exception as error:  # whatever transformers, safetensors or the config raise
         raise CheckpointError(f"{checkpoint.path}: transformers cannot load it: {last_line(error)}") from error
-    return model.to(device).eval(), complaints(report)
+    return model.to(device).eval(), loading_problems(report)
+
+
+def check_complete(checkpoint: Source, problems: list[str]) -> None:
+    """Raise CheckpointError if among the problems of `load` are missing or mismatched tensors."""
+    faults = [problem for problem in problems if not problem.startswith("unexpected")]
+    if faults:
+        raise CheckpointError(f"{checkpoint.path}: {faults[0]}: the checkpoint is damaged.", "Fetch it again.")
 
 
 @torch.inference_mode()
-def run(model: Any, ids: list[int]) -> Pass:
+def run(model: Any, ids: list[int]) -> ForwardPass:
     """Logits and hidden states of one sequence, on the CPU in float32."""
     output = model(torch.tensor([ids], device=model.device), use_cache=False, output_hidden_states=True)
     hidden = tuple(state[0].float().cpu() for state in output.hidden_states or ())
-    return Pass(output.logits[0].float().cpu(), hidden)
+    return ForwardPass(output.logits[0].float().cpu(), hidden)
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -81,7 +85,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def divergence(source: torch.Tensor, clone: torch.Tensor) -> tuple[float, float]:
-    """(mean KL(source ‖ clone) in nats, fraction of equal most likely tokens) of logits (tokens, vocab)."""
+    """(mean KL(source ‖ clone) in nats, fraction of tokens with the same argmax) of logits (tokens, vocab)."""
     total, same = 0.0, 0
     for p, q in zip(_chunks(source), _chunks(clone), strict=True):
         log_p, log_q = log_softmax(p.double(), -1), log_softmax(q.double(), -1)
@@ -94,8 +98,8 @@ def perplexity(logits: torch.Tensor, ids: list[int]) -> float:
     """Exp of the mean negative log-likelihood of each token given those before it."""
     targets = torch.tensor(ids[1:])
     total = 0.0 + sum(
-        float(cross_entropy(some.double(), wanted, reduction="sum"))
-        for some, wanted in zip(_chunks(logits[:-1]), _chunks(targets), strict=True)
+        float(cross_entropy(chunk.double(), next_ids, reduction="sum"))
+        for chunk, next_ids in zip(_chunks(logits[:-1]), _chunks(targets), strict=True)
     )
     return math.exp(min(total / len(targets), 700.0))
 
@@ -105,16 +109,16 @@ def _chunks(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def best_factor(source: torch.Tensor, clone: torch.Tensor) -> float:
-    """The factor that brings the states `source` (tokens, s) closest to the first copy in `clone` (tokens, t)."""
+    """The least-squares factor from the states `source` (tokens, s) to the first copy in `clone` (tokens, t)."""
     first = clone[:, : source.shape[-1]]
     return float((first * source).sum() / source.square().sum().clamp_min(1e-30))
 
 
 def copies_error(source: torch.Tensor, clone: torch.Tensor, growth: Growth, factor: float) -> float:
-    """The largest relative error of any copy in `clone` (tokens, t) of the states `source` (tokens, s).
+    """The largest relative error of any copy in `clone` (tokens, t) of the hidden states `source` (tokens, s).
 
-    `factor` is what the copies are scaled by, beside the growth's own scale. States that did not grow (an output
-    projection) are compared whole; padding is not compared.
+    `factor` scales the copies, in addition to the growth's own scale. States that did not grow, those of an output
+    projection, are compared as a whole; padding is not compared.
     """
     if clone.shape == source.shape:
         return relative_error(clone, source * factor)

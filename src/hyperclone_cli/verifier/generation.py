@@ -1,4 +1,4 @@
-"""Greedy decoding: with the KV cache, from one left-padded batch of prompts of different lengths."""
+"""Greedy decoding with the KV cache, from one left-padded batch of prompts of different lengths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyperclone_cli.verifier.report import GenerationFigures
 
 @dataclass(frozen=True)
 class Decoded:
-    """New tokens (prompts, steps), and how far apart the two best logits of such as may be taken were at each step."""
+    """New tokens (prompts, steps), and at each step the gap between the two best logits of the allowed tokens."""
 
     tokens: torch.Tensor
     gaps: torch.Tensor
@@ -20,10 +20,10 @@ class Decoded:
 
 @torch.inference_mode()
 def decode(model: Any, prompts: list[list[int]], new_tokens: int) -> Decoded:
-    """Continue every prompt by `new_tokens` tokens; ends of text are passed over, so that all are compared.
+    """Continue every prompt by `new_tokens` tokens. End-of-text tokens are not allowed, so that all are compared.
 
-    What the checkpoint says of sampling, beams, penalties or stop strings is not followed: `generate` would take it
-    for whatever is not given here. The model's generation config says no more of it afterwards.
+    `generate` fills in what is not given here from the model's generation config, so that sampling, beams, penalties
+    or stop strings would apply. The model's generation config is therefore replaced.
     """
     from transformers import GenerationConfig
 
@@ -40,7 +40,7 @@ def decode(model: Any, prompts: list[list[int]], new_tokens: int) -> Decoded:
         pad_token_id=0,
         use_cache=True,
         return_dict_in_generate=True,
-        output_scores=True,  # an end of text, which may not be taken, has none
+        output_scores=True,  # -inf for end-of-text tokens, which are not allowed
     )
     output = model.generate(ids, attention_mask=mask, generation_config=config)
     best = torch.stack([scores.float().topk(2).values for scores in output.scores], 1)
@@ -48,8 +48,8 @@ def decode(model: Any, prompts: list[list[int]], new_tokens: int) -> Decoded:
 
 
 def compare(source: Decoded, clone: Decoded, prompts: list[list[int]], logit_error: float) -> GenerationFigures:
-    """Where the two decodings part. `logit_error` is the largest difference of any logit between the models."""
-    identical, ties, parted = 0, 0, []
+    """Compare two decodings up to the first difference; the models' logits differ by at most `logit_error`."""
+    identical, ties, diverged = 0, 0, []
     for number in range(len(prompts)):
         different = (source.tokens[number] != clone.tokens[number]).nonzero()
         if not len(different):
@@ -59,6 +59,6 @@ def compare(source: Decoded, clone: Decoded, prompts: list[list[int]], logit_err
         if source.gaps[number, step] <= 2 * logit_error:
             ties += 1
         else:
-            parted.append((number, step))
+            diverged.append((number, step))
     steps = source.tokens.shape[1]
-    return GenerationFigures(len(prompts), tuple(map(len, prompts)), steps, identical, ties, tuple(parted))
+    return GenerationFigures(len(prompts), tuple(map(len, prompts)), steps, identical, ties, tuple(diverged))

@@ -1,24 +1,26 @@
-"""What a verification found, as numbers and as a verdict."""
+"""The report of a verification: figures, failures and notes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCHEMA_VERSION = 1
 
+Log = Callable[[str], None]  # called with the name of each step as it begins
+
 
 @dataclass(frozen=True)
 class WeightFigures:
-    """Every tensor of the clone summed back over its copies and held against the source.
+    """Every tensor of the clone, summed over its copies and compared with the source's.
 
-    tensors     how many were compared
-    elements    how many numbers of the clone were read
+    tensors     number of tensors that were compared
+    elements    number of the clone's elements in them
     worst       the largest |difference| / (sum of the copies' magnitudes) of any element
-    bad         tensor → what is wrong with it
-    not_finite  the source's tensors that hold NaN or Inf
+    bad         tensor name → what is wrong with it
+    not_finite  names of the source's tensors that contain NaN or Inf
     """
 
     tensors: int
@@ -31,13 +33,13 @@ class WeightFigures:
 
 @dataclass(frozen=True)
 class LogitFigures:
-    """The clone's logits against those of the source, on the same tokens.
+    """The clone's logits compared with the source's on the same tokens.
 
     relative_error   L2 norm of the difference / L2 norm of the source's float32 logits
-    floor            the error that the source makes itself when it runs in `floor_dtype`
-    tolerance        the largest relative_error that passes
+    floor            relative error of the source itself when it runs in `floor_dtype`
+    tolerance        largest relative_error that passes
     kl_divergence    mean over tokens of KL(source ‖ clone), in nats
-    top1_agreement   fraction of tokens whose most likely successor is the same
+    top1_agreement   fraction of positions whose most likely next token is the same
     layers           (name, largest relative L2 error of any copy of its output) in forward order
     """
 
@@ -58,7 +60,7 @@ class LogitFigures:
 
     @property
     def first_bad_layer(self) -> str:
-        """Where the copies first stop agreeing with the source; the head if they never do."""
+        """The first layer whose copies differ from the source; the head if none do."""
         return next((name for name, error in self.layers if not error <= self.tolerance), "the head")
 
 
@@ -66,9 +68,9 @@ class LogitFigures:
 class GenerationFigures:
     """Greedy decoding with the KV cache, one left-padded batch of prompts of different lengths.
 
-    identical   prompts whose continuations are the same token for token
-    ties        prompts that part where the source's two best logits are closer than the logits' own error
-    parted      prompts that part anywhere else: (prompt number, token number)
+    identical   number of prompts with equal continuations
+    ties        number of prompts that first differ where the source's two best logits are closer than the logits' error
+    parted      (prompt, token), numbered from 0, of prompts that first differ anywhere else
     """
 
     prompts: int
@@ -80,8 +82,8 @@ class GenerationFigures:
 
 
 @dataclass
-class Findings:
-    """What has been found so far: what the user should know, what to fail the clone for, and the figures."""
+class PartialReport:
+    """What a verification has found so far; a Report once it is complete."""
 
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -92,9 +94,10 @@ class Findings:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole verification. `failures` is empty if the clone passed; each names a layer, tensor, key or file.
+    """A complete verification.
 
-    `hashed` is the number of files whose SHA-256 was compared, None if that was not asked for.
+    failures  one message each, naming a layer, tensor, config key or file; empty if the clone passed
+    hashed    number of files whose SHA-256 was compared; None if that was not asked for
     """
 
     clone: str
@@ -116,7 +119,7 @@ class Report:
 
 
 def finite(value: Any) -> Any:
-    """The same, with None for numbers that JSON does not have."""
+    """`value` with None in place of NaN and Inf, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,10 +1,10 @@
-"""Do the tables hold for the transformers that is installed? A tiny random model of each architecture tells."""
+"""Check the tables of architectures with the installed transformers, on clones of a tiny random model of each."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,24 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hyperclone_cli.checkpoint.json_config import with_value
-from hyperclone_cli.checkpoint.transformers_model import complaints, quiet
+from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers
 from hyperclone_cli.errors import last_line
 from hyperclone_cli.families import Family
+from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.growth.request import Request
+from hyperclone_cli.verifier.report import Log
 from hyperclone_cli.writing.pipeline import expand
 
 FACTORS = (2, 3)
 TOLERANCE = 1e-5
-"""Relative logit error in float32 that is rounding and no more."""
-
-_SIZES = {
-    **{"embed": 64, "proj": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "head_dim": 16, "layers": 2, "vocab": 96},
-    **{"experts": 4, "shared": 2, "moe_ffn": 24, "shared_ffn": 40},
-    **{"q_latent": 24, "kv_latent": 16, "nope": 16, "rope": 8},
-}
-"""Axis → units of a tiny model."""
+"""Relative logit error that float32 rounding explains."""
 
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 @dataclass(frozen=True)
-class Trial:
-    """How far the clones of one tiny model are from it: factor → relative logit error, or why there is none."""
+class FamilyCheck:
+    """The clones of one tiny model: growth factor → relative logit error; `failure` is the error that stopped it."""
 
     errors: dict[int, float]
     failure: str = ""
@@ -49,22 +44,22 @@ class Trial:
 
 
 def tiny_config(family: Family) -> dict[str, Any]:
-    """The config of a tiny model: every width that the table names, and what the table says that it needs besides."""
+    """The config of a tiny model: a size for every axis of the table, and the table's own keys for tiny models."""
     config: dict[str, Any] = {family.context: 64, **_TOKENS}
     for axis, key in family.sizes.items():
-        if axis in _SIZES:
+        if AXES[axis].tiny:
             for name in family.names(key):
-                config = with_value(config, name, _SIZES[axis])
-    for key, value in {**family.when, **family.tiny}.items():
+                config = with_value(config, name, AXES[axis].tiny)
+    for key, value in {**family.layout.when, **family.tiny}.items():
         if value is not ...:
             config = with_value(config, key, value)
     return config
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Fill every parameter and saved buffer, norms and biases too: fresh models hide errors behind ones and zeros.
+    """Fill every parameter and saved buffer with random numbers: the ones and zeros of a fresh model hide errors.
 
-    Matrices so that activations keep their size, norm weights around 1, biases around 0.
+    Matrices keep the scale of activations; norm weights are around 1, biases around 0.
     """
     generator = torch.Generator().manual_seed(seed)
     saved = model.state_dict()
@@ -75,46 +70,46 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if parameter.dim() > 1:
                 parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5))
             else:
-                around_zero = name.endswith("bias") or "lambda" in name  # those are exponents
+                around_zero = name.endswith("bias") or "lambda" in name  # lambdas are exponents
                 parameter.copy_(0.3 * noise + (0.0 if around_zero else 1.0))
 
 
-def try_families(families: Iterable[Family], log: Callable[[str], None]) -> dict[str, Trial]:
-    """The trial of each architecture, by name."""
-    trials = {}
+def check_families(families: Iterable[Family], log: Log) -> dict[str, FamilyCheck]:
+    """Architecture → its check."""
+    checks = {}
     for family in families:
         log(family.name)
-        trials[family.name] = try_family(family)
-    return trials
+        checks[family.name] = check_family(family)
+    return checks
 
 
-def try_family(family: Family) -> Trial:
-    """Grow a tiny random model of an architecture by every factor, and let stock transformers load and run it."""
+def check_family(family: Family) -> FamilyCheck:
+    """Grow a tiny random model by each of FACTORS, and compare the logits of the clones under stock transformers."""
     errors: dict[int, float] = {}
-    with quiet(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
+    with quiet_transformers(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
         warnings.simplefilter("ignore")
         source = Path(directory) / "source"
         try:
             config = AutoConfig.for_model(family.model_type, **tiny_config(family))
             model = AutoModelForCausalLM.from_config(config)
             randomise(model)
-            model.save_pretrained(source, save_original_format=not family.holds)
+            model.save_pretrained(source, save_original_format=not family.layout.module)
             expected = _logits(source)
             for factor in FACTORS:
                 clone = Path(directory) / f"times {factor}"
                 expand(source, clone, Request(embed_mult=factor, ffn_mult=factor))
                 errors[factor] = float((_logits(clone) - expected).norm() / expected.norm())
-        except Exception as error:  # each architecture raises what it likes
-            return Trial(errors, last_line(error))
-    return Trial(errors)
+        except Exception as error:  # each architecture raises its own kinds
+            return FamilyCheck(errors, last_line(error))
+    return FamilyCheck(errors)
 
 
 @torch.no_grad()
 def _logits(path: Path) -> torch.Tensor:
-    """Raises ValueError if transformers misses a tensor, or finds one that it has no use for, or of another shape."""
+    """Logits of random tokens in float64. Raises ValueError for missing, unexpected or mismatched tensors."""
     model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    if problems := complaints(report):
+    if problems := loading_problems(report):
         raise ValueError(", ".join(problems))
-    ids = torch.randint(3, _SIZES["vocab"], (2, 24), generator=torch.Generator().manual_seed(7))
+    ids = torch.randint(3, AXES["vocab"].tiny, (2, 24), generator=torch.Generator().manual_seed(7))
     logits: torch.Tensor = model.eval()(ids).logits.double()
     return logits

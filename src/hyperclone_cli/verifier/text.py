@@ -1,11 +1,11 @@
-"""What the models are asked to read: a page of English and five questions."""
+"""The input of the models: a page of English and five prompts, or random tokens without a usable tokenizer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hyperclone_cli.checkpoint.gguf import alone
-from hyperclone_cli.checkpoint.transformers_model import quiet
+from hyperclone_cli.checkpoint.gguf import pretrained_arguments
+from hyperclone_cli.checkpoint.transformers_model import quiet_transformers
 from hyperclone_cli.errors import last_line
 
 if TYPE_CHECKING:
@@ -50,27 +50,27 @@ RANDOM_LENGTHS = (5, 9, 14, 3, 11)
 
 
 def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
-    """The tokenizer of a checkpoint, or None, and a note on why one that is there cannot be used."""
+    """(tokenizer, "") of a checkpoint; (None, note) if it cannot be used, with an empty note if there is none."""
     from transformers import AutoTokenizer
 
     if path.is_dir() and not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
         return None, ""
     try:
-        with quiet(), alone(path) as place:
-            tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
-        made = [tokenizer(PAGE)["input_ids"], *_prompts(tokenizer)]
-    except Exception as error:  # tokenizers and chat templates raise what they like
+        with quiet_transformers(), pretrained_arguments(path) as arguments:
+            tokenizer = AutoTokenizer.from_pretrained(**arguments, local_files_only=True)
+        encoded = [tokenizer(PAGE)["input_ids"], *_prompts(tokenizer)]
+    except Exception as error:  # tokenizers and chat templates raise their own kinds
         return None, f"The tokenizer does not load ({last_line(error)}); random tokens are used."
-    if len(made[0]) < 2 or not all(made):
+    if len(encoded[0]) < 2 or not all(encoded):
         return None, "The tokenizer makes no tokens of English; random tokens are used."
-    largest = max(map(max, made))
+    largest = max(map(max, encoded))
     if largest >= vocab_size:
-        return None, f"The tokenizer makes token {largest}, the model knows {vocab_size}; random tokens are used."
+        return None, f"The tokenizer makes token {largest}, the vocabulary has {vocab_size}; random tokens are used."
     return tokenizer, ""
 
 
 def page(tokenizer: Any, vocab_size: int, limit: int) -> list[int]:
-    """Token ids of the page, at most `limit`; random ones where there is no tokenizer."""
+    """The first `limit` token ids of the page; random ones without a tokenizer."""
     if tokenizer is None:
         return _random_ids(min(limit, 256), vocab_size)
     ids: list[int] = tokenizer(PAGE)["input_ids"]
@@ -78,7 +78,7 @@ def page(tokenizer: Any, vocab_size: int, limit: int) -> list[int]:
 
 
 def prompts(tokenizer: Any, vocab_size: int, limit: int) -> list[list[int]]:
-    """Token ids of the five prompts, as chats where the tokenizer has a template; their last `limit` tokens."""
+    """The last `limit` token ids of each prompt, as a chat if the tokenizer has a template; or random ones."""
     random = tokenizer is None
     ids = [_random_ids(length, vocab_size) for length in RANDOM_LENGTHS] if random else _prompts(tokenizer)
     return [prompt[-limit:] for prompt in ids]

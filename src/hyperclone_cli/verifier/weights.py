@@ -1,15 +1,16 @@
 """Is every tensor of the clone what it should be? Needs no forward pass and little memory.
 
-Whatever the strategy, the copies of a column that a layer reads must sum to the source's column, and
-every copy of a row must be that row. Each stored number may be off by its own rounding, no more. What
-a layer reads padding with does not matter, so it only has to be finite.
+Whatever the strategy, the copies of a column that a layer reads must sum to the source's column, and every copy of
+a row must be that row. Each stored number may be off by its own rounding, no more. Columns that read padding have
+no right value: they only must be finite.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import repeat
+from collections.abc import Iterable
+from itertools import groupby
 from math import inf
+from typing import NamedTuple
 
 import torch
 
@@ -19,26 +20,24 @@ from hyperclone_cli.families.vocabulary import Role
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
 from hyperclone_cli.verifier.report import WeightFigures
-from hyperclone_cli.writing.arithmetic import (
-    Block,
-    Survey,
-    blocks,
-    copy_columns,
-    scale_rows,
-    source_rows,
-    survey,
-    wide_dtype,
-    workers,
-)
+from hyperclone_cli.writing.arithmetic import scale_rows, wide_dtype
+from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import plan_budget
-from hyperclone_cli.writing.copy_sums import sum_copies
-from hyperclone_cli.writing.integrity import watched
+from hyperclone_cli.writing.columns import copy_columns, sum_copies
+from hyperclone_cli.writing.loop import run_blocks, workers
+
+
+class Deviation(NamedTuple):
+    """How far the copies of a block are from the source: the largest relative error, and weights beyond rounding."""
+
+    error: float
+    wrong: int
 
 
 def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
-    """Hold every tensor of the clone `checkpoint` against the source of `plan`, block by block.
+    """Compare every tensor of the clone `checkpoint` with the source of `plan`, block by block.
 
-    Memory: a few blocks a thread.
+    Memory: a few blocks per thread.
     """
     clone, planned = checkpoint.tensors, {tensor.name for tensor in plan.tensors}
     bad = {tensor.name: "is missing" for tensor in plan.tensors if tensor.name not in clone}
@@ -52,20 +51,21 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
                 )
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
     worst, worst_tensor = 0.0, ""
-    not_finite: set[str] = set()
+    non_finite: set[str] = set()
     budget = plan_budget(plan.tensors)
-    with plan.source.rows() as source, checkpoint.rows() as clone_rows, workers(budget.threads) as pool:
-        read = watched(source, not_finite)
+    with plan.source.rows() as read, checkpoint.rows() as read_clone, workers(budget.threads) as executor:
 
-        def check(block: Block, surveyed: Survey) -> tuple[float, int]:
-            stored, rows = block.tensor.like(clone[block.tensor.name]), block.stop - block.start
-            found = [clone_rows(stored, place, place + rows) for place in block.places]
-            return _compare(block, source_rows(block, read, surveyed), found)
+        def check(block: Block, rows: torch.Tensor, _: float) -> Deviation:
+            stored = block.tensor.like(clone[block.tensor.name])
+            return _compare(block, rows, (read_clone(stored, place, place + len(rows)) for place in block.places))
 
-        for tensor in compared:
-            noise_free = replace(tensor, mixing=replace(tensor.mixing, noise_snr_db=None))  # the noise cancels
-            results = list(pool.map(check, blocks(tensor, budget.block_bytes), repeat(survey(noise_free, read, pool))))
-            error, wrong = max(error for error, _ in results), sum(count for _, count in results)
+        results = run_blocks(compared, read, executor, budget, check, noise=False)  # noise sums to zero
+        for tensor, blocks in groupby(results, key=lambda result: result.block.tensor):
+            error, wrong = 0.0, 0
+            for result in blocks:
+                error, wrong = max(error, result.value.error), wrong + result.value.wrong
+                if not result.finite:
+                    non_finite.add(tensor.source.name)
             if wrong:
                 bad[tensor.name] = (
                     f"{wrong:,} of {tensor.elements:,} weights are off, by up to {error:.1e} of their size"
@@ -73,38 +73,38 @@ def compare_weights(plan: Plan, checkpoint: Source) -> WeightFigures:
             if error >= worst:
                 worst, worst_tensor = error, tensor.name
     elements = sum(tensor.elements for tensor in compared)
-    return WeightFigures(len(compared), elements, worst, worst_tensor, bad, tuple(sorted(not_finite)))
+    return WeightFigures(len(compared), elements, worst, worst_tensor, bad, tuple(sorted(non_finite)))
 
 
-def _compare(block: Block, source: torch.Tensor, found: list[torch.Tensor]) -> tuple[float, int]:
-    """(largest relative error, weights beyond their own rounding) of every copy of a block of source rows."""
+def _compare(block: Block, rows: torch.Tensor, copies: Iterable[torch.Tensor]) -> Deviation:
+    """Compare the copies of a block, as the clone has them, with the rows that they were grown from."""
     tensor = block.tensor
     wide = wide_dtype(tensor)
-    expected = scale_rows(source.to(wide), block)
+    expected = scale_rows(rows.to(wide), block)
     magnitude = tensor.offset * tensor.gain  # what cancels in (1 + w) norms, and is rounded in `wide`
     if tensor.roles[-1] is Role.OUT:
         expected = copy_columns(expected, tensor)
     info = torch.finfo(TORCH_DTYPES[tensor.dtype])
     rounding = 0.0 if tensor.exact else 0.505 * info.eps
-    copies = max(-(-growth.target // growth.source) for growth in tensor.growths)
+    most_copies = max(-(-growth.target // growth.source) for growth in tensor.growths)
     worst, wrong = 0.0, 0
-    for rows in found:
-        total, size = _sum_copies(rows.to(wide), tensor), _sum_copies(rows.to(wide).abs(), tensor)
+    for found in copies:
+        total, size = _sum_copies(found.to(wide), tensor), _sum_copies(found.to(wide).abs(), tensor)
         slack = rounding * size + 4 * torch.finfo(wide).eps * (size * (rounding > 0) + magnitude)
-        slack += info.smallest_normal * info.eps * copies
+        slack += info.smallest_normal * info.eps * most_copies
         error = (total - expected).abs()
-        lost = ~(total.isfinite() | expected.isfinite())  # where the source has no number, the clone needs none
+        lost = ~(total.isfinite() | expected.isfinite())  # NaN or Inf in the source allows either in the clone
         good = (error <= slack) & total.isfinite() | lost
         wrong += int((~good).sum())
         if tensor.reads_padding:
-            wrong += int((~rows.isfinite() & expected.isfinite().all(-1, keepdim=True)).sum())
+            wrong += int((~found.isfinite() & expected.isfinite().all(-1, keepdim=True)).sum())
         larger = torch.maximum(size, expected.abs()) + magnitude
         relative = (error / larger.clamp_min(info.tiny)).nan_to_num(inf, inf)
         worst = max(worst, float(relative.masked_fill(lost, 0.0).max()))
-    return worst, wrong
+    return Deviation(worst, wrong)
 
 
 def _sum_copies(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:
-    """What the copies of each source column contribute: (rows, grown columns) to (rows, source columns)."""
+    """(rows, grown columns) to (rows, source columns): copies that are read are summed, others returned as they are."""
     reads_copies = len(tensor.growths) == 2 and tensor.roles[1] is Role.IN and tensor.growths[1].grows
     return sum_copies(rows, tensor.growths[1]) if reads_copies else rows

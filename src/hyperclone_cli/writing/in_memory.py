@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import reduce
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -13,12 +12,14 @@ import torch
 from hyperclone_cli.checkpoint.json_config import check_config, check_readable
 from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, put_rows
 from hyperclone_cli.checkpoint.source import TensorSource, stored_tensors
-from hyperclone_cli.checkpoint.transformers_model import complaints, quiet, weights_of
+from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers, weights_of
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.growth.options import GrowthOptions, request
 from hyperclone_cli.planning.planner import Plan, make_plan
-from hyperclone_cli.writing.arithmetic import Block, Survey, blocks, grow_block, survey, workers
+from hyperclone_cli.writing.arithmetic import grow_block
+from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import plan_budget
+from hyperclone_cli.writing.loop import run_blocks, workers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,23 +68,22 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
     """Every tensor of a plan, whole, on the CPU."""
     grown = {tensor.name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype]) for tensor in plan.tensors}
     stored = stored_tensors(plan.source.path, grown)
-
     budget = plan_budget(plan.tensors)
-    with plan.source.rows() as read, workers(budget.threads) as pool:
 
-        def fill(block: Block, surveyed: Survey) -> None:
-            whole = grown[block.tensor.name]
-            for place, rows in grow_block(block, read, surveyed):
-                put_rows(whole, block.tensor.like(stored[block.tensor.name]), place, rows)
+    def fill(block: Block, rows: torch.Tensor, noise_power: float) -> None:
+        name = block.tensor.name
+        for place, data in grow_block(block, rows, noise_power):
+            put_rows(grown[name], block.tensor.like(stored[name]), place, data)
 
-        for tensor in plan.tensors:
-            list(pool.map(fill, blocks(tensor, budget.block_bytes), repeat(survey(tensor, read, pool))))
+    with plan.source.rows() as read, workers(budget.threads) as executor:
+        for _ in run_blocks(plan.tensors, read, executor, budget, fill):
+            pass
     return grown
 
 
 def _load_like(model: Model, plan: Plan) -> Model:
     """A model like `model` with the plan's config and tensors: transformers makes it, as it would from disk."""
-    with quiet():
+    with quiet_transformers():
         grown: Model
         grown, report = type(model).from_pretrained(
             None,
@@ -93,7 +93,7 @@ def _load_like(model: Model, plan: Plan) -> Model:
             attn_implementation=model.config._attn_implementation,
             output_loading_info=True,
         )
-    if problems := complaints(report):
+    if problems := loading_problems(report):
         raise CheckpointError(f"{plan.source.path}: transformers cannot load the grown tensors: {problems[0]}.")
     grown.name_or_path = grown.config.name_or_path = ""  # it came from no path, which is not one called "None"
     return grown

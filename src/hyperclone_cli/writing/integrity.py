@@ -14,9 +14,6 @@ from hyperclone_cli.planning.planner import Plan
 if TYPE_CHECKING:
     import torch
 
-    from hyperclone_cli.checkpoint.row_io import Read
-    from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
-
 
 def check_written(plan: Plan, directory: Path) -> None:
     """Read config, index and headers of a clone as anyone will, and hold them against its plan.
@@ -39,18 +36,6 @@ def check_written(plan: Plan, directory: Path) -> None:
             )
     if json.dumps(found.config) != json.dumps(dict(plan.config)):
         raise StorageError(f"{directory / 'config.json'}: read back, it is not what was written.", again)
-
-
-def watched(read: Read, not_finite: set[str]) -> Read:
-    """The same `read`, which also adds to `not_finite` the name of every tensor that it finds NaN or Inf in."""
-
-    def watching(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        rows = read(stored, start, stop)
-        if stored.name not in not_finite and not is_finite(rows):
-            not_finite.add(stored.name)
-        return rows
-
-    return watching
 
 
 def is_finite(rows: torch.Tensor) -> bool:

@@ -43,21 +43,21 @@ class Journal:
     """The file at `path`, and what it held when it was opened.
 
     done        shard → tensors that are safely on disk
-    not_finite  the source's tensors that were found to hold NaN or Inf
+    non_finite  the source's tensors that were found to hold NaN or Inf
     """
 
     path: Path
     done: Mapping[str, frozenset[str]]
-    not_finite: frozenset[str]
+    non_finite: frozenset[str]
 
     @property
     def directory(self) -> Path:
         """Where the unfinished clone is."""
         return self.path.parent
 
-    def record(self, shard: str, tensors: Iterable[str], not_finite: Iterable[str] = ()) -> None:
+    def record(self, shard: str, tensors: Iterable[str], non_finite: Iterable[str] = ()) -> None:
         """Add tensors whose bytes are on disk already. Raises OSError if the disk fails."""
-        _append(self.path, {"shard": shard, "tensors": list(tensors), "not_finite": sorted(not_finite)})
+        _append(self.path, {"shard": shard, "tensors": list(tensors), "not_finite": sorted(non_finite)})
 
 
 def open_journal(path: Path, making: Making, restart: bool = False) -> Journal:
@@ -74,8 +74,8 @@ def open_journal(path: Path, making: Making, restart: bool = False) -> Journal:
     done = defaultdict(set)
     for line in lines[1:]:
         done[line["shard"]].update(line["tensors"])
-    not_finite = frozenset(name for line in lines[1:] for name in line["not_finite"])
-    return Journal(path, {shard: frozenset(tensors) for shard, tensors in done.items()}, not_finite)
+    non_finite = frozenset(name for line in lines[1:] for name in line["not_finite"])
+    return Journal(path, {shard: frozenset(tensors) for shard, tensors in done.items()}, non_finite)
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -20,6 +20,7 @@ from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.checkpoint.source import INDEX_NAME, Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.families import find_family
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import DEFAULT_MAX_MEMORY, Request
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.hub.download import Access, cache_of, locate, open_checkpoint
@@ -145,7 +146,7 @@ def _check_request(config: Mapping[str, Any], request: Request) -> None:
     """Refuse what can be refused by the config alone, before gigabytes are fetched for it."""
     family = find_family(config, instead=request.family)
     if request.target_params is None:
-        resolve(request, read_sizes(config, family), family, config)
+        resolve(Proposal(request, family, config, read_sizes(config, family)))
 
 
 def check_space(plan: Plan, out: Path) -> None:
@@ -156,7 +157,7 @@ def check_space(plan: Plan, out: Path) -> None:
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
     free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
-    needed = plan.nbytes + plan.source.companion_bytes() + _SPARE_BYTES
+    needed = plan.nbytes + plan.source.side_file_bytes() + _SPARE_BYTES
     if needed > free:
         raise StorageError(
             f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
@@ -168,7 +169,7 @@ def _write_files(plan: Plan, partial: Path, out: Path, not_finite: frozenset[str
     if len(plan.shards) > 1:
         weight_map = {name: shard for shard, names in plan.shards.items() for name in names}
         _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
-    plan.source.copy_companions(partial)
+    plan.source.copy_side_files(partial)
     _write_json(partial / "config.json", dict(plan.config))
     write_card(partial, plan)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]

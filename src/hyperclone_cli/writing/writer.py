@@ -1,158 +1,163 @@
-"""The shards of a clone: blocks are read, grown and written in parallel, and what is on disk is journalled."""
+"""The shards of a clone: their blocks are grown and written in parallel, and the journal notes what is on the disk."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from pathlib import Path
 
-from hyperclone_cli.checkpoint.row_io import Read, write_rows
-from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, create, lay_out
+import torch
+
+from hyperclone_cli.checkpoint.row_io import write_rows
+from hyperclone_cli.checkpoint.safetensors_file import create, lay_out
 from hyperclone_cli.planning.planner import Plan
-from hyperclone_cli.planning.tensors import GrownTensor
-from hyperclone_cli.writing.arithmetic import Block, Survey, blocks, grow_block, survey, workers
+from hyperclone_cli.writing.arithmetic import grow_block
+from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import Budget
-from hyperclone_cli.writing.integrity import watched
 from hyperclone_cli.writing.journal import Journal
+from hyperclone_cli.writing.loop import BlockResult, run_blocks, workers
 
 Progress = Callable[[int, int], None]
-"""Called from any thread with the number of bytes just written, and of all bytes to write."""
+"""Called from the caller's thread with the number of bytes just written, and of all bytes to write."""
 
 _SYNC_BYTES = 256 << 20
-"""How much is written between two calls that bring it to the disk: what a power cut can cost. It keeps the disk
-busy from the start, and bounds what a slow one still has to take in at the end."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Sync = Callable[[int, str, Sequence[str]], None]
+"""Bytes written between two syncs, which is what a power cut can cost. It keeps the disk busy from the start, and
+bounds what a slow disk still has to take in at the end."""
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A block of the tensor `target`, and whether it is its last."""
+class ShardWritten:
+    """What was written of a shard.
 
-    block: Block
-    target: StoredTensor
-    surveyed: Survey
-    last: bool
+    tensors     tensors that are complete
+    nbytes      bytes written, of these and of one that is not complete
+    non_finite  tensors of the source in which NaN or Inf was found
+    """
+
+    shard: str
+    tensors: tuple[str, ...]
+    nbytes: int
+    non_finite: frozenset[str]
+
+
+Sync = Callable[[int, ShardWritten], None]
+"""Called with a shard's descriptor and what was written since the last call: brings that to the disk."""
 
 
 def write_shards(plan: Plan, journal: Journal, budget: Budget, progress: Progress | None = None) -> frozenset[str]:
-    """Write every tensor of `plan` that the journal does not have yet, in shards beside the journal.
+    """Write every tensor of `plan` that the journal does not list yet, in shards beside the journal.
 
-    Returns the source's tensors that hold NaN or Inf.
+    Returns the names of the source's tensors that contain NaN or Inf.
 
-    Raises OSError if the disk fails or a source file turns out short, RequestError where a storage dtype
-    overflows. What the journal names by then is complete.
+    Raises OSError if the disk fails or a source file is too short, RequestError if a storage dtype overflows; the
+    tensors that the journal lists by then are complete.
     """
-    by_name = {tensor.name: tensor for tensor in plan.tensors}
-    not_finite = set(journal.not_finite)
-    with plan.source.rows() as rows, workers(budget.threads) as pool, _syncing(journal, not_finite) as sync:
-        read = watched(rows, not_finite)
+    non_finite, plan_bytes = journal.non_finite, plan.nbytes
 
-        def write(descriptor: int, job: _Job) -> tuple[_Job, int]:
+    def report(nbytes: int) -> None:
+        if progress:
+            progress(nbytes, plan_bytes)
+
+    with _syncing(journal) as sync:
+        for shard in plan.shards:
+            done = journal.done.get(shard, frozenset())
+            non_finite |= write_shard(plan, shard, journal.directory, budget, done, sync, report).non_finite
+    return non_finite
+
+
+def write_shard(
+    plan: Plan,
+    shard: str,
+    directory: Path,
+    budget: Budget,
+    done: Set[str] = frozenset(),
+    sync: Sync = lambda descriptor, _: os.fsync(descriptor),
+    report: Callable[[int], None] = lambda _: None,
+) -> ShardWritten:
+    """Write one shard of `plan` into `directory`. Shards are independent of one another.
+
+    done    tensors that the file has already, from an earlier run; they count only if it has its full size
+    sync    called every 256 MB and at the end
+    report  called with the bytes of the tensors that are done, then with those of each block that is written
+
+    Raises as `write_shards`.
+    """
+    path = directory / shard
+    planned = {tensor.name: tensor for tensor in plan.tensors}
+    tensors = [planned[name] for name in plan.shards[shard]]
+    head, stored = lay_out(path, [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors])
+    targets = {tensor.name: tensor.like(place) for tensor, place in zip(tensors, stored, strict=True)}
+    file_bytes = len(head) + sum(tensor.nbytes for tensor in tensors)
+    if not path.exists() or path.stat().st_size != file_bytes:
+        done = frozenset()
+    report(sum(tensor.nbytes for tensor in tensors if tensor.name in done))
+    missing = [tensor for tensor in tensors if tensor.name not in done]
+    parts = []
+    with (
+        open(create(path, head, file_bytes), "r+b", buffering=0) as file,
+        plan.source.rows() as read,
+        workers(budget.threads) as executor,
+    ):
+
+        def write(block: Block, rows: torch.Tensor, noise_power: float) -> int:
             written = 0
-            for place, data in grow_block(job.block, read, job.surveyed):
-                write_rows(descriptor, job.block.tensor.like(job.target), place, data)
-                written += data.nbytes
-                if progress:
-                    progress(data.nbytes, plan.nbytes)
-            return job, written
+            for place, grown in grow_block(block, rows, noise_power):
+                write_rows(file.fileno(), targets[block.tensor.name], place, grown)
+                written += grown.nbytes
+            return written
 
-        for shard, names in plan.shards.items():
-            path = journal.directory / shard
-            head, targets = lay_out(path, [(name, by_name[name].dtype, by_name[name].shape) for name in names])
-            total_bytes = len(head) + sum(target.nbytes for target in targets)
-            kept = path.exists() and path.stat().st_size == total_bytes
-            done = journal.done.get(shard, frozenset()) if kept else frozenset()
-            if progress:
-                progress(sum(target.nbytes for target in targets if target.name in done), plan.nbytes)
-            missing = [target for target in targets if target.name not in done]
-            jobs = _jobs(missing, by_name, read, pool, budget.block_bytes)
-            descriptor = create(path, head, total_bytes)
-            try:
-                with closing(_map_ahead(pool, partial(write, descriptor), jobs, 4 * budget.threads)) as written:
-                    _sync_now_and_then(written, partial(sync, descriptor, shard))
-            finally:
-                os.close(descriptor)
-    return frozenset(not_finite)
+        for part in _parts(shard, run_blocks(missing, read, executor, budget, write), report):
+            sync(file.fileno(), part)
+            parts.append(part)
+    names = tuple(name for part in parts for name in part.tensors)
+    return ShardWritten(shard, names, sum(part.nbytes for part in parts), parts[-1].non_finite)
 
 
-def _jobs(
-    targets: Iterable[StoredTensor], by_name: Mapping[str, GrownTensor], read: Read, pool: Executor, block_bytes: int
-) -> Iterator[_Job]:
-    for target in targets:
-        tensor = by_name[target.name]
-        surveyed = survey(tensor, read, pool)
-        cut = list(blocks(tensor, block_bytes))
-        for number, block in enumerate(cut, 1):
-            yield _Job(block, target, surveyed, number == len(cut))
-
-
-def _sync_now_and_then(written: Iterable[tuple[_Job, int]], sync: Callable[[Sequence[str]], None]) -> None:
-    """Follow the jobs of a shard and the bytes that each wrote, in order; `sync` with the tensors that are whole."""
+def _parts(shard: str, results: Iterable[BlockResult[int]], report: Callable[[int], None]) -> Iterator[ShardWritten]:
+    """What was written between two syncs: the results of blocks, summed up every 256 MB and at the end."""
     finished: list[str] = []
-    unsynced = 0
-    for job, nbytes in written:
-        unsynced += nbytes
-        if job.last:  # and so are all before it
-            finished.append(job.target.name)
-        if unsynced >= _SYNC_BYTES:
-            sync(finished)
-            finished, unsynced = [], 0
-    sync(finished)
-
-
-def _map_ahead(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Generator[Result, None, None]:
-    """As `pool.map`, but no more than `ahead` items are taken before the first result of theirs is wanted.
-
-    However it ends, none of its calls is running afterwards.
-    """
-    running: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            if len(running) == ahead:
-                yield running.popleft().result()
-            running.append(pool.submit(function, item))
-        while running:
-            yield running.popleft().result()
-    finally:
-        for job in running:
-            job.cancel()
-        wait(running)
+    non_finite: set[str] = set()
+    nbytes = 0
+    for result in results:
+        report(result.value)
+        nbytes += result.value
+        if not result.finite:
+            non_finite.add(result.block.tensor.source.name)
+        if result.last:  # and so all blocks before it are written
+            finished.append(result.block.tensor.name)
+        if nbytes >= _SYNC_BYTES:
+            yield ShardWritten(shard, tuple(finished), nbytes, frozenset(non_finite))
+            finished, nbytes = [], 0
+    yield ShardWritten(shard, tuple(finished), nbytes, frozenset(non_finite))
 
 
 @contextmanager
-def _syncing(journal: Journal, not_finite: Iterable[str]) -> Iterator[Sync]:
-    """A function that brings a shard's bytes to the disk and then journals tensors, while others go on writing.
+def _syncing(journal: Journal) -> Iterator[Sync]:
+    """A `Sync` that returns at once: another thread brings the bytes to the disk, then journals the tensors.
 
-    It waits for its last call, so that a slow disk holds the writers up; a failure comes with the call after, or at
-    the end.
+    Each call waits for the call before, so that a slow disk slows the writing down. An error is raised by the next
+    call, or at the end.
     """
-
-    def bring(descriptor: int, shard: str, tensors: Sequence[str]) -> None:
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if tensors:
-            journal.record(shard, tensors, tuple(not_finite))  # other threads may add to them
-
     pending: list[Future[None]] = []
     with ThreadPoolExecutor(1) as thread:
 
-        def sync(descriptor: int, shard: str, tensors: Sequence[str]) -> None:
+        def sync(descriptor: int, written: ShardWritten) -> None:
             while pending:
                 pending.pop().result()
-            pending.append(thread.submit(bring, os.dup(descriptor), shard, tensors))
+            pending.append(thread.submit(_sync_and_record, os.dup(descriptor), journal, written))
 
         yield sync
         while pending:
             pending.pop().result()
+
+
+def _sync_and_record(descriptor: int, journal: Journal, written: ShardWritten) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if written.tensors:
+        journal.record(written.shard, written.tensors, written.non_finite)

@@ -62,9 +62,9 @@ def edited(
     return out
 
 
-def load(path: Path) -> Any:
+def load(path: Path, **options: Any) -> Any:
     """The checkpoint at `path` in float32 by stock transformers; every key must be there and be used."""
-    model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **options)
     problems = {kind: keys for kind, keys in report.items() if keys}
     assert not problems, problems
     model.eval()

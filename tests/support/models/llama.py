@@ -41,6 +41,8 @@ VARIANTS: dict[str, Variant] = {
     "olmo3": Variant("olmo3", GQA | WINDOWED),
     "arcee": Variant("arcee", GQA | {"attention_bias": True, "mlp_bias": True}),
     "arcee-tied": Variant("arcee", MHA | TIED),
+    "internlm3-tied": Variant("internlm3", GQA | TIED | {"head_dim": 16}),
+    "iquestcoder": Variant("iquestcoder", MHA | {"attention_bias": True, "mlp_bias": True}),
     "seed_oss": Variant("seed_oss", GQA | {"head_dim": 16, "attention_out_bias": True, "mlp_bias": True}),
     "cwm": Variant("cwm", GQA | WINDOWED | {"head_dim": 16, "rope_parameters": LLAMA3_ROPE}),
     "smollm3": Variant("smollm3", GQA | {"no_rope_layers": [1, 0]}),

@@ -1,4 +1,4 @@
-"""MiniCPM 3: latent attention (MLA) without experts, and logits that are divided by the width."""
+"""Latent attention (MLA) without experts: MiniCPM 3, whose logits are divided by the width, and Youtu LLM."""
 
 from __future__ import annotations
 
@@ -11,4 +11,6 @@ VARIANTS: dict[str, Variant] = {
     "minicpm3-untied": Variant(
         "minicpm3", MHA | LATENT | MINICPM | UNTIED | {"q_lora_rank": None, "attention_bias": True}
     ),
+    "youtu": Variant("youtu", MHA | LATENT),
+    "youtu-untied": Variant("youtu", MHA | LATENT | UNTIED | {"q_lora_rank": None, "attention_bias": True}),
 }

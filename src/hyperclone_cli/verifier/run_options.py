@@ -1,4 +1,4 @@
-"""How both models are run, refused where they cannot be run so: before anything is fetched, read or compared."""
+"""How both models are run. Options that cannot be used are refused before anything is downloaded or compared."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ DTYPE, NEW_TOKENS = "float32", 16
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How both models are run."""
+class RunOptions:
+    """How both models are run; see `verify`."""
 
     device: torch.device
     dtype: torch.dtype
     new_tokens: int
 
 
-def choose_setting(device: str | None, dtype: str, new_tokens: int) -> Setting:
-    """See `verify`. Raises RequestError for another dtype than DTYPES, no tokens, or a device that is not there."""
+def choose_run_options(device: str | None, dtype: str, new_tokens: int) -> RunOptions:
+    """Options from what the user gave. Raises RequestError for an unknown dtype or device, or less than one token."""
     if dtype not in DTYPES:
         raise RequestError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}.")
     if type(new_tokens) is not int or new_tokens < 1:
@@ -38,22 +38,22 @@ def choose_setting(device: str | None, dtype: str, new_tokens: int) -> Setting:
 
     from hyperclone_cli.verifier.forward import choose_device
 
-    return Setting(choose_device(device), getattr(torch, dtype), new_tokens)
+    return RunOptions(choose_device(device), getattr(torch, dtype), new_tokens)
 
 
 def check_unused(device: str | None, dtype: str, new_tokens: int) -> None:
-    """Raise RequestError for what is asked of models that --weights-only does not run."""
-    usual = {"--device": (device, None), "--dtype": (dtype, DTYPE), "--new-tokens": (new_tokens, NEW_TOKENS)}
-    for option, (value, default) in usual.items():
+    """Raise RequestError for an option that --weights-only leaves without use, because it runs no model."""
+    given = {"--device": (device, None), "--dtype": (dtype, DTYPE), "--new-tokens": (new_tokens, NEW_TOKENS)}
+    for option, (value, default) in given.items():
         if value != default:
             raise RequestError(f"{option} {value}: with --weights-only no model is run.", "Leave one of the two out.")
 
 
-def check_context(setting: Setting, source: Source, plan: Plan | None) -> None:
-    """Raise RequestError if the models do not take as many tokens as are to be decoded."""
+def check_context(options: RunOptions, source: Source, plan: Plan | None) -> None:
+    """Raise RequestError if the new tokens do not fit into the models' context."""
     context = context_length(source.config, plan.family if plan else find_family(source.config))
-    if setting.new_tokens >= context:
+    if options.new_tokens >= context:
         raise RequestError(
-            f"--new-tokens {setting.new_tokens}: the models take {context} tokens, prompt included.",
-            f"At most {context - 1}.",
+            f"--new-tokens {options.new_tokens}: the models take {context} tokens, prompt included.",
+            f"Use at most {context - 1}.",
         )

@@ -1,7 +1,7 @@
-"""verification.json: what the last full verification of a clone found, repeated in its card.
+"""verification.json: the result of a clone's last full verification, whose figures are also written into its card.
 
-It holds the SHA-256 of every file that was there, so that a later change shows, and no clock time, no host and no
-path, so that it can be published with the clone.
+It contains the SHA-256 of every file that was verified, so that later changes are noticed. It contains no clock time,
+host or absolute path, so that it can be published with the clone.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _FIGURES = ("passed", "weights", "logits", "generation")
 
 
 def file_digests(clone: Path) -> dict[str, str]:
-    """Name → SHA-256 of every file that is published with a clone.
-
-    But for the card, which is the user's to edit, and the record of its verification.
-    """
+    """Name → SHA-256 of every published file, except the card, which users may edit, and verification.json."""
     return checksums(clone, published_files(clone) - {CARD_NAME, VERIFICATION_NAME})
 
 
 def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str], report: Mapping[str, Any]) -> str:
-    """Write the figures of `report` (its JSON) into a clone that was held against the plan with that digest.
+    """Write the figures of a verification into verification.json and into the clone's card.
 
-    `files` are the digests of what was verified. Returns why that could not be done, for a directory that cannot be
-    written; else an empty text.
+    plan_digest  of the plan that the clone was compared with
+    files        name → SHA-256 of the files that were verified
+    report       the JSON of the report
+
+    Returns "", or why they could not be written, for instance into a read-only directory.
     """
     figures = {key: report[key] for key in _FIGURES}
     found = {"schema_version": SCHEMA_VERSION, "plan_digest": plan_digest, "files": files, **figures}
@@ -57,7 +57,7 @@ def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str],
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put `text` in the place of what `path` holds, whole or not at all, in the mode that it had."""
+    """Replace the contents of a file atomically, and keep its mode."""
     new = path.with_name(replacement_of(path.name))
     try:
         new.write_bytes(text.encode())
@@ -70,10 +70,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 def check_verified(clone: Path) -> None:
-    """Raise RequestError for a clone that was not verified as it stands, MismatchError for one that failed."""
-    path, again = clone / VERIFICATION_NAME, f"Next: hyperclone verify {quote(str(clone))}; or --force."
+    """Raise RequestError unless a clone is unchanged since its last verification, MismatchError if it failed that."""
+    path, again = clone / VERIFICATION_NAME, f"Next: hyperclone verify {quote(str(clone))}; or push with --force."
     if not path.exists():
-        raise RequestError(f"{clone}: never verified.", again)
+        raise RequestError(f"{clone}: the clone was never verified.", again)
     found, record = read_json(path), read_provenance(clone)
     files = found.get("files")
     if (
@@ -82,11 +82,11 @@ def check_verified(clone: Path) -> None:
         or found.get("plan_digest") != record.plan_digest
         or not isinstance(files, dict)
     ):
-        raise RequestError(f"{path}: is not about this clone.", again)
+        raise RequestError(f"{path}: the record is not about this clone.", again)
     if found.get("passed") is not True:
-        raise MismatchError(f"{clone}: failed its verification.", again)
+        raise MismatchError(f"{clone}: the clone failed its verification.", again)
     present = file_digests(clone)
     changed = [name for name in sorted({*files, *present}) if files.get(name) != present.get(name)]
     if changed:
         added = " was not there" if changed[0] not in files else ""
-        raise RequestError(f"{clone}: changed since it was verified: {changed[0]}{added}.", again)
+        raise RequestError(f"{clone}: the clone changed since it was verified: {changed[0]}{added}.", again)

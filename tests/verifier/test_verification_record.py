@@ -93,7 +93,7 @@ def test_what_is_less_than_a_full_verification_is_not_recorded_and_that_is_noted
         return any("Nothing is recorded" in note and why in note for note in verify(clone, **options).notes)
 
     assert unrecorded("only the weights", weights_only=True)
-    assert unrecorded("may be another than the recorded one", src=other)
+    assert unrecorded("may not be the one that was expanded", src=other)
     config = json.loads((src / "config.json").read_text())
     (src / "config.json").write_text(json.dumps(config | {"my_note": "not the source that was expanded"}))
     assert unrecorded("not the one that was expanded")

@@ -1,0 +1,72 @@
+"""A request put to a source: all that decides how each of its widths grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hyperclone_cli.errors import RequestError
+from hyperclone_cli.families import Family
+from hyperclone_cli.families.axes import AXES
+from hyperclone_cli.growth.request import Request, option_name
+
+_INSTEAD = {
+    "pads": "A whole --embed-mult works.",
+    "ffn": "A whole --ffn-mult works.",
+    "heads": "Grow the feed-forward width alone: --ffn-mult.",
+    "head_dim": "Leave --head-dim-mult out.",
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is asked of which source.
+
+    family  the table of the source's architecture
+    config  the source's config.json
+    sizes   axis → units of the source, see `checkpoint.sizes.read_sizes`
+    """
+
+    request: Request
+    family: Family
+    config: Mapping[str, Any]
+    sizes: Mapping[str, int]
+
+    def changed(self, **options: Any) -> Proposal:
+        """The same source, asked for something else."""
+        return replace(self, request=replace(self.request, **options))
+
+    def typed(self, axis: str) -> str:
+        """The option that asks for the size of an axis, as on a command line; empty where none does."""
+        size, multiplier = AXES[axis].options
+        given = {name: getattr(self.request, name) for name in (size, multiplier) if name}
+        return next((f"{option_name(name)} {item}" for name, item in given.items() if item not in (None, 1)), "")
+
+    def target(self, axis: str, size: int) -> int | None:
+        """The units that the request gives an axis of `size` units; None where it says nothing of it.
+
+        Raises RequestError for fewer units than the source has, and for a multiplier that adds none.
+        """
+        option, multiplier = AXES[axis].options
+        units, times = getattr(self.request, option), getattr(self.request, multiplier)
+        if units is None and times is None:
+            return None
+        target: int = round(size * times) if units is None else units
+        if units is None and times > 1 and target == size:
+            raise RequestError(
+                f"{size} × {times:g} is {size} in whole units: nothing would grow.",
+                f"Use {option_name(option)} instead.",
+            )
+        if target < size:
+            raise RequestError(
+                f"{option_name(option)} {target}: the source has {size}, and growth takes nothing away.",
+                f"At least {size}.",
+            )
+        return target
+
+    def check_limit(self, growth: str, wanted: str) -> None:
+        """Raise RequestError where the family has a limit on this growth; `wanted` says what is asked for."""
+        limit = self.family.limit(growth, self.config)
+        if limit:
+            raise RequestError(f"{wanted}: not in {self.family.name}, {limit.why}.", _INSTEAD[growth])

@@ -1,0 +1,156 @@
+"""Verify a clone against its source: its files, its weights, and what both models compute under stock transformers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from hyperclone_cli.checkpoint.checksums import differences
+from hyperclone_cli.checkpoint.source import Source, open_source
+from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.hub.download import Access, locate, open_checkpoint
+from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.verifier.file_comparison import compare_config, compare_files
+from hyperclone_cli.verifier.report import Log, PartialReport, Report, finite
+from hyperclone_cli.verifier.run_options import (
+    DTYPE,
+    NEW_TOKENS,
+    RunOptions,
+    check_context,
+    check_unused,
+    choose_run_options,
+)
+from hyperclone_cli.verifier.verification_record import file_digests, record_verification
+from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
+from hyperclone_cli.writing.integrity import finiteness_note
+from hyperclone_cli.writing.provenance import Provenance, plan_again, read_provenance
+
+
+def verify(
+    clone: str | Path,
+    src: str | Path | None = None,
+    device: str | None = None,
+    dtype: str = DTYPE,
+    weights_only: bool = False,
+    new_tokens: int = NEW_TOKENS,
+    log: Log | None = None,
+    access: Access | None = None,
+    checksum: bool = False,
+) -> Report:
+    """Compare a clone with its source: config, side files, every weight, logits, and greedy decoding.
+
+    src           the source: a directory, a GGUF file, or a model on the Hub; None: the one that the clone recorded
+    device        torch's name of the device; None: a GPU if there is one
+    dtype         what both models run in. In float32 the relative error of the logits may be at most
+                  max(1e-5, the error that the source's own storage dtype makes); in any other dtype
+                  at most twice the error that this dtype makes in the source
+    weights_only  skip everything that needs a forward pass; `device`, `dtype` and `new_tokens` are then refused
+    new_tokens    number of tokens by which greedy decoding continues each prompt
+    log           called with the name of each step as it begins
+    access        revision (of `src`), token and cache for the Hub; None: the usual ones
+    checksum      also compare the SHA-256 of every file with those that `expand` recorded
+
+    The result of a full verification is also written into the clone, see `verification_record`, if the source is the
+    one that was expanded: the same config, and tensors of the same names and shapes. A failure against a source named
+    by `src` is not written, for that may be a different one. If nothing is written, a note of the report says why.
+
+    A clone that differs gives a report with `failures`, not an error. Raises RequestError and CheckpointError for
+    inputs that cannot be compared at all, StorageError if the source cannot be downloaded.
+    """
+    clone, access, log = Path(clone), access or Access(), log or (lambda _: None)
+    if weights_only:
+        check_unused(device, dtype, new_tokens)
+    checkpoint, record = open_source(clone), read_provenance(clone)
+    if checksum and not (record and record.sha256):
+        raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
+    options = None if weights_only else choose_run_options(device, dtype, new_tokens)
+    source, plan = _open_source(clone, record, src, weights_only, access)
+    if options:
+        check_context(options, source, plan)
+    partial = PartialReport()
+    unrecorded = _why_unrecorded(record, plan, weights_only)
+    files: dict[str, str] = {}
+    if checksum or not unrecorded:
+        log(f"Hashing the files of {clone}")
+        files = file_digests(clone)  # before they are compared, so that `push` notices whatever changes meanwhile
+    if record and checksum:
+        partial.failures += differences(record.sha256, files)
+    if plan:
+        _compare_contents(plan, checkpoint, partial, log)
+    if options:
+        _compare_outputs(source, checkpoint, plan, options, partial, log)
+    report = Report(
+        clone=str(clone),
+        source=_display_name(source),
+        notes=tuple(partial.notes),
+        failures=tuple(partial.failures),
+        weights=partial.weights,
+        logits=partial.logits,
+        generation=partial.generation,
+        hashed=len(record.sha256) if record and checksum else None,
+    )
+    if src is not None and not report.passed and not unrecorded:
+        unrecorded = "the source named with --src may not be the one that was expanded"
+    if plan and not unrecorded:
+        note = record_verification(clone, plan.digest, files, finite(report.as_json()))
+    else:
+        note = f"Nothing is recorded in {clone}: {unrecorded}."
+    return replace(report, notes=(*report.notes, note)) if note else report
+
+
+def _why_unrecorded(record: Provenance | None, plan: Plan | None, weights_only: bool) -> str:
+    """Why a verification is not recorded in the clone; "" if it is."""
+    if record is None or plan is None:
+        return f"without {PROVENANCE_NAME}, config and weights were not compared, only the models' outputs"
+    if plan.digest != record.plan_digest:
+        return "the source has changed, and is not the one that was expanded"
+    return "only the weights were compared" if weights_only else ""
+
+
+def _open_source(
+    clone: Path, record: Provenance | None, src: str | Path | None, weights_only: bool, access: Access
+) -> tuple[Source, Plan | None]:
+    """The source, and the clone's plan; no plan for a clone without hyperclone.json."""
+    if record is not None:
+        plan = plan_again(record, src, access, open_checkpoint)
+        return plan.source, plan
+    if src is None or weights_only:
+        raise CheckpointError(
+            f"{clone}: no {PROVENANCE_NAME}, which names the source and tells how it was grown.",
+            "Name the source with --src. Without that file, only the outputs of the models can be compared.",
+        )
+    return open_checkpoint(locate(src, access), access), None
+
+
+def _display_name(source: Source) -> str:
+    """The source's name on the Hub, or the shorter of its relative and absolute path."""
+    return source.origin.repo_id if source.origin else min(str(source.path), os.path.relpath(source.path), key=len)
+
+
+def _compare_contents(plan: Plan, clone: Source, partial: PartialReport, log: Log) -> None:
+    """Compare the clone's config, side files and weights with those that the plan gives."""
+    from hyperclone_cli.verifier.weights import compare_weights
+
+    partial.failures += compare_config(plan.config, clone.config)
+    compare_files(plan, clone.path, partial)
+    log("Comparing the weights")
+    partial.weights = compare_weights(plan, clone)
+    partial.failures += [f"tensor {name} {what}" for name, what in partial.weights.bad.items()]
+    partial.notes += filter(None, [finiteness_note(partial.weights.not_finite)])
+
+
+def _compare_outputs(
+    source: Source, clone: Source, plan: Plan | None, options: RunOptions, partial: PartialReport, log: Log
+) -> None:
+    """Compare what the models compute. A clone that cannot be run, and has failures already, has one more."""
+    from hyperclone_cli.verifier.model_outputs import compare_outputs
+
+    try:
+        compare_outputs(source, clone, plan, options, partial, log)
+    except CheckpointError as error:
+        if partial.failures:
+            partial.failures.append(error.message)
+            return
+        not_finite = finiteness_note(partial.weights.not_finite) if partial.weights else ""
+        raise CheckpointError(f"{error.message} {not_finite}".rstrip(), error.hint) from error

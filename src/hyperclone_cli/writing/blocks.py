@@ -1,0 +1,55 @@
+"""Blocks: the pieces that a tensor is cut into, each small enough for a thread to read, grow and write at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hyperclone_cli.planning.tensors import GrownTensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Source rows start … stop - 1 of a tensor, and where the grown tensor has copies of them.
+
+    shares      for each run of columns, the fraction of the source's weight that it takes
+    scale       the factor of all its rows
+    is_padding  whether its rows are padding: then there are `stop - start` of them and no source rows, and `start`
+                only tells the matrix of a stack
+    places      for each copy, the number of its first row in the grown tensor
+    """
+
+    tensor: GrownTensor
+    start: int
+    stop: int
+    shares: tuple[Fraction, ...]
+    scale: float
+    is_padding: bool
+    places: tuple[int, ...]
+
+
+def cut_blocks(tensor: GrownTensor, block_bytes: int) -> list[Block]:
+    """Cut a grown tensor into blocks of about `block_bytes` grown bytes, at least a row each.
+
+    Copies of the same rows are one block if they read their columns in the same shares. If not, their blocks follow
+    one another, so that the rows come from the disk once and then from the page cache.
+    """
+    return sorted(_cut(tensor, block_bytes), key=lambda block: (block.is_padding, block.start))
+
+
+def _cut(tensor: GrownTensor, block_bytes: int) -> Iterator[Block]:
+    places: dict[tuple[int, int, int, float, bool], list[int]] = defaultdict(list)
+    position = 0
+    for run in tensor.growths[0].runs:
+        places[run.start, run.length, tensor.mixing_row(run), run.scale, run.is_padding].append(position)
+        position += run.length
+    row_bytes = max(1, tensor.nbytes // max(1, position))
+    step = max(1, block_bytes // row_bytes)
+    for (start, length, row_of_c, scale, is_padding), positions in places.items():
+        shares = tensor.shares(row_of_c)
+        for first in range(0, length, step):
+            last = min(first + step, length)
+            found = tuple(p + first for p in positions)
+            yield Block(tensor, start + first, start + last, shares, scale, is_padding, found)

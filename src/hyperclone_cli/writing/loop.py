@@ -1,0 +1,156 @@
+"""The loop over blocks: rows are read once a block, an executor works on them, and the results come in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite, prod
+from typing import Generic, TypeVar
+
+import torch
+
+from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, Read
+from hyperclone_cli.errors import RequestError
+from hyperclone_cli.planning.tensors import Filling, GrownTensor
+from hyperclone_cli.writing.arithmetic import grow_rows
+from hyperclone_cli.writing.blocks import Block, cut_blocks
+from hyperclone_cli.writing.budget import SURVEY_BLOCK_BYTES, Budget
+from hyperclone_cli.writing.integrity import is_finite
+
+Value = TypeVar("Value")
+Work = Callable[[Block, torch.Tensor, float], Value]
+"""What is done with a block, its rows (the source's, or those of padding) and its tensor's noise power."""
+
+_BLOCKS_AHEAD = 4
+"""Blocks per thread that are submitted before the first result of theirs is taken: bounds the memory."""
+
+
+@dataclass(frozen=True)
+class BlockResult(Generic[Value]):
+    """What the work on a block returned.
+
+    finite  whether no source row of the block contains NaN or Inf
+    last    whether the block is the last of its tensor
+    """
+
+    block: Block
+    value: Value
+    finite: bool
+    last: bool
+
+
+def run_blocks(
+    tensors: Iterable[GrownTensor],
+    read: Read,
+    executor: Executor,
+    budget: Budget,
+    work: Work[Value],
+    noise: bool = True,
+) -> Iterator[BlockResult[Value]]:
+    """Cut each tensor into blocks, have `executor` read the rows of each and `work` on them; yield results in order.
+
+    At most 4 blocks a thread are submitted ahead of the result that is yielded, of whichever tensors. An error of
+    `work` is raised in the place of its result; then, or if the caller stops early, blocks that were submitted may
+    still be running until the executor is shut down.
+
+    noise  whether `work` needs the noise power of noisy tensors, for which they are read once more
+
+    Raises RequestError for noise in a tensor that contains NaN or Inf.
+    """
+    running: deque[Future[BlockResult[Value]]] = deque()
+    for tensor in tensors:
+        survey = _survey(tensor, read, executor, noise)
+        blocks = cut_blocks(tensor, budget.block_bytes)
+        for number, block in enumerate(blocks, 1):
+            if len(running) == _BLOCKS_AHEAD * budget.threads:
+                yield running.popleft().result()
+            running.append(executor.submit(_run, work, read, block, survey, number == len(blocks)))
+    while running:
+        yield running.popleft().result()
+
+
+@contextmanager
+def workers(threads: int) -> Iterator[Executor]:
+    """So many threads, in each of which torch computes without threads of its own.
+
+    At the end, also after an error, jobs that have not begun are cancelled and the others are waited for.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    executor = ThreadPoolExecutor(threads)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What must be known of a whole tensor before any of its blocks can be grown.
+
+    noise_power  mean square of the grown elements without noise, rows of padding left out; 0 if it is not needed
+    means        (matrices of the stack, …): the mean of each matrix's rows, if padding is filled with it
+    """
+
+    noise_power: float = 0.0
+    means: torch.Tensor | None = None
+
+
+def _survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> _Survey:
+    """Read a tensor once for its noise power, once for the means of its rows; not at all if it needs neither."""
+    blocks = [block for block in cut_blocks(tensor, SURVEY_BLOCK_BYTES) if not block.is_padding]
+    power = 0.0
+    if noise and tensor.noisy:
+        rows = sum((block.stop - block.start) * len(block.places) for block in blocks)
+        energy = sum(executor.map(partial(_energy, read), blocks))
+        power = energy / (rows * prod(growth.target for growth in tensor.growths[1:]))
+        if not isfinite(power):
+            raise RequestError(
+                f"tensor {tensor.source.name}: contains NaN or Inf, so the power of its noise is not defined.",
+                "Omit --noise-snr-db, or repair the source.",
+            )
+    means = None
+    if tensor.growths[0].padding and tensor.fillings[0] is Filling.MEAN:
+        means = _means(tensor, list({(block.start, block.stop): block for block in blocks}.values()), read, executor)
+    return _Survey(power, means)
+
+
+def _energy(read: Read, block: Block) -> float:
+    return float(grow_rows(_rows(block, read), block).double().square().sum()) * len(block.places)
+
+
+def _means(tensor: GrownTensor, blocks: Sequence[Block], read: Read, executor: Executor) -> torch.Tensor:
+    """The means of a `_Survey`; `blocks` have every source row once."""
+    matrices = prod(tensor.source.stack[:1])
+    height = tensor.growths[0].source // matrices
+    means = torch.zeros(matrices, *(growth.source for growth in tensor.growths[1:]), dtype=torch.float64)
+    for block, total in zip(blocks, executor.map(partial(_sum, read), blocks), strict=True):
+        means[block.start // height] += total
+    return means / height
+
+
+def _sum(read: Read, block: Block) -> torch.Tensor:
+    return _rows(block, read).double().sum(0)
+
+
+def _run(work: Work[Value], read: Read, block: Block, survey: _Survey, last: bool) -> BlockResult[Value]:
+    """The job of one block, which is all values, so that a process elsewhere could run it."""
+    rows = _rows(block, read, survey.means)
+    finite = block.is_padding or is_finite(rows)
+    return BlockResult(block, work(block, rows, survey.noise_power), finite, last)
+
+
+def _rows(block: Block, read: Read, means: torch.Tensor | None = None) -> torch.Tensor:
+    """The source rows of a block; of padding, as many rows of zeros, or of the mean of the matrix's rows."""
+    if not block.is_padding:
+        return read(block.tensor.source, block.start, block.stop)
+    rows, *columns = block.stop - block.start, *(growth.source for growth in block.tensor.growths[1:])
+    if means is None:
+        return torch.zeros((rows, *columns), dtype=TORCH_DTYPES[block.tensor.source.dtype])
+    matrix = block.start // (block.tensor.growths[0].source // len(means))
+    return means[matrix : matrix + 1].repeat_interleave(rows, 0)  # not expand(), which is not contiguous
