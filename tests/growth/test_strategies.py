@@ -68,7 +68,7 @@ def test_halving_rounds_nothing_at_any_whole_multiple(factor: int, source: Sourc
 
 @pytest.mark.parametrize("copies", [2, 3, 4])
 @pytest.mark.parametrize("strategy", ["uneven", "halving"])
-def test_copies_are_read_unequally_and_none_repeats_the_others(strategy: str, copies: int) -> None:
+def test_copies_are_read_unequally_and_c_is_invertible(strategy: str, copies: int) -> None:
     """Unequal column sums part the gradients, and an invertible C wastes no rank."""
     shares = [[float(Mixing(strategy).share(a, b, copies)) for b in range(copies)] for a in range(copies)]
     matrix = torch.tensor(shares, dtype=torch.float64)
@@ -96,7 +96,7 @@ def test_every_strategy_is_the_same_function(variant: str, name: str, source: So
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_rows_that_copies_read_differently_are_cut_one_after_the_other(strategy: str, source: Sources) -> None:
+def test_blocks_are_cut_in_the_order_of_rows_whatever_the_strategy(strategy: str, source: Sources) -> None:
     request = Request(embed_mult=3, ffn_mult=3, mixing=Mixing(strategy))
     for tensor in make_plan(open_source(source("llama-mha")), request).tensors:
         starts = [block.start for block in cut_blocks(tensor, 4096)]

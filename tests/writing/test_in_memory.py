@@ -57,7 +57,7 @@ def test_a_grown_model_is_the_clone_that_expand_writes(
 
 
 @pytest.mark.parametrize("variant", ["llama-gqa-tied", "gemma3-gqa", "olmo2", "pythia-tied", "opt-125m"])
-def test_so_it_is_at_any_size(variant: str, source: Sources, tmp_path: Path) -> None:
+def test_a_grown_model_is_the_clone_at_fractional_sizes_too(variant: str, source: Sources, tmp_path: Path) -> None:
     options = GrowthOptions(embed_mult=2.5, ffn_mult=1.3, noise_snr_db=10.0)
     if variant != "pythia-tied":  # whose heads have an odd number of units with rotary positions
         options |= {"embed_mult": 3.5, "head_dim_mult": 2 if variant != "opt-125m" else 1}

@@ -1,4 +1,4 @@
-"""What is written is what was meant, changes of a file show, and numbers that are none are named."""
+"""Written files are read back, changed files are named by their SHA-256, and non-finite tensors are named."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ LOST: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("lose, words", LOST.values(), ids=list(LOST))
-def test_what_the_disk_did_not_keep_is_noticed(
+def test_files_that_the_disk_did_not_keep_are_noticed(
     lose: Callable[[Path], object], words: str, source: Sources, tmp_path: Path
 ) -> None:
     wanted = plan(source("qwen3"), embed_mult=2, max_shard_size="100KB")
@@ -98,7 +98,7 @@ def test_every_file_but_the_card_and_the_record_itself_is_recorded(recorded: Pat
     assert verify(recorded, checksum=True).passed  # the first one wrote its figures into the clone
 
 
-def test_files_are_hashed_once_whatever_for(recorded: Path) -> None:
+def test_files_are_hashed_once(recorded: Path) -> None:
     steps: list[str] = []
     assert verify(recorded, checksum=True, log=steps.append).passed
     assert steps.count(f"Hashing the files of {recorded}") == 1
@@ -146,9 +146,7 @@ def test_the_commands_record_and_compare(source: Sources, tmp_path: Path) -> Non
         ([torch.inf, -torch.inf], False),
     ],
 )
-def test_a_number_that_is_none_is_found_whatever_its_company(
-    numbers: list[float], finite: bool, dtype: torch.dtype
-) -> None:
+def test_a_single_non_finite_number_is_found(numbers: list[float], finite: bool, dtype: torch.dtype) -> None:
     assert is_finite(torch.tensor(numbers, dtype=dtype)) is finite
 
 
@@ -164,7 +162,7 @@ def strange_source(path: Path, name: str, number: float, variant: str = "llama-m
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_a_source_with_numbers_that_are_none_is_expanded_and_they_are_named(
+def test_non_finite_tensors_of_a_source_are_expanded_and_named(
     number: float, dtype: str | None, tmp_path: Path
 ) -> None:
     src = strange_source(tmp_path / "src", UP_PROJ, number)
@@ -178,7 +176,7 @@ def test_a_source_with_numbers_that_are_none_is_expanded_and_they_are_named(
     assert [note for note in report.notes if UP_PROJ in note]
 
 
-def test_where_the_source_is_finite_the_clone_has_to_be(tmp_path: Path) -> None:
+def test_a_clone_must_be_finite_where_its_source_is(tmp_path: Path) -> None:
     src = strange_source(tmp_path / "src", UP_PROJ, torch.nan)
     expand(src, tmp_path / "clone", embed_mult=2)
     edit_tensors(tmp_path / "clone" / "model.safetensors", lambda tensors: tensors[UP_PROJ][3].fill_(torch.nan))
@@ -186,20 +184,20 @@ def test_where_the_source_is_finite_the_clone_has_to_be(tmp_path: Path) -> None:
     assert any(UP_PROJ in failure and "are off, by up to inf" in failure for failure in report.failures)
 
 
-def test_a_source_that_computes_no_numbers_cannot_be_verified_and_the_tensor_is_named(tmp_path: Path) -> None:
+def test_a_source_with_non_finite_logits_cannot_be_verified_and_the_tensor_is_named(tmp_path: Path) -> None:
     src = strange_source(tmp_path / "src", UP_PROJ, torch.nan)
     expand(src, tmp_path / "clone", embed_mult=2)
     with pytest.raises(CheckpointError, match=f"computes NaN or Inf.*{UP_PROJ}"):
         verify(tmp_path / "clone")
 
 
-def test_nothing_is_said_of_a_source_that_is_all_numbers(source: Sources, tmp_path: Path) -> None:
+def test_a_finite_source_brings_no_notes(source: Sources, tmp_path: Path) -> None:
     done = expand(source("llama-mha"), tmp_path / "clone", embed_mult=2)
     assert done.notes == ()
     assert "not_finite" not in json.loads((tmp_path / "clone" / "hyperclone.json").read_text())
 
 
-def test_noise_takes_after_no_tensor_that_holds_no_numbers(tmp_path: Path) -> None:
+def test_noise_is_refused_where_a_tensor_is_not_finite(tmp_path: Path) -> None:
     src = strange_source(tmp_path / "src", UP_PROJ, torch.inf)
     with pytest.raises(RequestError, match=UP_PROJ):
         expand(src, tmp_path / "clone", embed_mult=2, noise_snr_db=10.0)
