@@ -46,8 +46,8 @@ def main() -> None:
         print(f"uncut: {total_bytes:,} bytes in {len(whole)} files, {uncut_s:.1f} s", flush=True)
 
         moments = faults.moments(arguments.rounds, 1.0, arguments.seed)
-        for blow in (signal.SIGKILL, signal.SIGINT):
-            show(blow.name, (strike(src, out, blow, moment * uncut_s, whole) for moment in moments))
+        for sent in (signal.SIGKILL, signal.SIGINT):
+            show(sent.name, (send_signal(src, out, sent, moment * uncut_s, whole) for moment in moments))
         show("file too large", (limit(src, out, int(moment * SHARD_BYTES), whole) for moment in moments))
         if faults.can_mount():
             with small_disk(disk, total_bytes):
@@ -66,13 +66,13 @@ def show(kind: str, ends: Iterable[str]) -> None:
     print(f"{kind}: {counts.total()} clones identical after a rerun; the cut runs: {listed}", flush=True)
 
 
-def strike(src: Path, out: Path, blow: signal.Signals, pause_s: float, whole: dict[str, bytes]) -> str:
+def send_signal(src: Path, out: Path, sent: signal.Signals, pause_s: float, whole: dict[str, bytes]) -> str:
     """One round of a signal."""
-    status, stderr = faults.cut(faults.command(src, out, *OPTIONS), blow, begun(out), pause_s)
+    status, stderr = faults.cut(faults.command(src, out, *OPTIONS), sent, begun(out), pause_s)
     assert "Traceback" not in stderr, stderr
-    ends = {0, 130 if blow == signal.SIGINT else -blow}
+    ends = {0, 130 if sent == signal.SIGINT else -sent}
     if out.exists():  # all is done, and Python itself is on its way out
-        ends.add(-blow)
+        ends.add(-sent)
     assert status in ends, (status, stderr)
     return compare(src, out, whole, status)
 

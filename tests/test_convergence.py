@@ -41,7 +41,7 @@ def test_every_clone_starts_at_the_loss_that_its_source_ended_with(results: dict
     assert random["losses"][0] > source["losses"][-1] + 0.1
 
 
-def test_equal_copies_stay_equal_and_noise_parts_them(results: dict[str, Any]) -> None:
+def test_equal_copies_stay_equal_and_noise_makes_them_diverge(results: dict[str, Any]) -> None:
     rows = {row["arm"]: row for row in results["summary"]}
     assert rows["symmetric"]["stream"]["mean"] == pytest.approx(1.0, abs=1e-9)
     assert rows["symmetric"]["rank"]["mean"] == pytest.approx(0.5, abs=0.01)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from support import real
 
 
+@pytest.mark.real
 def test_smollm2_grows_to_481_million_parameters_and_is_the_same_model(tmp_path: Path) -> None:
     plan = expand(real.smollm2_gguf(), tmp_path / "clone", Request(embed_mult=2, ffn_mult=2))
     assert sum(tensor.elements for tensor in plan.tensors) == 481_366_656

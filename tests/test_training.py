@@ -48,7 +48,7 @@ def test_at_one_rate_adam_moves_a_symmetric_layer_as_many_times_as_far_as_there_
 
 
 @pytest.mark.parametrize("dropout, parted", [(0.0, False), (0.1, True)])
-def test_the_dropout_of_opt_parts_the_copies_of_the_residual_stream_and_no_others(
+def test_dropout_makes_the_copies_of_opts_residual_stream_diverge_and_no_others(
     dropout: float, parted: bool, tmp_path: Path
 ) -> None:
     """It drops what layers write to the stream: copies of a feed-forward unit or of a head still have equal readers."""

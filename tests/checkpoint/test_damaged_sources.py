@@ -219,7 +219,7 @@ requests = st.sampled_from(REQUESTS)
 
 
 @few_or_many(60, 1200)
-def test_any_config(examples: int, built: Built) -> None:
+def test_a_damaged_config_is_expanded_or_refused(examples: int, built: Built) -> None:
     @trials(examples)
     @given(st.sampled_from(FEW if examples < 1000 else MORE), edits, requests)
     def check(variant: str, changes: list[tuple[int, int, Any]], request: dict[str, Any]) -> None:
@@ -232,7 +232,7 @@ def test_any_config(examples: int, built: Built) -> None:
 
 
 @few_or_many(40, 600)
-def test_any_header(examples: int, built: Built) -> None:
+def test_a_damaged_safetensors_header_is_expanded_or_refused(examples: int, built: Built) -> None:
     @trials(examples)
     @given(edits, st.integers(-9, 9), requests)
     def check(changes: list[tuple[int, int, Any]], longer: int, request: dict[str, Any]) -> None:
@@ -248,7 +248,7 @@ def test_any_header(examples: int, built: Built) -> None:
 
 
 @few_or_many(40, 600)
-def test_any_index(examples: int, built: Built) -> None:
+def test_a_damaged_index_is_expanded_or_refused(examples: int, built: Built) -> None:
     @trials(examples)
     @given(edits, requests)
     def check(changes: list[tuple[int, int, Any]], request: dict[str, Any]) -> None:
@@ -262,7 +262,7 @@ def test_any_index(examples: int, built: Built) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", INDEX, "model-00001-of-*.safetensors"])
 @few_or_many(25, 400)
-def test_any_bytes(examples: int, name: str, built: Built) -> None:
+def test_damaged_bytes_of_any_file_are_expanded_or_refused(examples: int, name: str, built: Built) -> None:
     @trials(examples)
     @given(byte_edits, requests)
     def check(changes: list[tuple[float, int, bytes]], request: dict[str, Any]) -> None:
@@ -275,7 +275,7 @@ def test_any_bytes(examples: int, name: str, built: Built) -> None:
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @few_or_many(25, 200)
-def test_any_bin(examples: int, legacy: bool, built: Built, tmp_path: Path) -> None:
+def test_a_damaged_bin_file_is_expanded_or_refused(examples: int, legacy: bool, built: Built, tmp_path: Path) -> None:
     shutil.copytree(built("llama-mqa") / "src", tmp_path / "src")
     path = tmp_path / "src" / BIN
     tensors = load_file(tmp_path / "src" / "model.safetensors")
@@ -307,7 +307,7 @@ FOUND: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("variant, changes, words", FOUND.values(), ids=list(FOUND))
 @pytest.mark.parametrize("request_", REQUESTS[::5], ids=["plain", "target"])
-def test_what_was_found(
+def test_configs_that_once_crashed_are_expanded_or_refused(
     request_: dict[str, Any], variant: str, changes: dict[str, Any], words: str, built: Built, tmp_path: Path
 ) -> None:
     shutil.copytree(built(variant) / "src", tmp_path / "src")

@@ -180,7 +180,7 @@ def test_any_path_is_shown_as_it_is(source: Sources, tmp_path: Path) -> None:
     assert f"hyperclone verify '{out}'" in result.stderr
 
 
-def test_numbers_that_are_none_are_null_in_json(source: Sources, tmp_path: Path) -> None:
+def test_non_finite_numbers_are_null_in_json(source: Sources, tmp_path: Path) -> None:
     hyperclone("expand", "--src", source("qwen3"), "--out", tmp_path / "clone", "--no-verify")
     tensors = load_file(tmp_path / "clone" / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")
@@ -189,7 +189,7 @@ def test_numbers_that_are_none_are_null_in_json(source: Sources, tmp_path: Path)
     assert json.loads(result.stdout, parse_constant=pytest.fail)["logits"]["relative_error"] is None
 
 
-def test_what_ends_a_verification_says_that_the_clone_stands(tmp_path: Path) -> None:
+def test_an_error_in_the_verification_says_that_the_clone_is_whole(tmp_path: Path) -> None:
     src, clone = models.build("qwen3", tmp_path / "src"), tmp_path / "clone"
     tensors = load_file(src / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")

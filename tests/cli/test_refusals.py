@@ -192,7 +192,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
 
 @pytest.mark.parametrize("spoil, code, words", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
 @pytest.mark.parametrize("command", ["expand", "plan"])
-def test_bad_checkpoint(
+def test_a_bad_checkpoint_is_named_and_nothing_written(
     command: str, spoil: Callable[[Path], object], code: int, words: str, src: Path, tmp_path: Path
 ) -> None:
     spoil(src)
@@ -242,7 +242,9 @@ REQUESTS: dict[str, tuple[list[object], int, str]] = {
 
 
 @pytest.mark.parametrize("arguments, code, words", REQUESTS.values(), ids=list(REQUESTS))
-def test_bad_request(arguments: list[object], code: int, words: str, src: Path, tmp_path: Path) -> None:
+def test_a_bad_request_is_named_and_nothing_written(
+    arguments: list[object], code: int, words: str, src: Path, tmp_path: Path
+) -> None:
     before = contents(tmp_path)
     result = hyperclone("expand", "--src", src, "--out", "out", *arguments, code=code, cwd=tmp_path)
     assert result.stdout == ""
@@ -261,7 +263,7 @@ def test_a_side_file_that_does_not_fit_is_measured_and_not_read(src: Path, tmp_p
 
 @pytest.mark.parametrize("embed, heads", [(2, 1), (1, 2)])
 @pytest.mark.parametrize("variant", ["opt-125m", "pythia"])
-def test_heads_that_must_grow_with_the_width(
+def test_where_heads_must_grow_with_the_width_the_nearest_request_is_named(
     variant: str, embed: int, heads: int, source: Callable[[str], Path], tmp_path: Path
 ) -> None:
     arguments = ["--src", source(variant), "--embed-mult", embed, "--heads-mult", heads]
@@ -269,7 +271,7 @@ def test_heads_that_must_grow_with_the_width(
     assert f"The nearest that works: --hidden-size {48 * embed} --num-heads {4 * embed}." in result.stderr
 
 
-def test_a_tie_that_cannot_be_kept(source: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_tie_that_cannot_be_kept_is_refused_with_what_works(source: Callable[[str], Path], tmp_path: Path) -> None:
     arguments = ["--src", source("olmo-tied"), "--embed-mult", 2, "--tie-embeddings", "keep"]
     result = hyperclone("plan", *arguments, code=2, cwd=tmp_path)
     assert "--tie-embeddings auto" in result.stderr
@@ -304,7 +306,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
 
 
 @pytest.mark.parametrize("prepare, arguments, words", PLACES.values(), ids=list(PLACES))
-def test_bad_place(
+def test_a_bad_place_for_the_clone_is_named_and_nothing_lost(
     prepare: Callable[[Path], object], arguments: list[str], words: str, src: Path, tmp_path: Path
 ) -> None:
     prepare(tmp_path / "out")
@@ -316,7 +318,7 @@ def test_bad_place(
 
 
 @pytest.mark.parametrize("name", ["out.partial", ".out.replaced-by-hyperclone"])
-def test_a_source_in_a_place_that_would_be_cleared(name: str, src: Path, tmp_path: Path) -> None:
+def test_a_source_in_a_place_that_would_be_cleared_is_kept(name: str, src: Path, tmp_path: Path) -> None:
     src.rename(tmp_path / name)
     hyperclone("expand", "--src", name, "--out", "out", code=2, cwd=tmp_path)
     assert (tmp_path / name / "config.json").exists()

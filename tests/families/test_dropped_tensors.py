@@ -34,7 +34,7 @@ def test_layers_that_predict_further_tokens_are_left_out(
     assert report.passed, report.failures
 
 
-def test_so_is_a_head_that_predicts_further_tokens(source: Sources, tmp_path: Path) -> None:
+def test_a_head_that_predicts_further_tokens_is_left_out(source: Sources, tmp_path: Path) -> None:
     src = models.edited(
         source("qwen3_5"), tmp_path / "src", lambda tensors: tensors.update({"mtp.fc.weight": torch.ones(4)})
     )
@@ -56,7 +56,7 @@ def test_keys_and_values_of_layers_that_share_those_of_others_are_left_out(sourc
     models.assert_same_function(source("gemma4-shared-kv"), tmp_path / "clone")
 
 
-def test_the_file_of_gpt2_on_the_hub(source: Sources, tmp_path: Path) -> None:
+def test_the_causal_masks_of_gpt2_on_the_hub_are_left_out(source: Sources, tmp_path: Path) -> None:
     """Without the base model's prefix, and with the causal masks that old versions saved."""
     src = models.edited(source("gpt2"), tmp_path / "src")
     tensors = {

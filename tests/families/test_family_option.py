@@ -34,13 +34,13 @@ def unknown(tmp_path: Path, forget: Callable[[str], Family]) -> Path:
     return models.build("mistral", tmp_path / "src")
 
 
-def test_it_is_refused_with_the_table_that_fits_it(unknown: Path, tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused_with_the_table_that_fits_it(unknown: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="'mistral' is not supported") as refusal:
         expand(unknown, tmp_path / "clone", Request(embed_mult=2))
     assert "--family llama" in refusal.value.hint
 
 
-def test_it_grows_by_the_table_that_is_named_and_verify_decides(unknown: Path, tmp_path: Path) -> None:
+def test_an_unknown_architecture_grows_by_the_table_that_is_named(unknown: Path, tmp_path: Path) -> None:
     expand(unknown, tmp_path / "clone", Request(embed_mult=2, ffn_mult=3, family="llama"))
     assert models.logit_error(unknown, tmp_path / "clone") <= 1e-5
     report = verify(tmp_path / "clone")

@@ -52,7 +52,7 @@ def test_both_spellings_of_a_config_make_the_same_clone(tmp_path: Path) -> None:
     models.assert_same_function(spelt, tmp_path / "other")
 
 
-def test_numbers_of_layers_may_be_padded(source: Sources, tmp_path: Path) -> None:
+def test_layer_numbers_in_the_config_may_be_padded_with_zeros(source: Sources, tmp_path: Path) -> None:
     """As transformers writes them for ten layers and more."""
     own = json.loads((source("gemma4") / "config.json").read_text())["per_layer_config"]
     padded = {f"0{number}": numbers for number, numbers in own.items()}

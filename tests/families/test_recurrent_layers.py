@@ -48,7 +48,7 @@ def test_a_width_that_transformers_adjusts_is_stated_as_it_is(source: Sources, t
     assert (config["intermediate_size"], config["block_auto_adjust_ff_dim"]) == (128, False)
 
 
-def test_the_names_that_lfm2_has_on_the_hub(source: Sources, tmp_path: Path) -> None:
+def test_the_keys_that_lfm2_has_on_the_hub_are_read_and_kept(source: Sources, tmp_path: Path) -> None:
     hub: dict[str, Any] = {"block_dim": 48, "block_ff_dim": 80, "conv_dim": 48, "num_heads": 4, "tie_embedding": True}
     src = models.edited(source("lfm2"), tmp_path / "src", **hub, intermediate_size=None, tie_word_embeddings=None)
     config = doubled(src, tmp_path / "clone")

@@ -16,7 +16,7 @@ SUPPORTED = {family.model_type for family in FAMILIES.values()}
 
 
 @pytest.mark.parametrize("model_type", REFUSED)
-def test_it_is_refused_with_the_reason(model_type: str) -> None:
+def test_an_architecture_is_refused_with_the_reason(model_type: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(f"{model_type!r} is not supported: {REFUSED[model_type]}")):
         find_family({"model_type": model_type})
 

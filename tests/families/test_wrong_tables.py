@@ -1,4 +1,4 @@
-"""Tables that are nearly right make clones that are nearly right; loading them shows it, and so does `verify`."""
+"""A table with one mistake makes a clone that differs: stock transformers shows it, and `verify` fails."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
 }
 """(variant, a growth that tells the wrong table from the right one, tensors in a form that they do not have)."""
 
-LAWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
+RULES: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "rotary pairs taken for halves": ("ernie4_5", "larger heads", {"positions": Rotary("halves")}),
     "rotary pairs of a part taken for halves": ("gptj", "larger heads", {"positions": Rotary("halves")}),
     "rotary halves taken for pairs": ("smollm3", "larger heads", {"positions": Rotary("neighbours")}),
@@ -244,7 +244,7 @@ LAWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
 """(variant, growth, what else the table says wrongly)."""
 
 
-def assert_found_out(
+def assert_fails_verification(
     src: Path, clone: Path, growth: str, family: Family, changes: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {"layout": family.layout, "known_as": family.known_as}
@@ -255,7 +255,7 @@ def assert_found_out(
 
 
 @pytest.mark.parametrize("variant, growth, tensors", TENSORS.values(), ids=list(TENSORS))
-def test_a_tensor_in_a_wrong_form_is_found_out(
+def test_a_table_with_a_wrong_tensor_fails_verification(
     variant: str,
     growth: str,
     tensors: Mapping[str, Form],
@@ -265,11 +265,11 @@ def test_a_tensor_in_a_wrong_form_is_found_out(
 ) -> None:
     family = plan(source(variant)).family
     wrong = {name: replace(form, layer_kind=family.tensors[name].layer_kind) for name, form in tensors.items()}
-    assert_found_out(source(variant), tmp_path / "clone", growth, family, {"tensors": wrong}, monkeypatch)
+    assert_fails_verification(source(variant), tmp_path / "clone", growth, family, {"tensors": wrong}, monkeypatch)
 
 
-@pytest.mark.parametrize("variant, growth, changes", LAWS.values(), ids=list(LAWS))
-def test_a_wrong_law_is_found_out(
+@pytest.mark.parametrize("variant, growth, changes", RULES.values(), ids=list(RULES))
+def test_a_table_with_a_wrong_rule_fails_verification(
     variant: str,
     growth: str,
     changes: Mapping[str, Any],
@@ -277,4 +277,6 @@ def test_a_wrong_law_is_found_out(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert_found_out(source(variant), tmp_path / "clone", growth, plan(source(variant)).family, changes, monkeypatch)
+    assert_fails_verification(
+        source(variant), tmp_path / "clone", growth, plan(source(variant)).family, changes, monkeypatch
+    )

@@ -85,7 +85,7 @@ def test_copies_but_those_of_heads_get_equal_gradients(falcon_rw: Path, tmp_path
 
 
 @pytest.mark.parametrize("request_", [Request(embed_mult=3), Request(embed_mult=1.25, tie_embeddings="untie")])
-def test_verify_passes(request_: Request, falcon_rw: Path, tmp_path: Path) -> None:
+def test_clones_with_alibi_pass_verification(request_: Request, falcon_rw: Path, tmp_path: Path) -> None:
     expand(falcon_rw, tmp_path / "clone", request_)
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
@@ -105,9 +105,7 @@ def test_alibi_keeps_the_number_of_heads(variant: str, heads: str, source: Sourc
 
 
 @pytest.mark.parametrize("variant, scale", [("mpt", 12**-0.5), ("mpt-scaled", 0.4)])
-def test_larger_heads_are_made_up_for_where_the_config_scales_scores(
-    variant: str, scale: float, source: Sources
-) -> None:
+def test_larger_heads_divide_the_scale_of_scores_in_the_config(variant: str, scale: float, source: Sources) -> None:
     made = plan(source(variant), embed_mult=4, ffn_mult=4)
     assert made.config["attn_config"]["softmax_scale"] == scale / 4
     assert made.rounded() == []

@@ -19,7 +19,7 @@ from support.growth_table import GROWTHS
 Sources = Callable[[str], Path]
 
 
-def test_key_value_heads_stay_in_two_halves(source: Sources) -> None:
+def test_key_value_heads_of_diffllama_stay_in_two_halves(source: Sources) -> None:
     assert plan(source("diffllama"), embed_mult=2).config["num_key_value_heads"] == 8
     with pytest.raises(RequestError, match="the number of key/value heads is even"):
         plan(source("diffllama-gqa-tied"), embed_mult=1.75, num_heads=14, num_kv_heads=7)
@@ -34,7 +34,7 @@ def test_a_single_key_value_head_stays_single(variant: str, source: Sources, tmp
 
 
 @pytest.mark.parametrize("variant", ["phi-gqa-tied-qk-norms", "phi3-longrope"])
-def test_heads_fill_the_width_where_something_is_sized_by_it(variant: str, source: Sources) -> None:
+def test_heads_and_width_grow_together_where_something_is_sized_by_the_width(variant: str, source: Sources) -> None:
     with pytest.raises(RequestError, match="hidden_size is heads × head size"):
         make_plan(open_source(source(variant)), Request(embed_mult=2, num_heads=4))
     with pytest.raises(RequestError, match="hidden_size is heads × head size"):

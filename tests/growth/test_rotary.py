@@ -60,7 +60,7 @@ def test_a_head_that_cannot_be_larger_is_refused(
 
 
 @pytest.mark.parametrize("part", ["half", [0.5], -1, True])
-def test_a_part_of_a_head_that_is_no_number_is_refused(part: object, source: Sources, tmp_path: Path) -> None:
+def test_a_partial_rotary_factor_that_is_no_number_is_refused(part: object, source: Sources, tmp_path: Path) -> None:
     shutil.copytree(source("pythia"), tmp_path / "src")
     config = json.loads((tmp_path / "src" / "config.json").read_text())
     config["rope_parameters"]["partial_rotary_factor"] = part

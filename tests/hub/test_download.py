@@ -152,7 +152,7 @@ REPOSITORIES: dict[str, tuple[dict[str, bytes], str]] = {
 
 @pytest.mark.parametrize("files, words", REPOSITORIES.values(), ids=list(REPOSITORIES))
 @pytest.mark.parametrize("command", ["plan", "expand"])
-def test_a_repository_that_holds_no_model(
+def test_a_repository_that_holds_no_model_is_refused(
     command: str, files: dict[str, bytes], words: str, hub: LocalHub, run: Run, sharded: Path
 ) -> None:
     hub.add("a/odd", sharded)

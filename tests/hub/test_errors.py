@@ -84,7 +84,7 @@ UNREACHABLE: dict[str, tuple[list[str], dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("arguments, environment, words", UNREACHABLE.values(), ids=list(UNREACHABLE))
-def test_what_cannot_be_fetched(
+def test_what_cannot_be_fetched_is_one_message_and_nothing_written(
     arguments: list[str],
     environment: dict[str, str],
     words: str,

@@ -112,7 +112,7 @@ def test_a_name_without_an_owner_is_the_users(hub: LocalHub, push: Push) -> None
     assert f"{hub.endpoint}/someone/larger" in push("clone", "larger").stdout
 
 
-def test_a_private_repository_and_a_message(hub: LocalHub, push: Push) -> None:
+def test_the_repository_may_be_private_and_the_commit_have_a_message(hub: LocalHub, push: Push) -> None:
     push("clone", REPO, "--private", "--commit-message", "Twice as wide", "--token", TOKEN, token=None)
     assert hub.repos[REPO].private
     assert hub.repos[REPO].messages[-1] == "Twice as wide"
@@ -134,7 +134,7 @@ def test_a_branch_is_made_and_main_left_alone(hub: LocalHub, push: Push, clone: 
     assert hub.repos[REPO].files("twice") == contents(clone)
 
 
-def test_a_pull_request(hub: LocalHub, push: Push, clone: Path) -> None:
+def test_a_pull_request_leaves_main_alone(hub: LocalHub, push: Push, clone: Path) -> None:
     hub.add(REPO, clone.parent / "nothing")
     result = push("clone", REPO, "--create-pr")
     assert result.stdout == f"pushed: {hub.endpoint}/{REPO}/discussions/1\n"
@@ -363,7 +363,9 @@ REQUESTS: dict[str, tuple[list[str], str | None, str]] = {
 
 
 @pytest.mark.parametrize("arguments, token, words", REQUESTS.values(), ids=list(REQUESTS))
-def test_a_push_that_cannot_be(arguments: list[str], token: str | None, words: str, hub: LocalHub, push: Push) -> None:
+def test_a_push_that_cannot_be_is_refused_before_anything_is_asked(
+    arguments: list[str], token: str | None, words: str, hub: LocalHub, push: Push
+) -> None:
     assert words in push(*arguments, code=2, token=token).stderr
     assert hub.requests == []
 

@@ -24,7 +24,7 @@ def test_the_cache_grows_as_transformers_fills_it(variant: str, source: Sources,
 
 
 @pytest.mark.parametrize("variant", ["lfm2", "jamba", "falcon_h1", "qwen3_next", "mamba"])
-def test_attention_alone_adds_to_the_cache(variant: str, source: Sources) -> None:
+def test_only_attention_layers_are_counted_in_the_cache(variant: str, source: Sources) -> None:
     before, after = plan(source(variant), embed_mult=2).kv_cache_bytes()
     cache = models.load(source(variant))(models.tokens(rows=1, length=10), use_cache=True).get("past_key_values")
     layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None] if cache else []
@@ -33,7 +33,9 @@ def test_attention_alone_adds_to_the_cache(variant: str, source: Sources) -> Non
 
 
 @pytest.mark.parametrize("variant, growth", [("deepseek_v3", 1), ("ernie4_5_moe", 2), ("ernie4_5_moe-untied", 1)])
-def test_the_cache_grows_like_the_keys_that_it_holds(variant: str, growth: int, source: Sources) -> None:
+def test_a_cache_of_latent_vectors_or_of_a_single_head_does_not_grow(
+    variant: str, growth: int, source: Sources
+) -> None:
     """DeepSeek caches one latent vector; a single key/value head stays single."""
     before, after = plan(source(variant), embed_mult=2).kv_cache_bytes()
     assert after == growth * before

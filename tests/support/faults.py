@@ -1,4 +1,4 @@
-"""Expansions that are cut: by a signal, a full disk or a limit; each to be followed by a run that finishes."""
+"""Expansions that are interrupted by a signal, a full disk or a limit, and how a test finishes and compares them."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def wait_for(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None
         time.sleep(0.0005)
 
 
-def cut(words: Sequence[str], blow: signal.Signals, moment: Callable[[], bool], pause_s: float) -> tuple[int, str]:
-    """Start a command, and strike it `pause_s` seconds after `moment` is true: (its exit status, its stderr)."""
+def cut(words: Sequence[str], sent: signal.Signals, moment: Callable[[], bool], pause_s: float) -> tuple[int, str]:
+    """Start a command, and send it a signal `pause_s` seconds after `moment` is true: (its exit status, its stderr)."""
     process = start(words)
     wait_for(moment, process)
     time.sleep(pause_s)
-    process.send_signal(blow)
+    process.send_signal(sent)
     _, stderr = process.communicate(timeout=120)
     return process.returncode, stderr
 

@@ -82,7 +82,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_table_that_does_not_hold_shows(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_table_fails_the_check(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "llama", WRONG[mistake])
     assert not check_family(WRONG[mistake]).passed
 

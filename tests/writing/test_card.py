@@ -86,7 +86,7 @@ def test_it_names_no_place_on_this_machine(clone: Path, tmp_path: Path) -> None:
         assert str(tmp_path) not in (clone / name).read_text()
 
 
-def test_copies_that_do_not_part_need_advice(src: Path) -> None:
+def test_copies_that_do_not_diverge_need_advice(src: Path) -> None:
     assert "The copies get equal gradients" in model_card(plan(src, embed_mult=2, strategy="symmetric"))
     assert "equal gradients" not in model_card(plan(src, embed_mult=2))
     assert "equal gradients" not in model_card(plan(src, embed_mult=2, strategy="symmetric", noise_snr_db=10.0))

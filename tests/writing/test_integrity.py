@@ -69,7 +69,7 @@ LOST: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("lose, words", LOST.values(), ids=list(LOST))
-def test_what_the_disk_did_not_keep_is_noticed(
+def test_files_that_the_disk_did_not_keep_are_noticed(
     lose: Callable[[Path], object], words: str, source: Sources, tmp_path: Path
 ) -> None:
     wanted = plan(source("qwen3"), embed_mult=2, max_shard_size="100KB")

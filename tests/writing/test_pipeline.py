@@ -1,4 +1,4 @@
-"""What is written, and that it is written whole or not at all."""
+"""What a clone holds: its config, its tensors and their dtype, and the files beside them."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_an_overwrite_that_was_killed_between_its_two_renames_is_undone(source: 
     expand(source("llama-mqa"), tmp_path / "clone", DOUBLE, overwrite=True)
 
 
-def test_what_was_whole_already_outlives_the_refusal_to_overwrite(source: Sources, tmp_path: Path) -> None:
+def test_finished_shards_outlive_the_refusal_to_overwrite(source: Sources, tmp_path: Path) -> None:
     """Killed between the renames, then run again without --overwrite: the old model is back, the new one not lost."""
     expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
     (tmp_path / "clone" / ".replaced-by-hyperclone").touch()
@@ -104,7 +104,9 @@ def test_a_clone_that_was_verified_and_whose_card_was_edited_is_replaced(source:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_came_while_a_clone_was_written_is_not_replaced(overwrite: bool, source: Sources, tmp_path: Path) -> None:
+def test_files_that_came_while_a_clone_was_written_are_not_replaced(
+    overwrite: bool, source: Sources, tmp_path: Path
+) -> None:
     if overwrite:
         expand(source("llama-mqa"), tmp_path / "clone", DOUBLE)
     mine = tmp_path / "clone/checkpoint-500/model.safetensors"
@@ -148,7 +150,7 @@ def test_an_overwrite_that_was_killed_while_it_removed_the_old_model_is_finished
     assert [path.name for path in tmp_path.iterdir()] == ["clone"]
 
 
-def test_two_runs_into_one_place_cannot_meet(source: Sources, tmp_path: Path) -> None:
+def test_a_second_run_into_the_same_place_is_refused(source: Sources, tmp_path: Path) -> None:
     partial = tmp_path / "clone.partial"
     partial.mkdir()
     with (partial / ".hyperclone-partial").open("w") as lock:

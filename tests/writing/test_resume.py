@@ -198,7 +198,7 @@ def test_a_source_that_changed_between_two_runs_is_refused(source: Sources, tmp_
         expand(src, tmp_path / "clone", DOUBLE)
 
 
-def test_so_is_one_of_bin_files(source: Sources, tmp_path: Path) -> None:
+def test_a_source_of_bin_files_that_changed_is_refused_too(source: Sources, tmp_path: Path) -> None:
     src = tmp_path / "src"
     shutil.copytree(source("qwen3"), src)
     torch.save(load_file(src / "model.safetensors"), src / "pytorch_model.bin")
@@ -273,19 +273,19 @@ def without_source(provenance: bytes) -> dict[str, object]:
     return {key: value for key, value in json.loads(provenance).items() if key != "source"}
 
 
-@pytest.mark.parametrize("blow, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("sent, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("pause_s", faults.moments(2, 0.2))
-def test_a_struck_process_is_finished_by_the_next(
-    blow: signal.Signals, code: int, pause_s: float, wide: Path, whole: dict[str, bytes], tmp_path: Path
+def test_a_killed_process_is_finished_by_the_next(
+    sent: signal.Signals, code: int, pause_s: float, wide: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out, partial = tmp_path / "clone", tmp_path / "clone.partial"
     words = faults.command(wide, out, "--max-shard-size", "50GB")
-    status, stderr = faults.cut(words, blow, (partial / "model.safetensors").exists, pause_s)
+    status, stderr = faults.cut(words, sent, (partial / "model.safetensors").exists, pause_s)
     assert "Traceback" not in stderr
     if status != 0:  # else it had ended before
         assert status == code
         said = f"Interrupted. Run the same command again: it resumes what is in {partial}."
-        assert (said in stderr) is (blow == signal.SIGINT)
+        assert (said in stderr) is (sent == signal.SIGINT)
         assert partial.exists()
         assert not out.exists()
         assert run_again(words).stdout.count("parameters") == 1
