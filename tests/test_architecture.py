@@ -110,7 +110,7 @@ def test_help_imports_no_more_than_parsing_needs() -> None:
 
 
 def test_make_says_what_it_installs_and_pip_says_nothing_but_errors() -> None:
-    """pip warns at length of places in a user's configuration that it does not find."""
+    """Pip warns at length of places in a user's configuration that it does not find."""
     command = ["make", "--dry-run", "--always-make", "demo", "real", "convergence"]
     result = subprocess.run(command, cwd=PACKAGE.parent.parent, capture_output=True, text=True, check=True)
     lines = result.stdout.splitlines()

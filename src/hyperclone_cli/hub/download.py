@@ -146,17 +146,12 @@ def cache_of(access: Access) -> Path:
 
 
 def open_checkpoint(
-    place: Path | Origin,
-    access: Access,
-    dtype: str | None = None,
-    progress: Progress | None = None,
-    accept: Accept | None = None,
+    place: Path | Origin, access: Access, progress: Progress, dtype: str | None = None, accept: Accept | None = None
 ) -> Source:
     """The checkpoint at `place`; from the Hub, what is not in the cache is fetched, weights and all.
 
     Raises RequestError, CheckpointError for what cannot be used, and StorageError if it cannot be fetched.
     """
-    progress = progress or Progress()
     if isinstance(place, Path):
         progress.step(f"{'Reading and dequantising' if is_gguf(place) else 'Reading'} {place}")
         return open_source(place, dtype)

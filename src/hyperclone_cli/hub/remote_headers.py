@@ -41,21 +41,19 @@ class RemoteSource(Source):
             return _beginning(opened, a) == _beginning(opened, b)
 
 
-def open_headers(
-    place: Path | Origin, access: Access, dtype: str | None = None, progress: Progress | None = None
-) -> Source:
+def open_headers(place: Path | Origin, access: Access, progress: Progress, dtype: str | None = None) -> Source:
     """The checkpoint at `place`, good for a plan: on the Hub, config and headers are read and no weights are fetched.
 
     Weights that are in the cache already are taken from there. Headers of `.bin` files need torch, those
     of safetensors do not. Raises RequestError, CheckpointError and StorageError.
     """
     if isinstance(place, Path):
-        return open_checkpoint(place, access, dtype, progress)
-    (progress or Progress()).fetch(f"the headers of {place.repo_id}")
+        return open_checkpoint(place, access, progress, dtype)
+    progress.fetch(f"the headers of {place.repo_id}")
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
     if all((snapshot.path / name).exists() for name in weights):
-        return open_checkpoint(snapshot.origin, access)
+        return open_checkpoint(snapshot.origin, access, progress)
     path = Path(snapshot.origin.repo_id)
     tensors: dict[str, StoredTensor] = {}
     with remote_files(snapshot.origin, access) as opened:

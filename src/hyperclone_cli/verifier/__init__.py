@@ -120,7 +120,7 @@ def _open_source(
             f"{clone}: no {PROVENANCE_NAME}, so its source and its growth are not known.",
             "Name the source with --src. The weights can be compared only for clones that hyperclone wrote.",
         )
-    return open_checkpoint(locate(src, access), access, progress=progress), None
+    return open_checkpoint(locate(src, access), access, progress), None
 
 
 def _shown(source: Source) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,23 +20,8 @@ class Decoded:
     gaps: torch.Tensor
 
 
-@dataclass(frozen=True)
-class _Streamer:
-    """Counts the steps of `generate`, which hands it the prompts first and then the new tokens, one of each prompt."""
-
-    stepped: Callable[[], None]
-
-    def put(self, tokens: torch.Tensor) -> None:
-        if tokens.dim() == 1:
-            self.stepped()
-
-    def end(self) -> None: ...
-
-
 @torch.inference_mode()
-def decode(
-    model: Any, prompts: list[list[int]], new_tokens: int, advance: Callable[[int, int], None] = lambda *_: None
-) -> Decoded:
+def decode(model: Any, prompts: list[list[int]], new_tokens: int, advance: Callable[[int, int], None]) -> Decoded:
     """Continue every prompt by `new_tokens` tokens; ends of text are passed over, so that all are compared.
 
     What the checkpoint says of sampling, beams, penalties or stop strings is not followed: `generate` would take it
@@ -59,9 +45,9 @@ def decode(
         return_dict_in_generate=True,
         output_scores=True,  # an end of text, which may not be taken, has none
     )
-    output = model.generate(
-        ids, attention_mask=mask, generation_config=config, streamer=_Streamer(lambda: advance(1, new_tokens))
-    )
+    # the prompts are put first, (prompts, tokens), then one token of each after every step
+    counter = SimpleNamespace(put=lambda put: advance(1, new_tokens) if put.dim() == 1 else None, end=lambda: None)
+    output = model.generate(ids, attention_mask=mask, generation_config=config, streamer=counter)
     best = torch.stack([scores.float().topk(2).values for scores in output.scores], 1)
     return Decoded(output.sequences[:, longest:].cpu(), (best[..., 0] - best[..., 1]).cpu())
 

@@ -36,9 +36,7 @@ from hyperclone_cli.writing.copy_sums import sum_copies
 from hyperclone_cli.writing.integrity import watched
 
 
-def compare_weights(
-    plan: Plan, checkpoint: Source, advance: Callable[[int, int], None] = lambda *_: None
-) -> WeightFigures:
+def compare_weights(plan: Plan, checkpoint: Source, advance: Callable[[int, int], None]) -> WeightFigures:
     """Hold every tensor of the clone `checkpoint` against the source of `plan`, block by block.
 
     Memory: a few blocks a thread. `advance` is called from any thread with the bytes of the clone that were just
