@@ -40,9 +40,10 @@ def plan(
     from hyperclone_cli.hub.download import Access, locate
     from hyperclone_cli.hub.remote_headers import open_headers
     from hyperclone_cli.planning.planner import make_plan
+    from hyperclone_cli.progress import Progress
 
     wanted, access = Request.of(request, options), access or Access()
-    return make_plan(open_headers(locate(src, access), access, wanted.dtype, progress), wanted)
+    return make_plan(open_headers(locate(src, access), access, progress or Progress(), wanted.dtype), wanted)
 
 
 @takes(Request, Mixing, Writing)

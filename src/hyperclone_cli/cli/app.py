@@ -21,10 +21,10 @@ from hyperclone_cli.cli.options import (
     Revision,
     Src,
     Token,
+    checking,
     takes_options,
 )
 from hyperclone_cli.errors import MismatchError, clone_is_kept
-from hyperclone_cli.growth.option import CHECKING
 from hyperclone_cli.growth.request import Dtype, Request, Writing
 from hyperclone_cli.growth.strategies import Mixing
 
@@ -138,28 +138,15 @@ def verify(
     clone: Annotated[Path, typer.Argument(metavar="CLONE", help="The clone's directory.")] = Path("."),
     src: RecordedSrc = None,
     device: Device = None,
-    dtype: Annotated[
-        Dtype, typer.Option(help="The dtype that both models run in.", rich_help_panel=CHECKING)
-    ] = "float32",
+    dtype: Annotated[Dtype, checking(help="The dtype that both models run in.")] = "float32",
     weights_only: Annotated[
-        bool,
-        typer.Option(
-            "--weights-only",
-            help="Compare nothing but the weights: little memory, no forward pass.",
-            rich_help_panel=CHECKING,
-        ),
+        bool, checking("--weights-only", help="Compare nothing but the weights: little memory, no forward pass.")
     ] = False,
     checksum: Annotated[
         bool,
-        typer.Option(
-            "--checksum",
-            help="Also compare the SHA-256 of every file with those that `expand --checksum` recorded.",
-            rich_help_panel=CHECKING,
-        ),
+        checking("--checksum", help="Also compare the SHA-256 of every file with what `expand --checksum` recorded."),
     ] = False,
-    new_tokens: Annotated[
-        int, typer.Option(min=1, help="How many tokens greedy decoding adds to each prompt.", rich_help_panel=CHECKING)
-    ] = 16,
+    new_tokens: Annotated[int, checking(min=1, help="How many tokens greedy decoding adds to each prompt.")] = 16,
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
@@ -189,20 +176,12 @@ def inspect(
     ] = Path("."),
     clone: Annotated[
         Path | None,
-        typer.Option(
-            "--clone",
-            help="The clone that this checkpoint was trained from.",
-            show_default="the checkpoint itself",
-        ),
+        typer.Option("--clone", help="The clone that it was trained from.", show_default="the checkpoint itself"),
     ] = None,
     src: RecordedSrc = None,
     gradients: Annotated[
         bool,
-        typer.Option(
-            "--gradients",
-            help="Also compare the copies' gradients: run the model in float32 on one page, forward and backward.",
-            rich_help_panel=CHECKING,
-        ),
+        checking("--gradients", help="Run the model on one page in float32, and compare the copies' gradients too."),
     ] = False,
     device: Device = None,
     plot: Annotated[
@@ -246,8 +225,7 @@ def push(
         bool, typer.Option("--private", help="Make the repository private if it has to be made.")
     ] = False,
     revision: Annotated[
-        str | None,
-        typer.Option(help="The branch to push to. It is made if need be.", show_default="main"),
+        str | None, typer.Option(help="The branch to push to. It is made if need be.", show_default="main")
     ] = None,
     commit_message: Annotated[str | None, typer.Option(help="The message of the commit.", show_default=False)] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
@@ -273,12 +251,7 @@ def families(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="The architectures.", show_default="all")
     ] = None,
     check: Annotated[
-        bool,
-        typer.Option(
-            "--check",
-            help="Expand a tiny random model of each with the installed transformers, and show its error.",
-            rich_help_panel=CHECKING,
-        ),
+        bool, checking("--check", help="Expand a tiny random model of each with the installed transformers.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
+from rich import progress as rich
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Display
 
 from hyperclone_cli.progress import Progress
 
@@ -24,17 +13,17 @@ class Bars(Progress):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._display = Display(console=console)
+        self._display = rich.Progress(console=console)
 
     def step(self, text: str, unit: str = "") -> None:
         self.close()
-        columns: tuple[ProgressColumn, ...] = (TimeElapsedColumn(),)
+        columns: tuple[rich.ProgressColumn, ...] = (rich.TimeElapsedColumn(),)
         if unit == "bytes":
-            columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+            columns = rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeRemainingColumn()
         elif unit:
-            columns = BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()
-        name = TextColumn("{task.description}", markup=False)
-        self._display = Display(SpinnerColumn(), name, *columns, console=self._console, transient=True)
+            columns = rich.BarColumn(), rich.MofNCompleteColumn(), rich.TextColumn(unit), rich.TimeRemainingColumn()
+        name = rich.TextColumn("{task.description}", markup=False)
+        self._display = rich.Progress(rich.SpinnerColumn(), name, *columns, console=self._console, transient=True)
         self._task = self._display.add_task(text, total=None)
         self._display.start()
 

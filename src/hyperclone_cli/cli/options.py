@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,8 @@ from hyperclone_cli.growth.option import (
 HUB = "Hub"
 PANELS = (None, GROWTH, SYMMETRY, WRITING, CHECKING, HUB)
 """The headings of `--help`, in order; None is that of the options without one."""
+
+_SOURCES = "a directory, a GGUF file, or a model on the Hub: org/name"
 
 
 def takes_options(*declarations: type) -> Callable[[Function], Function]:
@@ -60,48 +63,25 @@ def _parameter(option: Option) -> inspect.Parameter:
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-Src = Annotated[
-    str,
-    typer.Option(
-        "--src", help="The source: a directory, a GGUF file, or a model on the Hub: org/name.", show_default=False
-    ),
-]
+checking = partial(typer.Option, rich_help_panel=CHECKING)
+hub = partial(typer.Option, rich_help_panel=HUB)
+
+Src = Annotated[str, typer.Option("--src", help=f"The source: {_SOURCES}.", show_default=False)]
 RecordedSrc = Annotated[
     str | None,
-    typer.Option(
-        "--src",
-        help="The clone's source: a directory, a GGUF file, or a model on the Hub.",
-        show_default="the one that the clone recorded",
-    ),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option(help="Branch, tag or commit of a source on the Hub.", show_default="main", rich_help_panel=HUB),
-]
-Token = Annotated[
-    str | None, typer.Option(help="Token for the Hub.", show_default="the usual login", rich_help_panel=HUB)
-]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(help="Where models from the Hub are kept.", show_default="the usual cache", rich_help_panel=HUB),
-]
-PushToHub = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REPO_ID",
-        help="Push the clone to this repository once it is verified.",
-        show_default=False,
-        rich_help_panel=HUB,
-    ),
+    typer.Option("--src", help=f"The clone's source: {_SOURCES}.", show_default="the one that the clone recorded"),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
-NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify the clone.", rich_help_panel=CHECKING)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+NoVerify = Annotated[bool, checking("--no-verify", help="Do not verify the clone.")]
 Device = Annotated[
     str | None,
-    typer.Option(
-        help="Where the models run, as torch names it.",
-        show_default="a GPU if there is one, else cpu",
-        rich_help_panel=CHECKING,
-    ),
+    checking(help="Where the models run, as torch names it.", show_default="a GPU if there is one, else cpu"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Revision = Annotated[str | None, hub(help="Branch, tag or commit of a source on the Hub.", show_default="main")]
+Token = Annotated[str | None, hub(help="Token for the Hub.", show_default="the usual login")]
+CacheDir = Annotated[Path | None, hub(help="Where models from the Hub are kept.", show_default="the usual cache")]
+PushToHub = Annotated[
+    str | None,
+    hub(metavar="REPO_ID", help="Push the clone to this repository once it is verified.", show_default=False),
+]

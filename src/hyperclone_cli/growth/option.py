@@ -1,4 +1,4 @@
-"""Options are declared once, as fields of a dataclass: `name: Annotated[type, Option("help", …)] = default`.
+"""Options are declared once, as fields of a dataclass: `name: type = option(default, "what it does", …)`.
 
 The command line, the keywords of the Python functions and the reference in docs/options.md are made from these fields.
 """
@@ -6,7 +6,7 @@ The command line, the keywords of the Python functions and the reference in docs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from inspect import Parameter, signature
 from math import isfinite
@@ -17,24 +17,26 @@ from hyperclone_cli.errors import RequestError
 GROWTH, SYMMETRY, WRITING, CHECKING = "Growth", "Breaking the symmetry", "Writing", "Checking"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # each method that is generated takes time from `--help`
 class Option:
-    """What an option needs beside the name, type and default of its field, which `options_of` fills in.
+    """A field as an option.
 
-    help      what it does, in one or two sentences
-    panel     the heading that it is listed under
-    min, max  the smallest and the largest number that it takes
-    unset     what holds where it is None
+    panel       the heading that it is listed under; that of its dataclass, its `panel`, if none is given
+    min, max    the smallest and the largest number that it takes
+    unset       what holds where it is None
     instead_of  the multiplier of the same width, which cannot be given beside it
-    metavar   what stands for its value in `--help`; None: the name of its type
-    parse     text, as on a command line, to value; None where the type says how
-    format    value to text
+    metavar     what stands for its value in `--help`; None: the name of its type
+    parse       text, as on a command line, to value; None where the type says how
+    format      value to text
+    name, type  those of the field, which `options_of` fills in
     """
 
+    default: Any
     help: str
-    panel: str = GROWTH
+    panel: str = ""
     min: int | None = None
     max: int | None = None
     unset: str = ""
@@ -44,7 +46,6 @@ class Option:
     format: Callable[[Any], str] = str
     name: str = ""
     type: Any = None
-    default: Any = None
 
     @property
     def flag(self) -> str:
@@ -62,22 +63,29 @@ class Option:
         return next((get_args(one) for one in self.types if get_origin(one) is Literal), ())
 
 
+def option(default: Value, help: str, **more: Any) -> Value:
+    """What a field that is an option is set to where its dataclass is written; `more` are fields of Option."""
+    declared: Value = field(default=default, metadata={"option": Option(default, help, **more)})
+    return declared
+
+
 def flag(name: str) -> str:
     """The option of the command line that sets the field `name`."""
     return f"--{name.replace('_', '-')}"
 
 
 def options_of(*declarations: type) -> list[Option]:
-    """The options that dataclasses declare, in order. A field without an `Option` is none."""
-    return [option for declaration in declarations for option in _declared(declaration)]
+    """The options that dataclasses declare, in order. A field that `option` did not make is none."""
+    return [one for declaration in declarations for one in _declared(declaration)]
 
 
 @cache
-def _declared(declaration: type) -> list[Option]:
+def _declared(declaration: Any) -> list[Option]:
+    types: dict[str, Any] = get_type_hints(declaration)
+    declared = {one.name: one.metadata["option"] for one in fields(declaration) if one.metadata}
     return [
-        replace(said, name=name, type=get_args(annotation)[0], default=getattr(declaration, name))
-        for name, annotation in get_type_hints(declaration, include_extras=True).items()
-        for said in getattr(annotation, "__metadata__", ())
+        replace(one, name=name, type=types[name], panel=one.panel or declaration.panel)
+        for name, one in declared.items()
     ]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.option import CHECKING, WRITING, Option, check_values, flag, options_of, take
+from hyperclone_cli.growth.option import CHECKING, GROWTH, WRITING, Value, check_values, flag, option, options_of, take
 from hyperclone_cli.growth.strategies import Mixing
 
 MAX_MULTIPLIER = 65536
@@ -20,12 +20,12 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def _times(width: str, unset: str = "") -> Option:
-    return Option(f"Multiply {width}.", min=1, max=MAX_MULTIPLIER, unset=unset)
+def _times(default: Value, width: str, unset: str = "") -> Value:
+    return option(default, f"Multiply {width}.", min=1, max=MAX_MULTIPLIER, unset=unset)
 
 
-def _units(width: str, mult: str) -> Option:
-    return Option(f"The clone's {width}, instead of {flag(mult)}.", min=1, max=MAX_UNITS, instead_of=mult)
+def _units(width: str, mult: str) -> int | None:
+    return option(None, f"The clone's {width}, instead of {flag(mult)}.", min=1, max=MAX_UNITS, instead_of=mult)
 
 
 @dataclass(frozen=True)
@@ -37,64 +37,47 @@ class Request:
     Raises RequestError for a value that no checkpoint could be grown by.
     """
 
-    embed_mult: Annotated[float, _times("hidden_size, the width of the residual stream")] = 1
-    ffn_mult: Annotated[float, _times("the feed-forward width")] = 1
-    moe_ffn_mult: Annotated[
-        float | None,
-        _times(
-            "the width of each expert, shared ones too, where config.json states it apart from the feed-forward width",
-            unset="as --ffn-mult",
-        ),
-    ] = None
-    heads_mult: Annotated[
-        float | None,
-        _times(
-            "the number of query heads", unset="as --embed-mult, or the nearest number that the architecture allows"
-        ),
-    ] = None
-    kv_heads_mult: Annotated[
-        float | None,
-        _times(
-            "the number of key/value heads; 1 keeps the size of the KV cache",
-            unset="as --heads-mult, but a single key/value head stays single",
-        ),
-    ] = None
-    head_dim_mult: Annotated[int, _times("the size of a head")] = 1
-    hidden_size: Annotated[int | None, _units("hidden_size", "embed_mult")] = None
-    intermediate_size: Annotated[int | None, _units("feed-forward width", "ffn_mult")] = None
-    num_heads: Annotated[int | None, _units("number of query heads", "heads_mult")] = None
-    num_kv_heads: Annotated[int | None, _units("number of key/value heads", "kv_heads_mult")] = None
-    family: Annotated[
-        str | None,
-        Option(
-            "The table of another architecture, such as llama, for a model_type without one. A refusal names the table "
-            "that fits all tensors; the verification shows whether the architecture computes the same too.",
-        ),
-    ] = None
-    target_params: Annotated[
-        int | str | None,
-        Option(
-            "The clone's number of parameters, such as 1.3B, instead of hidden_size and the feed-forward width. The "
-            "closest shape is chosen and shown.",
-        ),
-    ] = None
-    multiple_of: Annotated[
-        int, Option("--target-params chooses a feed-forward width that is a multiple of this.", min=1, max=MAX_UNITS)
-    ] = 64
-    dtype: Annotated[
-        Dtype | None,
-        Option("The clone's storage dtype.", WRITING, unset="each tensor's own; bfloat16 for a GGUF file"),
-    ] = None
-    max_shard_size: Annotated[int | str, Option("The size of the largest file, in bytes or such as 5GB.", WRITING)] = (
-        "50GB"
+    panel: ClassVar[str] = GROWTH
+    embed_mult: float = _times(1, "hidden_size, the width of the residual stream")
+    ffn_mult: float = _times(1, "the feed-forward width")
+    moe_ffn_mult: float | None = _times(
+        None, "the width of each expert, shared ones too, where config.json has a key for it", "as --ffn-mult"
     )
-    tie_embeddings: Annotated[
-        Literal["auto", "keep", "untie"],
-        Option(
-            "What becomes of tied embeddings. auto: they stay tied where that can be exact; elsewhere the head becomes "
-            "a matrix of its own. keep: they stay tied, or the request is refused. untie: a matrix of its own.",
-        ),
-    ] = "auto"
+    heads_mult: float | None = _times(
+        None, "the number of query heads", "as --embed-mult, or the nearest number that the architecture allows"
+    )
+    kv_heads_mult: float | None = _times(
+        None,
+        "the number of key/value heads; 1 keeps the size of the KV cache",
+        "as --heads-mult, but a single key/value head stays single",
+    )
+    head_dim_mult: int = _times(1, "the size of a head")
+    hidden_size: int | None = _units("hidden_size", "embed_mult")
+    intermediate_size: int | None = _units("feed-forward width", "ffn_mult")
+    num_heads: int | None = _units("number of query heads", "heads_mult")
+    num_kv_heads: int | None = _units("number of key/value heads", "kv_heads_mult")
+    family: str | None = option(
+        None,
+        "The table of another architecture, such as llama, for a model_type without one. A refusal names the table that"
+        " fits all tensors; the verification shows whether the architecture computes the same too.",
+    )
+    target_params: int | str | None = option(
+        None,
+        "The clone's number of parameters, such as 1.3B, instead of hidden_size and the feed-forward width. The closest"
+        " shape is chosen and shown.",
+    )
+    multiple_of: int = option(
+        64, "--target-params chooses a feed-forward width that is a multiple of this.", min=1, max=MAX_UNITS
+    )
+    dtype: Dtype | None = option(
+        None, "The clone's storage dtype.", panel=WRITING, unset="each tensor's own; bfloat16 for a GGUF file"
+    )
+    max_shard_size: int | str = option("50GB", "The size of the largest file, in bytes or such as 5GB.", panel=WRITING)
+    tie_embeddings: Literal["auto", "keep", "untie"] = option(
+        "auto",
+        "What becomes of tied embeddings. auto: they stay tied where that can be exact; elsewhere the head becomes a"
+        " matrix of its own. keep: they stay tied, or the request is refused. untie: a matrix of its own.",
+    )
     mixing: Mixing = field(default_factory=Mixing)
 
     def __post_init__(self) -> None:
@@ -102,15 +85,14 @@ class Request:
         for name, value in vars(self).items():
             if isinstance(value, float) and value.is_integer():
                 object.__setattr__(self, name, int(value))  # 2.0 is the same request as 2
-        for option in options_of(Request):
-            mult = option.instead_of
-            if mult and getattr(self, option.name) is not None and getattr(self, mult) not in (None, 1):
-                raise RequestError(f"{option.flag} and {flag(mult)} are two answers to one question.", "Give one.")
+        for size in options_of(Request):
+            mult = size.instead_of
+            if mult and getattr(self, size.name) is not None and getattr(self, mult) not in (None, 1):
+                raise RequestError(f"{size.flag} and {flag(mult)} are two answers to one question.", "Give one.")
         if self.target_params is not None:
             object.__setattr__(self, "target_params", _parameters(self.target_params))
             sizes = self.hidden_size, self.intermediate_size, self.moe_ffn_mult
-            chosen = [self.embed_mult != 1, self.ffn_mult != 1, *sizes]
-            if any(chosen):
+            if any(sizes) or self.embed_mult != 1 or self.ffn_mult != 1:
                 raise RequestError(
                     "--target-params chooses the hidden and the feed-forward size itself.",
                     "Leave out --embed-mult, --ffn-mult, --moe-ffn-mult, --hidden-size and --intermediate-size.",
@@ -140,39 +122,27 @@ class Request:
 class Writing:
     """How a clone is written. Each field is an option."""
 
-    overwrite: Annotated[
-        bool,
-        Option(
-            "Replace the clone at --out once the new one is complete. A directory that hyperclone did not write, or "
-            "that was trained since, is never replaced.",
-            WRITING,
-        ),
-    ] = False
-    restart: Annotated[
-        bool,
-        Option(
-            "Discard what an interrupted run has written. Without it the same command goes on, and another is refused.",
-            WRITING,
-        ),
-    ] = False
-    threads: Annotated[
-        int | None, Option("How many blocks are worked on at once.", WRITING, min=1, unset="one for each core")
-    ] = None
-    max_memory: Annotated[
-        int | str,
-        Option(
-            "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch "
-            "itself takes about 200 MB more.",
-            WRITING,
-        ),
-    ] = "512MB"
-    checksum: Annotated[
-        bool,
-        Option(
-            "Record the SHA-256 of every file but the card in hyperclone.json. `verify --checksum` compares them.",
-            CHECKING,
-        ),
-    ] = False
+    panel: ClassVar[str] = WRITING
+    overwrite: bool = option(
+        False,
+        "Replace the clone at --out once the new one is complete. A directory that hyperclone did not write, or that"
+        " was trained since, is never replaced.",
+    )
+    restart: bool = option(
+        False,
+        "Discard what an interrupted run has written. Without it the same command goes on, and another is refused.",
+    )
+    threads: int | None = option(None, "How many blocks are worked on at once.", min=1, unset="one for each core")
+    max_memory: int | str = option(
+        "512MB",
+        "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch itself"
+        " takes about 200 MB more.",
+    )
+    checksum: bool = option(
+        False,
+        "Record the SHA-256 of every file but the card in hyperclone.json. `verify --checksum` compares them.",
+        panel=CHECKING,
+    )
 
 
 def bytes_of(option: str, size: int | str) -> int:

@@ -142,15 +142,14 @@ def cache_of(access: Access) -> Path:
 def open_checkpoint(
     place: Path | Origin,
     access: Access,
+    progress: Progress,
     dtype: str | None = None,
-    progress: Progress | None = None,
     config_check: ConfigCheck | None = None,
 ) -> Source:
     """Open the checkpoint at `place`. From the Hub, whatever is not in the cache is downloaded, weights included.
 
     Raises RequestError, CheckpointError if it is unsupported or damaged, StorageError if it cannot be downloaded.
     """
-    progress = progress or Progress()
     if isinstance(place, Path):
         progress.step(f"{'Reading and dequantising' if is_gguf(place) else 'Reading'} {place}")
         return open_source(place, dtype)

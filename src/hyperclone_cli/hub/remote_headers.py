@@ -42,9 +42,7 @@ class RemoteSource(Source):
             return _first_block(open_file, a) == _first_block(open_file, b)
 
 
-def open_headers(
-    place: Path | Origin, access: Access, dtype: str | None = None, progress: Progress | None = None
-) -> Source:
+def open_headers(place: Path | Origin, access: Access, progress: Progress, dtype: str | None = None) -> Source:
     """Open the checkpoint at `place` for planning. From the Hub, only its config and headers are downloaded.
 
     Weights that are already in the cache are used. Headers of `.bin` files need torch, those of safetensors do not.
@@ -52,12 +50,12 @@ def open_headers(
     Raises RequestError, CheckpointError if it is unsupported or damaged, StorageError if it cannot be downloaded.
     """
     if isinstance(place, Path):
-        return open_checkpoint(place, access, dtype, progress)
-    (progress or Progress()).fetch(f"the headers of {place.repo_id}")
+        return open_checkpoint(place, access, progress, dtype)
+    progress.fetch(f"the headers of {place.repo_id}")
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
     if all((snapshot.path / name).exists() for name in weights):
-        return open_checkpoint(snapshot.origin, access)
+        return open_checkpoint(snapshot.origin, access, progress)
     path = Path(snapshot.origin.repo_id)
     tensors: dict[str, StoredTensor] = {}
     with remote_files(snapshot.origin, access) as open_file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,23 +20,8 @@ class Decoded:
     gaps: torch.Tensor
 
 
-@dataclass(frozen=True)
-class _StepCounter:
-    """A streamer that counts the steps of `generate`: it is given the prompts, then one token of each at a time."""
-
-    stepped: Callable[[], None]
-
-    def put(self, tokens: torch.Tensor) -> None:
-        if tokens.dim() == 1:
-            self.stepped()
-
-    def end(self) -> None: ...
-
-
 @torch.inference_mode()
-def decode(
-    model: Any, prompts: list[list[int]], new_tokens: int, advance: Callable[[int, int], None] = lambda *_: None
-) -> Decoded:
+def decode(model: Any, prompts: list[list[int]], new_tokens: int, advance: Callable[[int, int], None]) -> Decoded:
     """Continue every prompt by `new_tokens` tokens. End-of-text tokens are not allowed, so that all are compared.
 
     `generate` fills in what is not given here from the model's generation config, so that sampling, beams, penalties
@@ -59,7 +45,8 @@ def decode(
         return_dict_in_generate=True,
         output_scores=True,  # -inf for end-of-text tokens, which are not allowed
     )
-    counter = _StepCounter(lambda: advance(1, new_tokens))
+    # a streamer is given the prompts first, (prompts, tokens), then one token of each after every step
+    counter = SimpleNamespace(put=lambda put: advance(1, new_tokens) if put.dim() == 1 else None, end=lambda: None)
     output = model.generate(ids, attention_mask=mask, generation_config=config, streamer=counter)
     best = torch.stack([scores.float().topk(2).values for scores in output.scores], 1)
     return Decoded(output.sequences[:, longest:].cpu(), (best[..., 0] - best[..., 1]).cpu())

@@ -126,7 +126,7 @@ def _open_source(
             f"{clone}: no {PROVENANCE_NAME}, which names the source and tells how it was grown.",
             "Name the source with --src. Without that file, only the outputs of the models can be compared.",
         )
-    return open_checkpoint(locate(src, access), access, progress=progress), None
+    return open_checkpoint(locate(src, access), access, progress), None
 
 
 def _display_name(source: Source) -> str:

@@ -34,9 +34,7 @@ class Deviation(NamedTuple):
     wrong: int
 
 
-def compare_weights(
-    plan: Plan, checkpoint: Source, advance: Callable[[int, int], None] = lambda *_: None
-) -> WeightFigures:
+def compare_weights(plan: Plan, checkpoint: Source, advance: Callable[[int, int], None]) -> WeightFigures:
     """Compare every tensor of the clone `checkpoint` with the source of `plan`, block by block.
 
     Memory: a few blocks per thread. `advance` is called with the weights just compared, and with all of them.

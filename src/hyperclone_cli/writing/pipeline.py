@@ -61,7 +61,7 @@ def expand(
     directory = place if isinstance(place, Path) else cache_of(access)
     remove_stale_journal(out)
     check_places(directory, out, writing.overwrite)
-    source = open_checkpoint(place, access, request.dtype, progress, lambda config: _check_request(config, request))
+    source = open_checkpoint(place, access, progress, request.dtype, lambda config: _check_request(config, request))
     plan = make_plan(source, request)
     budget = plan_budget(plan.tensors, writing.threads, writing.max_memory)
     check_space(plan, out)

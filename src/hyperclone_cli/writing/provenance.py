@@ -110,7 +110,7 @@ def recorded_source(record: Provenance, access: Access) -> Path | Origin:
     return record.source
 
 
-Opener = Callable[[Path | Origin, Access, str | None, Progress], Source]
+Opener = Callable[[Path | Origin, Access, Progress, str | None], Source]
 """Opens the checkpoint at a place; if it is quantised, dequantised to a dtype."""
 
 
@@ -120,7 +120,7 @@ def plan_again(record: Provenance, src: str | Path | None, access: Access, progr
     Its digest is the recorded one unless the source has changed. Raises RequestError, CheckpointError or StorageError.
     """
     place = recorded_source(record, access) if src is None else locate(src, access)
-    return make_plan(opened(place, access, record.request.dtype, progress), record.request)
+    return make_plan(opened(place, access, progress, record.request.dtype), record.request)
 
 
 def check_clone(clone: Path) -> None:
