@@ -52,9 +52,9 @@ class Mixing:
     panel: ClassVar[str] = SYMMETRY
     strategy: Strategy = option(
         "halving",
-        "How an output copy weights the input copies. halving: ½, ¼, …, the last two alike; output copies differ and"
+        "How output copy a reads the input copies. halving: those up to a in the parts ½, ¼, …, the last two alike;"
         " nothing is rounded. symmetric: all alike, as in the paper; the copies stay equal under training. diagonal:"
-        " one input copy each. uneven: in the proportions of --uneven-ratio.",
+        " copy a alone. uneven: all, in the proportions of --uneven-ratio.",
     )
     uneven_ratio: tuple[int, ...] = option(
         (1, 2),
