@@ -43,12 +43,9 @@ def compare_weights(plan: Plan, checkpoint: Source, advance: Callable[[int, int]
     bad = {tensor.name: "is missing" for tensor in plan.tensors if tensor.name not in clone}
     bad |= {name: "is not in the plan" for name in clone if name not in planned}
     for tensor in plan.tensors:
-        if tensor.name in clone:
-            found = clone[tensor.name]
-            if (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
-                bad[tensor.name] = (
-                    f"should be {tensor.dtype} {list(tensor.shape)}, found {found.dtype} {list(found.shape)}"
-                )
+        found = clone.get(tensor.name, tensor)
+        if (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
+            bad[tensor.name] = f"should be {tensor.dtype} {list(tensor.shape)}, found {found.dtype} {list(found.shape)}"
     compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
     elements = sum(tensor.elements for tensor in compared)
     worst, worst_tensor = 0.0, ""

@@ -36,9 +36,14 @@ def copy_units(rows: torch.Tensor, dimension: int, growth: Growth, filling: Fill
 
 def share_columns(rows: torch.Tensor, columns: Growth, shares: tuple[Fraction, ...]) -> torch.Tensor:
     """Grow columns that are read and have no padding: every copy is the source's columns times its share."""
-    scaled = {share: _times(rows, float(share)) for share in set(shares)}
-    parts = [scaled[share].narrow(1, run.start, run.length) for run, share in zip(columns.runs, shares, strict=True)]
-    return torch.cat(parts, 1)
+    grown = rows.new_empty((len(rows), columns.target))
+    position = 0
+    for run, share in zip(columns.runs, shares, strict=True):
+        units, target = rows.narrow(1, run.start, run.length), grown.narrow(1, position, run.length)
+        # in place, because temporary copies cost more than the products
+        target.copy_(units) if share == 1 else torch.mul(units, float(share), out=target)
+        position += run.length
+    return grown
 
 
 def _times(rows: torch.Tensor, factor: float) -> torch.Tensor:

@@ -19,14 +19,17 @@ def zero_sum_noise(seed: int, name: str, start: int, stop: int, columns: Growth)
     sums to zero over the copies of each source column and has a root mean square of 1; it is zero where no column
     has several copies. Padding is zero.
     """
-    rows = _rows(seed, name, start, stop, columns.target).masked_fill_(_is_padding(columns), 0.0)
+    rows = _rows(seed, name, start, stop, columns.target)
+    _zero_columns(rows, columns, padding=True)
     rows -= copy_units(sum_copies(rows, columns, mean=True), 1, columns, Filling.ZERO)
     return rows / rows.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 def padding_noise(seed: int, name: str, start: int, stop: int, columns: Growth) -> torch.Tensor:
     """Standard normal numbers in the padding of rows start … stop - 1, zero elsewhere; shape as `zero_sum_noise`."""
-    return _rows(seed, f"{name} padding", start, stop, columns.target).masked_fill_(~_is_padding(columns), 0.0)
+    rows = _rows(seed, f"{name} padding", start, stop, columns.target)
+    _zero_columns(rows, columns, padding=False)
+    return rows
 
 
 def _rows(seed: int, name: str, start: int, stop: int, width: int) -> torch.Tensor:
@@ -35,8 +38,13 @@ def _rows(seed: int, name: str, start: int, stop: int, width: int) -> torch.Tens
     return torch.cat(groups)[start - first * NOISE_ROWS : stop - first * NOISE_ROWS]
 
 
-def _is_padding(columns: Growth) -> torch.Tensor:
-    return torch.cat([torch.full((run.length,), run.is_padding) for run in columns.runs])
+def _zero_columns(rows: torch.Tensor, columns: Growth, padding: bool) -> None:
+    """Set the columns of padding, or those of copies, to zero."""
+    position = 0
+    for run in columns.runs:
+        if run.is_padding == padding:
+            rows.narrow(1, position, run.length).zero_()
+        position += run.length
 
 
 def _group(seed: int, name: str, group: int, width: int) -> torch.Tensor:
