@@ -13,7 +13,8 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.refused import REFUSED
-from hyperclone_cli.families.table import Family, Limit, Match, PerLayer, Stated, stated_value
+from hyperclone_cli.families.table import Family, Limit, PerLayer, Stated, stated_value
+from hyperclone_cli.families.tensor_names import Match
 
 __all__ = [
     "FAMILIES", "REFUSED", "Family", "Limit", "Match", "PerLayer", "Stated",

@@ -1,9 +1,9 @@
 """Cohere's Command R: attention and feed-forward side by side after one LayerNorm, rotary positions in pairs."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES, norms
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Limit
-from hyperclone_cli.families.vocabulary import head_norm, norm, optional
+from hyperclone_cli.families.vocabulary import head_norm, optional
 
 COHERE2 = Family(
     model_type="cohere2",
@@ -13,10 +13,9 @@ COHERE2 = Family(
         **EMBEDDING_AND_HEAD,
         **ATTENTION,
         **GATED_MLP,
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.norm": norm("embed"),
+        **norms("model.layers.*.input_layernorm", "model.norm"),
     },
-    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": True},
+    defaults={"tie_word_embeddings": True},
     norm="layer",
     positions=Rotary("neighbours"),
 )

@@ -4,17 +4,23 @@ Some experts are chosen, others shared by all tokens and stored as one; the firs
 DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`, which is all that is cached.
 """
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, SIZES
+from hyperclone_cli.families.blocks import (
+    ATTENTION,
+    EMBEDDING_AND_HEAD,
+    GATED_MLP,
+    NORMED_ATTENTION,
+    NORMS,
+    SIZES,
+    gated_mlp,
+    sizes,
+)
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS
 from hyperclone_cli.families.table import Family, HeadRule, Limit, NextToken
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional, parameter, post_norm
 
-SHARED_EXPERTS = {
-    "model.layers.*.mlp.shared_experts.gate_proj": optional(linear("shared moe_ffn", "embed")),
-    "model.layers.*.mlp.shared_experts.up_proj": optional(linear("shared moe_ffn", "embed")),
-    "model.layers.*.mlp.shared_experts.down_proj": optional(linear("embed", "shared moe_ffn")),
-}
+_SHARED = gated_mlp("model.layers.*.mlp.shared_experts", "shared moe_ffn")
+SHARED_EXPERTS = {module: optional(form) for module, form in _SHARED.items()}
 CORRECTION = {"model.layers.*.mlp.gate.e_score_correction_bias": parameter("experts")}
 LATENT_ATTENTION = {
     "model.layers.*.self_attn.q_proj": optional(linear("heads nope+rope", "embed")),
@@ -27,29 +33,28 @@ LATENT_ATTENTION = {
     "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
 }
 
-LATENT_SIZES = {
-    "embed": "hidden_size",
-    "ffn": "intermediate_size",
-    "heads": "num_attention_heads",
-    "head_dim": "v_head_dim",
-    "nope": "qk_nope_head_dim",
-    "rope": "qk_rope_head_dim",
-    "q_latent": "q_lora_rank",
-    "kv_latent": "kv_lora_rank",
-    "vocab": "vocab_size",
-    "layers": "num_hidden_layers",
+LATENT_SIZES = sizes(
+    "kv_heads",
+    head_dim="v_head_dim",
+    nope="qk_nope_head_dim",
+    rope="qk_rope_head_dim",
+    q_latent="q_lora_rank",
+    kv_latent="kv_lora_rank",
+)
+LATENT_DEFAULTS = {
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
 }
+_MOE_SIZES = {"moe_ffn": "moe_intermediate_size", "experts": "n_routed_experts", "shared": "n_shared_experts"}
 
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     known_as="DeepSeek V2",
     tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
-    sizes={
-        **LATENT_SIZES,
-        "moe_ffn": "moe_intermediate_size",
-        "experts": "n_routed_experts",
-        "shared": "n_shared_experts",
-    },
+    sizes=LATENT_SIZES | _MOE_SIZES,
     aliases={"num_attention_heads": ("num_key_value_heads",)},
     tensors={
         **EMBEDDING_AND_HEAD,
@@ -58,16 +63,7 @@ DEEPSEEK_V2 = Family(
         **in_layers("dense", GATED_MLP),
         **NORMS,
     },
-    defaults={
-        "v_head_dim": 128,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "q_lora_rank": 1536,
-        "kv_lora_rank": 512,
-        "n_shared_experts": 2,
-        "n_routed_experts": 64,
-        "tie_word_embeddings": False,
-    },
+    defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64},
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
     heads=HeadRule.DIVIDES_EMBED,
@@ -86,12 +82,7 @@ GLM4_MOE = Family(
     model_type="glm4_moe",
     known_as="GLM 4.5",
     tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    sizes={
-        **SIZES,
-        "moe_ffn": "moe_intermediate_size",
-        "experts": "n_routed_experts",
-        "shared": "n_shared_experts",
-    },
+    sizes=SIZES | _MOE_SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
         **ATTENTION,
@@ -103,13 +94,10 @@ GLM4_MOE = Family(
     },
     defaults={
         "num_key_value_heads": 8,
-        "head_dim": None,
         "moe_intermediate_size": 1408,
         "n_routed_experts": 128,
         "n_shared_experts": 1,
         "partial_rotary_factor": 0.5,
-        "use_qk_norm": False,
-        "tie_word_embeddings": False,
     },
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken("num_nextn_predict_layers"),
@@ -146,7 +134,6 @@ ERNIE4_5_MOE = Family(
     },
     defaults={
         "num_key_value_heads": 4,
-        "head_dim": None,
         "moe_intermediate_size": 1536,
         "moe_num_experts": 64,
         "moe_num_shared_experts": 2,

@@ -1,6 +1,6 @@
 """GLM 4 of two makes: Llama with gate and up fused, rotary positions on pairs, in glm4 a norm after each block too."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import linear, post_norm
@@ -16,12 +16,7 @@ GLM = Family(
         "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
         **NORMS,
     },
-    defaults={
-        "num_key_value_heads": 2,
-        "head_dim": 128,
-        "partial_rotary_factor": 0.5,
-        "tie_word_embeddings": False,
-    },
+    defaults={"num_key_value_heads": 2, "head_dim": 128, "partial_rotary_factor": 0.5},
     positions=Rotary("neighbours", "partial_rotary_factor"),
 )
 

@@ -1,6 +1,6 @@
 """gpt-oss in 16 bits: all experts of a layer in two tensors of (in, out), gate and value by turns; attention sinks."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import bare, conv1d, linear, parameter, stacked
 
@@ -19,7 +19,7 @@ GPT_OSS = Family(
         "model.layers.*.mlp.experts.down_proj_bias": stacked(parameter("experts embed")),
         **NORMS,
     },
-    defaults={"num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 128, "tie_word_embeddings": False},
+    defaults={"num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 128},
 )
 
 FAMILIES = (GPT_OSS,)

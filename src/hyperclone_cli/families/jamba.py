@@ -2,9 +2,10 @@
 
 from fractions import Fraction
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, SIZES, gated_mlp, norms
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.qwen_moe import experts
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, norm, parameter
 
 JAMBA = Family(
@@ -32,37 +33,12 @@ JAMBA = Family(
             },
         ),
         **in_layers("mixer/attention", ATTENTION),
-        **in_layers(
-            "mlp/experts",
-            {
-                "model.layers.*.feed_forward.router": linear("experts", "embed"),
-                "model.layers.*.feed_forward.experts.*.gate_proj": linear("ffn", "embed"),
-                "model.layers.*.feed_forward.experts.*.up_proj": linear("ffn", "embed"),
-                "model.layers.*.feed_forward.experts.*.down_proj": linear("embed", "ffn"),
-            },
-        ),
-        **in_layers(
-            "mlp/dense",
-            {
-                "model.layers.*.feed_forward.gate_proj": linear("ffn", "embed"),
-                "model.layers.*.feed_forward.up_proj": linear("ffn", "embed"),
-                "model.layers.*.feed_forward.down_proj": linear("embed", "ffn"),
-            },
-        ),
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.pre_ff_layernorm": norm("embed"),
-        "model.final_layernorm": norm("embed"),
+        **in_layers("mlp/experts", experts("model.layers.*.feed_forward", "ffn", "router")),
+        **in_layers("mlp/dense", gated_mlp("model.layers.*.feed_forward")),
+        **norms("model.layers.*.input_layernorm", "model.layers.*.pre_ff_layernorm", "model.final_layernorm"),
     },
-    defaults={
-        "num_key_value_heads": 8,
-        "head_dim": None,
-        "mamba_d_state": 16,
-        "mamba_expand": 2,
-        "num_experts": 16,
-        "tie_word_embeddings": False,
-    },
+    defaults={"num_key_value_heads": 8, "mamba_d_state": 16, "mamba_expand": 2, "num_experts": 16},
     positions=Learned(),
-    folds=(Fold("model.final_layernorm"),),
 )
 
 FAMILIES = (JAMBA,)

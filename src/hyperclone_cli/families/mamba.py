@@ -6,22 +6,16 @@ matrices have no weights.
 
 from fractions import Fraction
 
+from hyperclone_cli.families.blocks import sizes
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import depthwise, embedding, linear, norm, optional, parameter
 
 MAMBA = Family(
     model_type="mamba",
     known_as="Mamba 130m to 2.8b",
     tiny={"state_size": 8},
-    sizes={
-        "embed": "hidden_size",
-        "ffn": "intermediate_size",
-        "ssm_state": "state_size",
-        "dt_rank": "time_step_rank",
-        "vocab": "vocab_size",
-        "layers": "num_hidden_layers",
-    },
+    sizes=sizes("heads", "kv_heads", "head_dim", ssm_state="state_size", dt_rank="time_step_rank"),
     multiples={"ffn": ("expand", "embed"), "dt_rank": (Fraction(1, 16), "embed")},
     aliases={
         "hidden_size": ("d_model",),
@@ -43,10 +37,7 @@ MAMBA = Family(
     },
     defaults={"expand": 2, "state_size": 16, "tie_word_embeddings": True},
     cache=(),
-    prefix="backbone",
-    embedding="backbone.embeddings",
     positions=Learned(),
-    folds=(Fold("backbone.norm_f"),),
 )
 
 FAMILIES = (MAMBA, MAMBA.variant("falcon_mamba", known_as="Falcon Mamba 7B"))

@@ -1,7 +1,7 @@
 """Mamba 2: state spaces in heads, whose number is all that grows; groups of heads share input and output matrices."""
 
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.table import Family, Limit
 from hyperclone_cli.families.vocabulary import Form, depthwise, embedding, linear, norm, optional, parameter
 
 MIXER: dict[str, Form] = {
@@ -37,19 +37,9 @@ MAMBA2 = Family(
         "backbone.norm_f": norm("embed"),
         "lm_head": optional(linear("vocab", "embed")),
     },
-    defaults={
-        "num_heads": 128,
-        "head_dim": 64,
-        "n_groups": 8,
-        "expand": 2,
-        "state_size": 128,
-        "tie_word_embeddings": False,
-    },
+    defaults={"num_heads": 128, "head_dim": 64, "n_groups": 8, "expand": 2, "state_size": 128},
     cache=(),
-    prefix="backbone",
-    embedding="backbone.embeddings",
     positions=Learned(),
-    folds=(Fold("backbone.norm_f"),),
     limits=(NORMED,),
 )
 

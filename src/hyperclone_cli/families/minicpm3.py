@@ -1,9 +1,9 @@
 """MiniCPM 3: DeepSeek's latent attention with one feed-forward a layer; logits are divided by hidden_size."""
 
+from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMS
 from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION, LATENT_SIZES
-from hyperclone_cli.families.llama import GATED_MLP, NORMS
 from hyperclone_cli.families.table import Family, HeadRule
-from hyperclone_cli.families.vocabulary import embedding, linear, optional
+from hyperclone_cli.families.vocabulary import linear, optional
 
 MINICPM3 = Family(
     model_type="minicpm3",
@@ -14,14 +14,13 @@ MINICPM3 = Family(
     },
     aliases=DEEPSEEK_V2.aliases,
     tensors={
-        "model.embed_tokens": embedding("vocab", "embed"),
+        **EMBEDDING_AND_HEAD,
         "lm_head": optional(linear("vocab", "embed", forward_power=-1)),
         **LATENT_ATTENTION,
         **GATED_MLP,
         **NORMS,
     },
     defaults={
-        "v_head_dim": None,
         "qk_nope_head_dim": 64,
         "qk_rope_head_dim": 32,
         "q_lora_rank": 768,

@@ -1,6 +1,6 @@
 """nanochat: RMSNorm without weights, over each query and key too; feed-forward without a gate."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, SIZES, mlp
 from hyperclone_cli.families.table import Family, Limit
 from hyperclone_cli.families.vocabulary import linear, normed
 
@@ -13,11 +13,8 @@ NANOCHAT = Family(
         **ATTENTION,
         "model.layers.*.self_attn.q_proj": normed(linear("heads query", "embed")),
         "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
-        "model.layers.*.mlp.fc1": linear("ffn", "embed"),
-        "model.layers.*.mlp.fc2": linear("embed", "ffn"),
+        **mlp("model.layers.*.mlp", "fc1", "fc2"),
     },
-    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
-    folds=(),  # its norms have no weights, so a tied head has nowhere to put a factor
     limits=(Limit("pads", "its norms have no weights that could make up for the padding"),),
 )
 

@@ -3,11 +3,19 @@
 All norms multiply by (1 + weight) but the delta nets' own. Value heads come in groups, one for each key head.
 """
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.blocks import (
+    ATTENTION,
+    EMBEDDING_AND_HEAD,
+    GATED_MLP,
+    PLUS_ONE_NORMS,
+    SELF_ATTENTION,
+    SIZES,
+    qk_norms,
+)
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS, SHARED_EXPERT
 from hyperclone_cli.families.table import Family, NextToken
-from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter, post_norm
+from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter
 
 _DELTA: dict[str, Form] = {
     "model.layers.*.linear_attn.conv1d": depthwise(
@@ -20,15 +28,8 @@ _DELTA: dict[str, Form] = {
 }
 _ATTENTION = {
     **ATTENTION,
+    **qk_norms(SELF_ATTENTION, plus_one=True),
     "model.layers.*.self_attn.q_proj": normed(linear("heads query+value", "embed")),  # and the output's gate
-    "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
-    "model.layers.*.self_attn.q_norm": post_norm("query", plus_one=True),
-    "model.layers.*.self_attn.k_norm": post_norm("key", plus_one=True),
-}
-_NORMS = {
-    "model.layers.*.input_layernorm": norm("embed", plus_one=True),
-    "model.layers.*.post_attention_layernorm": norm("embed", plus_one=True),
-    "model.norm": norm("embed", plus_one=True),
 }
 _SIZES = {
     **SIZES,
@@ -51,7 +52,6 @@ _DEFAULTS = {
     "linear_key_head_dim": 128,
     "linear_value_head_dim": 128,
     "partial_rotary_factor": 0.25,
-    "tie_word_embeddings": False,
 }
 
 QWEN3_NEXT = Family(
@@ -81,7 +81,7 @@ QWEN3_NEXT = Family(
         **in_layers("mixer/attention", _ATTENTION),
         **in_layers("mlp/experts", EXPERTS | SHARED_EXPERT),
         **in_layers("mlp/dense", GATED_MLP),
-        **_NORMS,
+        **PLUS_ONE_NORMS,
     },
     defaults={
         **_DEFAULTS,
@@ -116,7 +116,7 @@ QWEN3_5 = Family(
         ),
         **in_layers("attention", _ATTENTION),
         **GATED_MLP,
-        **_NORMS,
+        **PLUS_ONE_NORMS,
     },
     defaults={**_DEFAULTS, "num_key_value_heads": 4},
     positions=Rotary(fraction="partial_rotary_factor"),

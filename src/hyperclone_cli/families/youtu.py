@@ -1,7 +1,7 @@
 """Youtu LLM: DeepSeek V3's latent attention with one gated feed-forward a layer, tied embeddings."""
 
-from hyperclone_cli.families.deepseek import DEEPSEEK_V3, LATENT_ATTENTION, LATENT_SIZES
-from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, GATED_MLP, NORMS
+from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMS
+from hyperclone_cli.families.deepseek import DEEPSEEK_V3, LATENT_ATTENTION, LATENT_DEFAULTS, LATENT_SIZES
 from hyperclone_cli.families.table import Family
 
 YOUTU = Family(
@@ -10,14 +10,7 @@ YOUTU = Family(
     sizes=LATENT_SIZES,
     aliases=DEEPSEEK_V3.aliases,
     tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **GATED_MLP, **NORMS},
-    defaults={
-        "v_head_dim": 128,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "q_lora_rank": 1536,
-        "kv_lora_rank": 512,
-        "tie_word_embeddings": True,
-    },
+    defaults=LATENT_DEFAULTS | {"tie_word_embeddings": True},
     cache=DEEPSEEK_V3.cache,
     limits=DEEPSEEK_V3.limits,
 )

@@ -48,7 +48,7 @@ def capabilities(family: Family) -> Capabilities:
         _hidden_size(family),
         _heads(family),
         "any" if "ffn" in family.sizes else "implied",
-        "tied" if family.folds else "untied",
+        "tied" if family.carriers else "untied",
         "; ".join(map(_limit, family.limits)),
     )
 
