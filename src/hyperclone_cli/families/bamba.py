@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES, gated_mlp, norms
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES, gated_mlp, norms, under
 from hyperclone_cli.families.granite_moe import EXPERTS
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family
-from hyperclone_cli.families.vocabulary import Form, in_layers, linear, norm, optional
+from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional
 
-_MAMBA: dict[str, Form] = {f"model.layers.*.mamba.{name}": form for name, form in MIXER.items()}
+_MAMBA = under("model.layers.*.mamba", MIXER)
 _SIZES = {
     **SIZES,
     "ssm_heads": "mamba_n_heads",

@@ -17,6 +17,11 @@ from hyperclone_cli.families.vocabulary import (
 )
 
 
+def under(prefix: str, forms: Mapping[str, Form]) -> dict[str, Form]:
+    """The same modules, each under `prefix`."""
+    return {f"{prefix}.{name}": form for name, form in forms.items()}
+
+
 def attention(prefix: str, keys: str = "kv_heads", out: str = "o_proj") -> dict[str, Form]:
     """Attention under `prefix` with queries, keys and values apart. `keys`: the axis that counts keys and values."""
     return {
@@ -71,10 +76,7 @@ def without_first_norm(forms: Mapping[str, Form]) -> dict[str, Form]:
     return {module: from_stream(form) if module in reading else form for module, form in forms.items()}
 
 
-EMBEDDING_AND_HEAD = {
-    "model.embed_tokens": embedding("vocab", "embed"),
-    "lm_head": optional(linear("vocab", "embed")),
-}
+EMBEDDING_AND_HEAD = {"model.embed_tokens": embedding("vocab", "embed"), "lm_head": optional(linear("vocab", "embed"))}
 SCALED_EMBEDDING_AND_HEAD = EMBEDDING_AND_HEAD | {"model.embed_tokens": embedding("vocab", "embed", forward_power=0.5)}
 ROTARY_BUFFERS = {
     "model.layers.*.self_attn.rotary_emb.inv_freq": drop("recomputed from the config"),

@@ -11,11 +11,7 @@ BLOOM = Family(
     known_as="BLOOM, BLOOMZ",
     sizes={"embed": "hidden_size", "heads": "n_head", "vocab": "vocab_size", "layers": "n_layer"},
     multiples={"ffn": (4, "embed")},
-    aliases={
-        "hidden_size": ("n_embed",),
-        "n_head": ("num_attention_heads",),
-        "n_layer": ("num_hidden_layers",),
-    },
+    aliases={"hidden_size": ("n_embed",), "n_head": ("num_attention_heads",), "n_layer": ("num_hidden_layers",)},
     context="seq_length",
     tensors={
         "transformer.word_embeddings": embedding("vocab", "embed"),
@@ -37,11 +33,7 @@ MPT = Family(
     known_as="MPT",
     sizes={"embed": "d_model", "heads": "n_heads", "vocab": "vocab_size", "layers": "n_layers"},
     multiples={"ffn": (4, "embed")},
-    aliases={
-        "d_model": ("hidden_size",),
-        "n_heads": ("num_attention_heads",),
-        "n_layers": ("num_hidden_layers",),
-    },
+    aliases={"d_model": ("hidden_size",), "n_heads": ("num_attention_heads",), "n_layers": ("num_hidden_layers",)},
     context="max_seq_len",
     tensors={
         **EMBEDDING_AND_HEAD,

@@ -9,12 +9,7 @@ COHERE2 = Family(
     model_type="cohere2",
     known_as="Command R7B, Command A",
     sizes=SIZES,
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        **GATED_MLP,
-        **norms("model.layers.*.input_layernorm", "model.norm"),
-    },
+    tensors={**EMBEDDING_AND_HEAD, **ATTENTION, **GATED_MLP, **norms("model.layers.*.input_layernorm", "model.norm")},
     defaults={"tie_word_embeddings": True},
     norm="layer",
     positions=Rotary("neighbours"),

@@ -21,7 +21,13 @@ from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional
 
 _SHARED = gated_mlp("model.layers.*.mlp.shared_experts", "shared moe_ffn")
 SHARED_EXPERTS = {module: optional(form) for module, form in _SHARED.items()}
-CORRECTION = {"model.layers.*.mlp.gate.e_score_correction_bias": parameter("experts")}
+CORRECTION = in_layers("experts", {"model.layers.*.mlp.gate.e_score_correction_bias": parameter("experts")})
+_MIXTURE = {
+    **EMBEDDING_AND_HEAD,
+    **in_layers("experts", EXPERTS | SHARED_EXPERTS),
+    **in_layers("dense", GATED_MLP),
+    **NORMS,
+}
 LATENT_ATTENTION = {
     "model.layers.*.self_attn.q_proj": optional(linear("heads nope+rope", "embed")),
     "model.layers.*.self_attn.q_a_proj": optional(linear("q_latent", "embed")),
@@ -56,13 +62,7 @@ DEEPSEEK_V2 = Family(
     tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
     sizes=LATENT_SIZES | _MOE_SIZES,
     aliases={"num_attention_heads": ("num_key_value_heads",)},
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **LATENT_ATTENTION,
-        **in_layers("experts", EXPERTS | SHARED_EXPERTS),
-        **in_layers("dense", GATED_MLP),
-        **NORMS,
-    },
+    tensors={**_MIXTURE, **LATENT_ATTENTION},
     defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64},
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
@@ -72,7 +72,7 @@ DEEPSEEK_V2 = Family(
 DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     "deepseek_v3",
     known_as="DeepSeek V3 and R1, Moonlight",
-    tensors=in_layers("experts", CORRECTION),
+    tensors=CORRECTION,
     defaults={"n_shared_experts": 1, "n_routed_experts": 256, "moe_intermediate_size": 2048},
     heads=HeadRule.FREE,
     next_token=NextToken("num_nextn_predict_layers"),
@@ -84,13 +84,11 @@ GLM4_MOE = Family(
     tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
     sizes=SIZES | _MOE_SIZES,
     tensors={
-        **EMBEDDING_AND_HEAD,
+        **_MIXTURE,
         **ATTENTION,
         "model.layers.*.self_attn.q_norm": optional(post_norm("query")),
         "model.layers.*.self_attn.k_norm": optional(post_norm("key")),
-        **in_layers("experts", EXPERTS | SHARED_EXPERTS | CORRECTION),
-        **in_layers("dense", GATED_MLP),
-        **NORMS,
+        **CORRECTION,
     },
     defaults={
         "num_key_value_heads": 8,
@@ -125,12 +123,9 @@ ERNIE4_5_MOE = Family(
         "shared": "moe_num_shared_experts",
     },
     tensors={
-        **EMBEDDING_AND_HEAD,
+        **_MIXTURE,
         **ATTENTION,
-        **in_layers("experts", EXPERTS | SHARED_EXPERTS),
         **in_layers("experts", {"model.layers.*.mlp.moe_statics.e_score_correction_bias": parameter("1", "experts")}),
-        **in_layers("dense", GATED_MLP),
-        **NORMS,
     },
     defaults={
         "num_key_value_heads": 4,

@@ -12,10 +12,7 @@ ALIASES = {
     "n_layer": ("num_hidden_layers",),
     "n_positions": ("max_position_embeddings",),
 }
-EMBEDDING_AND_HEAD = {
-    "transformer.wte": embedding("vocab", "embed"),
-    "lm_head": optional(linear("vocab", "embed")),
-}
+EMBEDDING_AND_HEAD = {"transformer.wte": embedding("vocab", "embed"), "lm_head": optional(linear("vocab", "embed"))}
 NORMS = norms("transformer.h.*.ln_1", "transformer.h.*.ln_2", "transformer.ln_f")
 
 GPT2 = Family(

@@ -1,12 +1,15 @@
-"""GPT-NeoX and Pythia: LayerNorm, parallel or sequential residual, one fused query/key/value matrix."""
+"""GPT-NeoX and Pythia: LayerNorm, parallel or sequential residual, one fused query/key/value matrix.
+
+GPT-NeoX Japanese has no biases in its linear layers, but for one in the last attention.
+"""
 
 from hyperclone_cli.families.blocks import causal_mask, mlp, norms, sizes
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family
-from hyperclone_cli.families.vocabulary import Form, drop, embedding, linear, optional
+from hyperclone_cli.families.vocabulary import Form, drop, embedding, in_layers, linear, optional, parameter
 
 
-def modules(prefix: str) -> dict[str, Form]:
+def _modules(prefix: str) -> dict[str, Form]:
     """The modules of GPT-NeoX and of its Japanese relation, under the base model's name."""
     return {
         f"{prefix}.embed_in": embedding("vocab", "embed"),
@@ -26,7 +29,7 @@ GPT_NEOX = Family(
     known_as="Pythia, GPT-NeoX 20B",
     sizes=sizes("kv_heads", "head_dim"),
     tensors={
-        **modules("gpt_neox"),
+        **_modules("gpt_neox"),
         **causal_mask("gpt_neox.layers.*.attention"),
         "gpt_neox.rotary_emb.inv_freq": drop("recomputed from the config"),
         "lm_head": optional(linear("vocab", "embed")),  # the same head, as some exporters name it
@@ -36,4 +39,21 @@ GPT_NEOX = Family(
     positions=Rotary(fraction="rotary_pct"),
 )
 
-FAMILIES = (GPT_NEOX,)
+_ATTENTION = "gpt_neox_japanese.layers.*.attention"
+
+GPT_NEOX_JAPANESE = Family(
+    model_type="gpt_neox_japanese",
+    known_as="GPT-NeoX Japanese",
+    sizes=sizes("ffn", "kv_heads", "head_dim"),
+    multiples={"ffn": ("intermediate_multiple_size", "embed")},
+    tensors={
+        **_modules("gpt_neox_japanese"),
+        **in_layers("inner", {f"{_ATTENTION}.rotary_emb.inv_freq": drop("recomputed from the config")}),
+        **in_layers("last", {f"{_ATTENTION}.dense_bias": parameter("embed")}),
+    },
+    defaults={"intermediate_multiple_size": 4, "rotary_pct": 1.0, "tie_word_embeddings": True},
+    norm="layer",
+    positions=Rotary(fraction="rotary_pct"),
+)
+
+FAMILIES = (GPT_NEOX, GPT_NEOX_JAPANESE)

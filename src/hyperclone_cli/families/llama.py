@@ -15,6 +15,7 @@ from hyperclone_cli.families.blocks import (
 )
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, HeadRule
+from hyperclone_cli.families.vocabulary import norm
 
 LLAMA = Family(
     model_type="llama",
@@ -56,6 +57,17 @@ HUNYUAN = MISTRAL.variant(
     defaults={"num_key_value_heads": None},
 )
 
+BITNET = LLAMA.variant(
+    "bitnet",
+    known_as="BitNet before quantisation",
+    tensors={  # norms before the last matrix of each block too
+        "model.layers.*.self_attn.attn_sub_norm": norm("heads value"),
+        "model.layers.*.mlp.ffn_sub_norm": norm("ffn"),
+    },
+    defaults={"num_key_value_heads": 5},
+    heads=HeadRule.FILLS_EMBED,
+)
+
 FAMILIES = (
     LLAMA,
     MISTRAL,
@@ -72,4 +84,5 @@ FAMILIES = (
     ERNIE4_5,
     HELIUM,
     HUNYUAN,
+    BITNET,
 )

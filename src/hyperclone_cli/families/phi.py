@@ -1,14 +1,6 @@
 """Phi: Phi-1 to 2 with LayerNorm and parallel blocks; Phi-3 and 4, which are Llama with fused matrices."""
 
-from hyperclone_cli.families.blocks import (
-    EMBEDDING_AND_HEAD,
-    NORMS,
-    SELF_ATTENTION,
-    SIZES,
-    attention,
-    mlp,
-    norms,
-)
+from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, NORMS, SELF_ATTENTION, SIZES, attention, mlp, norms
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, HeadRule, Layout, Limit
 from hyperclone_cli.families.vocabulary import linear, post_norm
