@@ -1,4 +1,4 @@
-"""Options are declared once, as fields of a dataclass: `name: Annotated[type, Option("help", …)] = default`.
+"""Options are declared once, as fields of a dataclass: `name: type = option_field(default, "help", …)`.
 
 The command line, the keywords of the Python functions and the reference in docs/options.md are made from these fields.
 """
@@ -6,7 +6,7 @@ The command line, the keywords of the Python functions and the reference in docs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from inspect import Parameter, signature
 from math import isfinite
@@ -62,22 +62,28 @@ class Option:
         return next((get_args(one) for one in self.types if get_origin(one) is Literal), ())
 
 
+def option_field(default: Any, help: str, panel: str = GROWTH, **how: Any) -> Any:
+    """A field of a dataclass that is an option; `how` are other fields of `Option`."""
+    return field(default=default, metadata={"option": Option(help, panel, **how)})
+
+
 def flag(name: str) -> str:
     """The option of the command line that sets the field `name`."""
     return f"--{name.replace('_', '-')}"
 
 
 def options_of(*declarations: type) -> list[Option]:
-    """The options that dataclasses declare, in order. A field without an `Option` is none."""
+    """The options that dataclasses declare, in order. A field that is no `option_field` is none."""
     return [option for declaration in declarations for option in _declared(declaration)]
 
 
 @cache
 def _declared(declaration: type) -> list[Option]:
+    types = get_type_hints(declaration)
     return [
-        replace(said, name=name, type=get_args(annotation)[0], default=getattr(declaration, name))
-        for name, annotation in get_type_hints(declaration, include_extras=True).items()
-        for said in getattr(annotation, "__metadata__", ())
+        replace(one.metadata["option"], name=one.name, type=types[one.name], default=one.default)
+        for one in fields(declaration)
+        if "option" in one.metadata
     ]
 
 

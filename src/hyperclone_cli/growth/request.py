@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.option import CHECKING, WRITING, Option, check_values, flag, options_of, take
+from hyperclone_cli.growth.option import CHECKING, WRITING, check_values, flag, option_field, options_of, take
 from hyperclone_cli.growth.strategies import Mixing
 
 MAX_MULTIPLIER = 65536
@@ -20,12 +20,13 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def _times(width: str, unset: str = "") -> Option:
-    return Option(f"Multiply {width}.", min=1, max=MAX_MULTIPLIER, unset=unset)
+def _times(default: int | None, width: str, unset: str = "") -> Any:
+    return option_field(default, f"Multiply {width}.", min=1, max=MAX_MULTIPLIER, unset=unset)
 
 
-def _units(width: str, mult: str) -> Option:
-    return Option(f"The clone's {width}, instead of {flag(mult)}.", min=1, max=MAX_UNITS, instead_of=mult)
+def _units(width: str, mult: str) -> Any:
+    words = f"The clone's {width}, instead of {flag(mult)}."
+    return option_field(None, words, min=1, max=MAX_UNITS, instead_of=mult)
 
 
 @dataclass(frozen=True)
@@ -37,64 +38,48 @@ class Request:
     Raises RequestError for a value that no checkpoint could be grown by.
     """
 
-    embed_mult: Annotated[float, _times("hidden_size, the width of the residual stream")] = 1
-    ffn_mult: Annotated[float, _times("the feed-forward width")] = 1
-    moe_ffn_mult: Annotated[
-        float | None,
-        _times(
-            "the width of each expert, shared ones too, where config.json states it apart from the feed-forward width",
-            unset="as --ffn-mult",
-        ),
-    ] = None
-    heads_mult: Annotated[
-        float | None,
-        _times(
-            "the number of query heads", unset="as --embed-mult, or the nearest number that the architecture allows"
-        ),
-    ] = None
-    kv_heads_mult: Annotated[
-        float | None,
-        _times(
-            "the number of key/value heads; 1 keeps the size of the KV cache",
-            unset="as --heads-mult, but a single key/value head stays single",
-        ),
-    ] = None
-    head_dim_mult: Annotated[int, _times("the size of a head")] = 1
-    hidden_size: Annotated[int | None, _units("hidden_size", "embed_mult")] = None
-    intermediate_size: Annotated[int | None, _units("feed-forward width", "ffn_mult")] = None
-    num_heads: Annotated[int | None, _units("number of query heads", "heads_mult")] = None
-    num_kv_heads: Annotated[int | None, _units("number of key/value heads", "kv_heads_mult")] = None
-    family: Annotated[
-        str | None,
-        Option(
-            "The table of another architecture, such as llama, for a model_type without one. A refusal names the table "
-            "that fits all tensors; the verification shows whether the architecture computes the same too.",
-        ),
-    ] = None
-    target_params: Annotated[
-        int | str | None,
-        Option(
-            "The clone's number of parameters, such as 1.3B, instead of hidden_size and the feed-forward width. The "
-            "closest shape is chosen and shown.",
-        ),
-    ] = None
-    multiple_of: Annotated[
-        int, Option("--target-params chooses a feed-forward width that is a multiple of this.", min=1, max=MAX_UNITS)
-    ] = 64
-    dtype: Annotated[
-        Dtype | None,
-        Option("The clone's storage dtype.", WRITING, unset="each tensor's own; bfloat16 for a GGUF file"),
-    ] = None
-    max_shard_size: Annotated[int | str, Option("The size of the largest file, in bytes or such as 5GB.", WRITING)] = (
-        "50GB"
+    embed_mult: float = _times(1, "hidden_size, the width of the residual stream")
+    ffn_mult: float = _times(1, "the feed-forward width")
+    moe_ffn_mult: float | None = _times(
+        None,
+        "the width of each expert, shared ones too, where config.json states it apart from the feed-forward width",
+        unset="as --ffn-mult",
     )
-    tie_embeddings: Annotated[
-        Literal["auto", "keep", "untie"],
-        Option(
-            "What becomes of tied embeddings. auto: they stay tied where that can be exact; elsewhere the head becomes "
-            "a matrix of its own. keep: they stay tied, or the request is refused. untie: a matrix of its own.",
-        ),
-    ] = "auto"
+    heads_mult: float | None = _times(
+        None, "the number of query heads", unset="as --embed-mult, or the nearest number that the architecture allows"
+    )
+    kv_heads_mult: float | None = _times(
+        None,
+        "the number of key/value heads; 1 keeps the size of the KV cache",
+        unset="as --heads-mult, but a single key/value head stays single",
+    )
+    head_dim_mult: int = _times(1, "the size of a head")
+    hidden_size: int | None = _units("hidden_size", "embed_mult")
+    intermediate_size: int | None = _units("feed-forward width", "ffn_mult")
+    num_heads: int | None = _units("number of query heads", "heads_mult")
+    num_kv_heads: int | None = _units("number of key/value heads", "kv_heads_mult")
+    family: str | None = option_field(
+        None,
+        "The table of another architecture, such as llama, for a model_type without one. A refusal names the table "
+        "that fits all tensors; the verification shows whether the architecture computes the same too.",
+    )
+    target_params: int | str | None = option_field(
+        None,
+        "The clone's number of parameters, such as 1.3B, instead of hidden_size and the feed-forward width. The "
+        "closest shape is chosen and shown.",
+    )
+    multiple_of: int = option_field(
+        64, "--target-params chooses a feed-forward width that is a multiple of this.", min=1, max=MAX_UNITS
+    )
+    dtype: Dtype | None = option_field(
+        None, "The clone's storage dtype.", WRITING, unset="each tensor's own; bfloat16 for a GGUF file"
+    )
+    max_shard_size: int | str = option_field("50GB", "The size of the largest file, in bytes or such as 5GB.", WRITING)
+    tie_embeddings: Literal["auto", "keep", "untie"] = option_field(
+        "auto",
+        "What becomes of tied embeddings. auto: they stay tied where that can be exact; elsewhere the head becomes "
+        "a matrix of its own. keep: they stay tied, or the request is refused. untie: a matrix of its own.",
+    )
     mixing: Mixing = field(default_factory=Mixing)
 
     def __post_init__(self) -> None:
@@ -130,49 +115,36 @@ class Request:
         mixing = Mixing(**take(Mixing, rest))
         return given or cls(**rest, mixing=mixing)
 
-    def typed(self, size: str, mult: str) -> str:
-        """The option that gave a width, as on a command line; empty where it is the source's."""
-        name = mult if getattr(self, size) is None else size
-        return "" if getattr(self, name) in (None, 1) else f"{flag(name)} {getattr(self, name)}"
-
 
 @dataclass(frozen=True)
 class Writing:
     """How a clone is written. Each field is an option."""
 
-    overwrite: Annotated[
-        bool,
-        Option(
-            "Replace the clone at --out once the new one is complete. A directory that hyperclone did not write, or "
-            "that was trained since, is never replaced.",
-            WRITING,
-        ),
-    ] = False
-    restart: Annotated[
-        bool,
-        Option(
-            "Discard what an interrupted run has written. Without it the same command goes on, and another is refused.",
-            WRITING,
-        ),
-    ] = False
-    threads: Annotated[
-        int | None, Option("How many blocks are worked on at once.", WRITING, min=1, unset="one for each core")
-    ] = None
-    max_memory: Annotated[
-        int | str,
-        Option(
-            "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch "
-            "itself takes about 200 MB more.",
-            WRITING,
-        ),
-    ] = "512MB"
-    checksum: Annotated[
-        bool,
-        Option(
-            "Record the SHA-256 of every file but the card in hyperclone.json. `verify --checksum` compares them.",
-            CHECKING,
-        ),
-    ] = False
+    overwrite: bool = option_field(
+        False,
+        "Replace the clone at --out once the new one is complete. A directory that hyperclone did not write, or "
+        "that was trained since, is never replaced.",
+        WRITING,
+    )
+    restart: bool = option_field(
+        False,
+        "Discard what an interrupted run has written. Without it the same command goes on, and another is refused.",
+        WRITING,
+    )
+    threads: int | None = option_field(
+        None, "How many blocks are worked on at once.", WRITING, min=1, unset="one for each core"
+    )
+    max_memory: int | str = option_field(
+        "512MB",
+        "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch "
+        "itself takes about 200 MB more.",
+        WRITING,
+    )
+    checksum: bool = option_field(
+        False,
+        "Record the SHA-256 of every file but the card in hyperclone.json. `verify --checksum` compares them.",
+        CHECKING,
+    )
 
 
 def bytes_of(option: str, size: int | str) -> int:

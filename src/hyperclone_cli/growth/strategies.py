@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.option import SYMMETRY, Option, check_values
+from hyperclone_cli.growth.option import SYMMETRY, check_values, option_field
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -49,44 +49,36 @@ class Mixing:
     Raises RequestError for a value out of range, and for a ratio that the strategy does not use.
     """
 
-    strategy: Annotated[
-        Strategy,
-        Option(
-            "How an output copy weights the input copies. halving: ½, ¼, …, the last two alike; output copies differ "
-            "and nothing is rounded. symmetric: all alike, as in the paper; the copies stay equal under training. "
-            "diagonal: one input copy each. uneven: in the proportions of --uneven-ratio.",
-            SYMMETRY,
-        ),
-    ] = "halving"
-    uneven_ratio: Annotated[
-        tuple[int, ...],
-        Option(
-            "Proportions of --strategy uneven for the first output copy; the next copies take its powers. Used where "
-            "there are as many copies as numbers; elsewhere they are 1:2:…:n.",
-            SYMMETRY,
-            metavar="A:B…",
-            parse=parse_ratio,
-            format=format_ratio,
-        ),
-    ] = (1, 2)
-    noise_snr_db: Annotated[
-        float | None,
-        Option(
-            "Add noise that cancels over the copies, this many decibels below the weights. The paper uses 10; louder "
-            "noise costs 16-bit weights precision.",
-            SYMMETRY,
-            min=0,
-            max=200,
-            unset="no noise",
-        ),
-    ] = None
-    seed: Annotated[
-        int,
-        Option(
-            "Seed of the noise. The same seed gives the same bytes on processors with the same vector instructions.",
-            SYMMETRY,
-        ),
-    ] = 0
+    strategy: Strategy = option_field(
+        "halving",
+        "How an output copy weights the input copies. halving: ½, ¼, …, the last two alike; output copies differ "
+        "and nothing is rounded. symmetric: all alike, as in the paper; the copies stay equal under training. "
+        "diagonal: one input copy each. uneven: in the proportions of --uneven-ratio.",
+        SYMMETRY,
+    )
+    uneven_ratio: tuple[int, ...] = option_field(
+        (1, 2),
+        "Proportions of --strategy uneven for the first output copy; the next copies take its powers. Used where "
+        "there are as many copies as numbers; elsewhere they are 1:2:…:n.",
+        SYMMETRY,
+        metavar="A:B…",
+        parse=parse_ratio,
+        format=format_ratio,
+    )
+    noise_snr_db: float | None = option_field(
+        None,
+        "Add noise that cancels over the copies, this many decibels below the weights. The paper uses 10; louder "
+        "noise costs 16-bit weights precision.",
+        SYMMETRY,
+        min=0,
+        max=200,
+        unset="no noise",
+    )
+    seed: int = option_field(
+        0,
+        "Seed of the noise. The same seed gives the same bytes on processors with the same vector instructions.",
+        SYMMETRY,
+    )
 
     def __post_init__(self) -> None:
         check_values(self)
