@@ -13,15 +13,7 @@ from typing import Annotated
 
 import typer
 
-from hyperclone_cli.growth.option import (
-    CHECKING,
-    GROWTH,
-    SYMMETRY,
-    WRITING,
-    Function,
-    Option,
-    options_of,
-)
+from hyperclone_cli.growth.option import CHECKING, GROWTH, SYMMETRY, WRITING, Function, Option, options_of
 
 HUB = "Hub"
 PANELS = (None, GROWTH, SYMMETRY, WRITING, CHECKING, HUB)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES, gated_mlp, norms, under
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, gated_mlp, norms, sizes, under
 from hyperclone_cli.families.granite_moe import EXPERTS
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Rotary
@@ -10,13 +10,9 @@ from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional
 
 _MAMBA = under("model.layers.*.mamba", MIXER)
-_SIZES = {
-    **SIZES,
-    "ssm_heads": "mamba_n_heads",
-    "ssm_value": "mamba_d_head",
-    "ssm_groups": "mamba_n_groups",
-    "ssm_state": "mamba_d_state",
-}
+_SIZES = sizes(
+    ssm_heads="mamba_n_heads", ssm_value="mamba_d_head", ssm_groups="mamba_n_groups", ssm_state="mamba_d_state"
+)
 _TINY = {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
 _DEFAULTS = {"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_expand": 2}
 

@@ -116,12 +116,7 @@ ERNIE4_5_MOE = Family(
     model_type="ernie4_5_moe",
     known_as="ERNIE 4.5 21B",
     tiny={"moe_k": 2},
-    sizes={
-        **SIZES,
-        "moe_ffn": "moe_intermediate_size",
-        "experts": "moe_num_experts",
-        "shared": "moe_num_shared_experts",
-    },
+    sizes=sizes(moe_ffn="moe_intermediate_size", experts="moe_num_experts", shared="moe_num_shared_experts"),
     tensors={
         **_MIXTURE,
         **ATTENTION,

@@ -1,23 +1,15 @@
 """Gemma: norms that multiply by (1 + weight), embeddings multiplied by √hidden_size, always tied."""
 
-from hyperclone_cli.families.blocks import (
-    ATTENTION,
-    GATED_MLP,
-    PLUS_ONE_NORMS,
-    SCALED_EMBEDDING_AND_HEAD,
-    SELF_ATTENTION,
-    SIZES,
-    qk_norms,
-)
+from hyperclone_cli.families.blocks import PLUS_ONE_NORMS, SCALED_EMBEDDING_AND_HEAD, SELF_ATTENTION, qk_norms
+from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, HeadRule
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.families.vocabulary import norm, post_norm
 
-GEMMA = Family(
-    model_type="gemma",
+GEMMA = MISTRAL.variant(
+    "gemma",
     known_as="Gemma 1",
-    sizes=SIZES,
-    tensors={**SCALED_EMBEDDING_AND_HEAD, **ATTENTION, **GATED_MLP, **PLUS_ONE_NORMS},
+    tensors={**SCALED_EMBEDDING_AND_HEAD, **PLUS_ONE_NORMS},
     defaults={"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
 )
 

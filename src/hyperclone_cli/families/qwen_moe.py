@@ -1,16 +1,9 @@
 """Qwen's mixtures of experts, and OLMoE: experts by number, in some layers or in all."""
 
-from hyperclone_cli.families.blocks import (
-    ATTENTION,
-    EMBEDDING_AND_HEAD,
-    GATED_MLP,
-    NORMED_ATTENTION,
-    NORMS,
-    SIZES,
-    gated_mlp,
-)
+from hyperclone_cli.families.blocks import GATED_MLP, SELF_ATTENTION, SIZES, gated_mlp, qk_norms
+from hyperclone_cli.families.llama import LLAMA, QWEN2, QWEN3
 from hyperclone_cli.families.olmo import CLIPPED_QUERIES
-from hyperclone_cli.families.table import Family, HeadRule
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.families.vocabulary import Form, in_layers, linear, post_norm
 
 
@@ -25,34 +18,22 @@ SHARED_EXPERT = {
     **gated_mlp("model.layers.*.mlp.shared_expert", "shared_ffn"),
 }
 
-QWEN3_MOE = Family(
-    model_type="qwen3_moe",
+QWEN3_MOE = QWEN3.without(*GATED_MLP).variant(
+    "qwen3_moe",
     known_as="Qwen 3 MoE",
     tiny={"num_experts_per_tok": 2, "mlp_only_layers": [0]},
     sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
     aliases={"num_experts": ("num_local_experts",)},
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **NORMED_ATTENTION,
-        **in_layers("experts", EXPERTS),
-        **in_layers("dense", GATED_MLP),
-        **NORMS,
-    },
-    defaults={"num_key_value_heads": 4, "moe_intermediate_size": 768, "num_experts": 128},
+    tensors={**in_layers("experts", EXPERTS), **in_layers("dense", GATED_MLP)},
+    defaults={"num_key_value_heads": 4, "head_dim": None, "moe_intermediate_size": 768, "num_experts": 128},
 )
 
-QWEN2_MOE = Family(
-    model_type="qwen2_moe",
+QWEN2_MOE = QWEN2.without(*GATED_MLP).variant(
+    "qwen2_moe",
     known_as="Qwen 1.5 and 2 MoE",
     tiny=QWEN3_MOE.tiny,
     sizes={**QWEN3_MOE.sizes, "shared_ffn": "shared_expert_intermediate_size"},
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        **in_layers("experts", EXPERTS | SHARED_EXPERT),
-        **in_layers("dense", GATED_MLP),
-        **NORMS,
-    },
+    tensors={**in_layers("experts", EXPERTS | SHARED_EXPERT), **in_layers("dense", GATED_MLP)},
     defaults={
         "num_key_value_heads": 16,
         "moe_intermediate_size": 1408,
@@ -61,19 +42,17 @@ QWEN2_MOE = Family(
     },
 )
 
-OLMOE = Family(
-    model_type="olmoe",
+OLMOE = LLAMA.without(*GATED_MLP).variant(
+    "olmoe",
     known_as="OLMoE",
     tiny={"num_experts_per_tok": 2},
     sizes={**SIZES, "experts": "num_experts"},
     tensors={
-        **EMBEDDING_AND_HEAD,
-        **NORMED_ATTENTION,
+        **qk_norms(SELF_ATTENTION),
         # norms over all heads
         "model.layers.*.self_attn.q_norm": post_norm("heads query"),
         "model.layers.*.self_attn.k_norm": post_norm("kv_heads key"),
         **experts("model.layers.*.mlp", "ffn"),
-        **NORMS,
     },
     defaults={"num_experts": 64},
     heads=HeadRule.FILLS_EMBED,

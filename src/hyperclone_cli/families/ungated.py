@@ -3,29 +3,13 @@
 Jais 2 and Nemotron have LayerNorm, Nemotron's multiplies by (1 + weight); Apertus learns its activation.
 """
 
-from hyperclone_cli.families.blocks import (
-    ATTENTION,
-    EMBEDDING_AND_HEAD,
-    NORMED_ATTENTION,
-    NORMS,
-    PLUS_ONE_NORMS,
-    SIZES,
-    mlp,
-    norms,
-)
+from hyperclone_cli.families.blocks import NORMS, PLUS_ONE_NORMS, SELF_ATTENTION, norms, qk_norms
+from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, HeadRule
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.families.vocabulary import parameter
 
-_MLP = mlp("model.layers.*.mlp", "up_proj", "down_proj")
-
-ARCEE = Family(
-    model_type="arcee",
-    known_as="AFM 4.5B",
-    sizes=SIZES,
-    tensors={**EMBEDDING_AND_HEAD, **ATTENTION, **_MLP, **NORMS},
-    heads=HeadRule.DIVIDES_EMBED,
-)
+ARCEE = LLAMA.without("model.layers.*.mlp.gate_proj").variant("arcee", known_as="AFM 4.5B")
 
 NEMOTRON = ARCEE.variant(
     "nemotron",
@@ -37,20 +21,18 @@ NEMOTRON = ARCEE.variant(
     heads=HeadRule.FREE,
 )
 
-APERTUS = Family(
-    model_type="apertus",
+APERTUS = ARCEE.without(*NORMS).variant(
+    "apertus",
     known_as="Apertus",
-    sizes=SIZES,
     tensors={
-        **EMBEDDING_AND_HEAD,
-        **NORMED_ATTENTION,
-        **_MLP,
+        **qk_norms(SELF_ATTENTION),
         "model.layers.*.mlp.act_fn.alpha_n": parameter("1"),
         "model.layers.*.mlp.act_fn.alpha_p": parameter("1"),
         "model.layers.*.mlp.act_fn.beta": parameter("1"),
         "model.layers.*.mlp.act_fn.eps": parameter("1"),
         **norms("model.layers.*.attention_layernorm", "model.layers.*.feedforward_layernorm", "model.norm"),
     },
+    heads=HeadRule.FREE,
 )
 
 FAMILIES = (ARCEE, ARCEE.variant("jais2", known_as="Jais 2", norm="layer"), NEMOTRON, APERTUS)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from hyperclone_cli.families import Family, Limit
 from hyperclone_cli.families.axes import AXES
@@ -35,9 +34,6 @@ class Capabilities:
     feed_forward: str
     tied_head: str
     limits: str
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def capabilities(family: Family) -> Capabilities:
