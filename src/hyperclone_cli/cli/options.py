@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,6 +52,10 @@ def _parameter(option: Option) -> inspect.Parameter:
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _hub_option(help: str, default: str) -> Any:
+    return typer.Option(help=help, show_default=default, rich_help_panel=HUB)
+
+
 Src = Annotated[
     str,
     typer.Option(
@@ -66,17 +70,9 @@ RecordedSrc = Annotated[
         show_default="the one that the clone recorded",
     ),
 ]
-Revision = Annotated[
-    str | None,
-    typer.Option(help="Branch, tag or commit of a source on the Hub.", show_default="main", rich_help_panel=HUB),
-]
-Token = Annotated[
-    str | None, typer.Option(help="Token for the Hub.", show_default="the usual login", rich_help_panel=HUB)
-]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(help="Where models from the Hub are kept.", show_default="the usual cache", rich_help_panel=HUB),
-]
+Revision = Annotated[str | None, _hub_option("Branch, tag or commit of a source on the Hub.", "main")]
+Token = Annotated[str | None, _hub_option("Token for the Hub.", "the usual login")]
+CacheDir = Annotated[Path | None, _hub_option("Where models from the Hub are kept.", "the usual cache")]
 PushToHub = Annotated[
     str | None,
     typer.Option(

@@ -4,16 +4,8 @@ Some experts are chosen, others shared by all tokens and stored as one; the firs
 DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`, which is all that is cached.
 """
 
-from hyperclone_cli.families.blocks import (
-    ATTENTION,
-    EMBEDDING_AND_HEAD,
-    GATED_MLP,
-    NORMED_ATTENTION,
-    NORMS,
-    SIZES,
-    gated_mlp,
-    sizes,
-)
+from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, gated_mlp, sizes
+from hyperclone_cli.families.llama import ERNIE4_5, MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS
 from hyperclone_cli.families.table import Family, HeadRule, Limit, NextToken
@@ -22,12 +14,7 @@ from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional
 _SHARED = gated_mlp("model.layers.*.mlp.shared_experts", "shared moe_ffn")
 SHARED_EXPERTS = {module: optional(form) for module, form in _SHARED.items()}
 CORRECTION = in_layers("experts", {"model.layers.*.mlp.gate.e_score_correction_bias": parameter("experts")})
-_MIXTURE = {
-    **EMBEDDING_AND_HEAD,
-    **in_layers("experts", EXPERTS | SHARED_EXPERTS),
-    **in_layers("dense", GATED_MLP),
-    **NORMS,
-}
+_MIXTURE = in_layers("experts", EXPERTS | SHARED_EXPERTS) | in_layers("dense", GATED_MLP)
 LATENT_ATTENTION = {
     "model.layers.*.self_attn.q_proj": optional(linear("heads nope+rope", "embed")),
     "model.layers.*.self_attn.q_a_proj": optional(linear("q_latent", "embed")),
@@ -62,7 +49,7 @@ DEEPSEEK_V2 = Family(
     tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
     sizes=LATENT_SIZES | _MOE_SIZES,
     aliases={"num_attention_heads": ("num_key_value_heads",)},
-    tensors={**_MIXTURE, **LATENT_ATTENTION},
+    tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **_MIXTURE, **NORMS},
     defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64},
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
@@ -78,20 +65,18 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     next_token=NextToken("num_nextn_predict_layers"),
 )
 
-GLM4_MOE = Family(
-    model_type="glm4_moe",
+GLM4_MOE = MISTRAL.without(*GATED_MLP).variant(
+    "glm4_moe",
     known_as="GLM 4.5",
     tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    sizes=SIZES | _MOE_SIZES,
+    sizes=sizes(**_MOE_SIZES),
     tensors={
         **_MIXTURE,
-        **ATTENTION,
         "model.layers.*.self_attn.q_norm": optional(post_norm("query")),
         "model.layers.*.self_attn.k_norm": optional(post_norm("key")),
         **CORRECTION,
     },
     defaults={
-        "num_key_value_heads": 8,
         "moe_intermediate_size": 1408,
         "n_routed_experts": 128,
         "n_shared_experts": 1,
@@ -112,24 +97,22 @@ DOTS1 = GLM4_MOE.variant(
     limits=(),
 )
 
-ERNIE4_5_MOE = Family(
-    model_type="ernie4_5_moe",
+ERNIE4_5_MOE = ERNIE4_5.without(*GATED_MLP).variant(
+    "ernie4_5_moe",
     known_as="ERNIE 4.5 21B",
     tiny={"moe_k": 2},
     sizes=sizes(moe_ffn="moe_intermediate_size", experts="moe_num_experts", shared="moe_num_shared_experts"),
     tensors={
         **_MIXTURE,
-        **ATTENTION,
         **in_layers("experts", {"model.layers.*.mlp.moe_statics.e_score_correction_bias": parameter("1", "experts")}),
     },
     defaults={
         "num_key_value_heads": 4,
+        "head_dim": None,
         "moe_intermediate_size": 1536,
         "moe_num_experts": 64,
         "moe_num_shared_experts": 2,
-        "tie_word_embeddings": True,
     },
-    positions=Rotary("neighbours"),
     next_token=NextToken("num_nextn_predict_layers", "mtp"),
 )
 

@@ -94,8 +94,7 @@ class Request:
         if self.target_params is not None:
             object.__setattr__(self, "target_params", _parameters(self.target_params))
             sizes = self.hidden_size, self.intermediate_size, self.moe_ffn_mult
-            chosen = [self.embed_mult != 1, self.ffn_mult != 1, *sizes]
-            if any(chosen):
+            if any(sizes) or self.embed_mult != 1 or self.ffn_mult != 1:
                 raise RequestError(
                     "--target-params chooses the hidden and the feed-forward size itself.",
                     "Leave out --embed-mult, --ffn-mult, --moe-ffn-mult, --hidden-size and --intermediate-size.",
