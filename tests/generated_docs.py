@@ -77,7 +77,7 @@ reads. It holds no code. This is the whole of `families/starcoder2.py`:
 ```
 
 1. Write the table in `families/`. The fields of `Family` are described in `families/table.py`. `NAME.variant(…)`
-   makes a table that differs from another in a few values.
+   makes a table that differs from another in a few values; `families/blocks.py` has blocks that many tables share.
 2. Add the file to the list in `families/__init__.py`.
 3. Add a tiny random model of it to the tables of models in `tests/`: the tests then hold its clones against stock
    transformers.

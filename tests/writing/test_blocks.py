@@ -24,10 +24,10 @@ from hyperclone_cli.growth.widths import Growth, grow_axes, nest, padded, side_b
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import Filling, GrownTensor
 from hyperclone_cli.writing.arithmetic import grow_block
+from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block, cut_blocks
 from hyperclone_cli.writing.budget import SURVEY_BLOCK_BYTES, Budget
 from hyperclone_cli.writing.columns import sum_copies
-from hyperclone_cli.writing.loop import run_blocks, workers
 from hyperclone_cli.writing.writer import ShardWritten, write_shard
 
 Sources = Callable[[str], Path]

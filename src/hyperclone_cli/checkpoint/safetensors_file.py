@@ -132,8 +132,7 @@ def _stored_tensor(path: Path, data_start: int, name: str, entry: dict[str, Any]
         raise ValueError(f"tensor {name!r} has shape {shape} and offsets {begin}, {end}")
     if entry["dtype"] not in ITEM_BYTES:
         raise CheckpointError(
-            f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no unquantised model uses.",
-            DEQUANTISE,
+            f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no unquantised model uses.", DEQUANTISE
         )
     tensor = StoredTensor(name, entry["dtype"], shape, path, data_start + begin)
     if tensor.nbytes != end - begin:

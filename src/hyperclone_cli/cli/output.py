@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,8 @@ def progress() -> Iterator[Progress]:
         bars.close()
 
 
-def _show_notes(plan: Plan) -> None:
-    for note in plan.notes:
+def _show_notes(notes: Iterable[str]) -> None:
+    for note in notes:
         _err.print(f"Note: {note}")
 
 
@@ -68,7 +69,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         _print_json(plan.as_json())
         return
-    _show_notes(plan)
+    _show_notes(plan.notes)
     _print_table("config.json", ("key", "before", "after"), _config_rows(plan))
     before, after = plan.parameters()
     rows = [(part, f"{before[part]:,}", f"{after[part]:,}") for part in after]
@@ -96,7 +97,7 @@ def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | No
         notes = [*plan.notes, *filter(None, [advice(plan)])]
         _print_json({**plan.as_json(), "notes": notes, "out": str(out), "verification": verification, "url": url})
         return
-    _show_notes(plan)
+    _show_notes(plan.notes)
     before, after = plan.parameters()
     _out.print(
         f"{out}: {sum(before.values()):,} → {sum(after.values()):,} parameters, {decimal(plan.nbytes)}, {plan.head.why}"
@@ -107,8 +108,7 @@ def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | No
         _err.print(f"Not verified. Next: hyperclone verify {quote(str(out))}")
     if pushed:
         show_pushed(pushed, as_json=False)
-    if note := advice(plan):
-        _err.print(f"Note: {note}")
+    _show_notes(filter(None, [advice(plan)]))
 
 
 def show_pushed(pushed: Pushed, as_json: bool) -> None:
@@ -155,8 +155,7 @@ def show_report(report: Report, as_json: bool) -> None:
     _print_table("", ("", ""), rows)
     if report.logits and report.failures:
         _print_table("copies", ("layer", "error"), [(name, f"{error:.1e}") for name, error in report.logits.layers])
-    for note in report.notes:
-        _err.print(f"Note: {note}")
+    _show_notes(report.notes)
     for failure in report.failures[:20]:
         _out.print(f"✗ {failure}")
     if len(report.failures) > 20:
@@ -188,8 +187,7 @@ def show_inspection(inspection: Inspection, as_json: bool) -> None:
         for layer in inspection.layers
     ]
     _print_table("cosine between copies", ("layer", "part", *cosines, "rank", *gradients), rows)
-    for note in inspection.notes:
-        _err.print(f"Note: {note}")
+    _show_notes(inspection.notes)
     if inspection.gradients:
         _out.print(_verdict(inspection.gradients))
 
@@ -217,7 +215,7 @@ def show_families(families: Sequence[Family], refused: Mapping[str, str], as_jso
     """Print the architectures, from the tables, and those that are `refused`, model_type → reason."""
     described = [capabilities(family) for family in families]
     if as_json:
-        found = {family.name: capabilities(family).as_json() | {"grows": grown_keys(family)} for family in families}
+        found = {family.name: asdict(capabilities(family)) | {"grows": grown_keys(family)} for family in families}
         _print_json({"schema_version": SCHEMA_VERSION, "families": found, "refused": dict(refused)})
         return
     rows = [

@@ -13,7 +13,8 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.refused import REFUSED
-from hyperclone_cli.families.table import Family, Limit, Match, PerLayer, Stated, stated_value
+from hyperclone_cli.families.table import Family, Limit, PerLayer, Stated, stated_value
+from hyperclone_cli.families.tensor_names import Match
 
 __all__ = [
     "FAMILIES", "REFUSED", "Family", "Limit", "Match", "PerLayer", "Stated",
@@ -21,12 +22,12 @@ __all__ = [
 ]  # fmt: skip
 
 _LINEAGES = (
-    *("llama", "ungated", "exaone", "cohere", "gemma", "gemma3n", "gemma4", "olmo", "nanochat", "bitnet", "opt"),
-    *("gpt_neox", "phi", "starcoder2", "stablelm", "glm", "diffllama", "gpt_neox_japanese"),
+    *("llama", "ungated", "exaone", "cohere", "gemma", "gemma3n", "gemma4", "olmo", "nanochat", "opt"),
+    *("gpt_neox", "phi", "starcoder2", "stablelm", "glm", "diffllama"),
     # fused or transposed tensors
     *("persimmon", "bloom", "falcon", "gptj", "gpt_neo", "gpt2", "openai_gpt", "biogpt"),
     # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names
-    *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "minicpm3", "youtu"),
+    *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "latent_attention"),
     # recurrent and convolutional layers
     *("lfm2", "jamba", "recurrent_gemma", "mamba", "mamba2", "bamba", "rwkv", "qwen_delta"),
 )

@@ -2,30 +2,19 @@
 
 from dataclasses import replace
 
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, gated_mlp, norms, sizes, under
 from hyperclone_cli.families.granite_moe import EXPERTS
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Fold
-from hyperclone_cli.families.vocabulary import Form, in_layers, linear, norm, optional
+from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional
 
-_MAMBA: dict[str, Form] = {f"model.layers.*.mamba.{name}": form for name, form in MIXER.items()}
-_SIZES = {
-    **SIZES,
-    "ssm_heads": "mamba_n_heads",
-    "ssm_value": "mamba_d_head",
-    "ssm_groups": "mamba_n_groups",
-    "ssm_state": "mamba_d_state",
-}
+_MAMBA = under("model.layers.*.mamba", MIXER)
+_SIZES = sizes(
+    ssm_heads="mamba_n_heads", ssm_value="mamba_d_head", ssm_groups="mamba_n_groups", ssm_state="mamba_d_state"
+)
 _TINY = {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
-_DEFAULTS = {
-    "head_dim": None,
-    "mamba_n_heads": 128,
-    "mamba_n_groups": 1,
-    "mamba_d_state": 256,
-    "mamba_expand": 2,
-    "tie_word_embeddings": False,
-}
+_DEFAULTS = {"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_expand": 2}
 
 BAMBA = Family(
     model_type="bamba",
@@ -37,16 +26,11 @@ BAMBA = Family(
         **EMBEDDING_AND_HEAD,
         **in_layers("mamba", _MAMBA),
         **in_layers("attention", ATTENTION),
-        "model.layers.*.feed_forward.gate_proj": linear("ffn", "embed"),
-        "model.layers.*.feed_forward.up_proj": linear("ffn", "embed"),
-        "model.layers.*.feed_forward.down_proj": linear("embed", "ffn"),
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.pre_ff_layernorm": norm("embed"),
-        "model.final_layernorm": norm("embed"),
+        **gated_mlp("model.layers.*.feed_forward"),
+        **norms("model.layers.*.input_layernorm", "model.layers.*.pre_ff_layernorm", "model.final_layernorm"),
     },
     defaults={**_DEFAULTS, "num_key_value_heads": 8, "partial_rotary_factor": 0.5},
     positions=Rotary(fraction="partial_rotary_factor"),
-    folds=(Fold("model.final_layernorm"),),
     limits=(NORMED,),
 )
 
@@ -57,7 +41,7 @@ FALCON_H1 = BAMBA.variant(
     tiny={**_TINY, "mamba_d_ssm": 64},
     sizes={**_SIZES, "ssm_inner": "mamba_d_ssm"},
     tensors={**_MAMBA, **ATTENTION, "model.layers.*.mamba.norm": optional(norm("ssm_inner"))},
-    defaults={"mamba_d_ssm": 1024, "mamba_rms_norm": False, "partial_rotary_factor": 1.0},
+    defaults={"mamba_d_ssm": 1024, "partial_rotary_factor": 1.0},
     limits=(replace(NORMED, when={"mamba_rms_norm": True}),),
 )
 
@@ -77,12 +61,7 @@ GRANITE = Family(
         **{module: optional(form) for module, form in EXPERTS.items()},
         **NORMS,
     },
-    defaults={
-        **_DEFAULTS,
-        "num_key_value_heads": None,
-        "num_local_experts": 8,
-        "shared_intermediate_size": 1024,
-    },
+    defaults={**_DEFAULTS, "num_local_experts": 8, "shared_intermediate_size": 1024},
     positions=Rotary(constant_scale="attention_multiplier"),
     limits=(NORMED,),
 )

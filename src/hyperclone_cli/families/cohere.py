@@ -1,24 +1,17 @@
 """Cohere's Command R: attention and feed-forward side by side after one LayerNorm, rotary positions in pairs."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Limit
-from hyperclone_cli.families.vocabulary import head_norm, norm, optional
+from hyperclone_cli.families.table import HeadRule, Limit
+from hyperclone_cli.families.vocabulary import head_norm, optional
 
-COHERE2 = Family(
-    model_type="cohere2",
+COHERE2 = LLAMA.without("model.layers.*.post_attention_layernorm").variant(
+    "cohere2",
     known_as="Command R7B, Command A",
-    sizes=SIZES,
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        **GATED_MLP,
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.norm": norm("embed"),
-    },
-    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": True},
+    defaults={"tie_word_embeddings": True},
     norm="layer",
     positions=Rotary("neighbours"),
+    heads=HeadRule.FREE,
 )
 
 COHERE = COHERE2.variant(

@@ -1,7 +1,8 @@
 """DBRX: LayerNorm without biases, fused queries, keys and values; experts one below the other in three tensors."""
 
-from hyperclone_cli.families.table import Family, Fold, Limit
-from hyperclone_cli.families.vocabulary import bare, conv1d, embedding, linear, norm, stacked
+from hyperclone_cli.families.blocks import norms
+from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import bare, conv1d, embedding, linear, stacked
 
 DBRX = Family(
     model_type="dbrx",
@@ -26,15 +27,14 @@ DBRX = Family(
     context="max_seq_len",
     tensors={
         "transformer.wte": embedding("vocab", "embed"),
-        "transformer.blocks.*.norm_attn_norm.norm_1": norm("embed"),
         "transformer.blocks.*.norm_attn_norm.attn.Wqkv": linear("heads query | kv_heads key | kv_heads value", "embed"),
         "transformer.blocks.*.norm_attn_norm.attn.out_proj": linear("embed", "heads value"),
-        "transformer.blocks.*.norm_attn_norm.norm_2": norm("embed"),
         "transformer.blocks.*.ffn.router.layer": linear("experts", "embed"),
         "transformer.blocks.*.ffn.experts.mlp.w1": stacked(bare(linear("experts ffn", "embed"))),
         "transformer.blocks.*.ffn.experts.mlp.v1": stacked(bare(linear("experts ffn", "embed"))),
         "transformer.blocks.*.ffn.experts.mlp.w2": stacked(bare(conv1d("ffn", "experts embed"))),
-        "transformer.norm_f": norm("embed"),
+        **norms("transformer.blocks.*.norm_attn_norm.norm_1", "transformer.blocks.*.norm_attn_norm.norm_2"),
+        **norms("transformer.norm_f"),
         "lm_head": linear("vocab", "embed"),
     },
     defaults={
@@ -43,12 +43,8 @@ DBRX = Family(
         "ffn_config.moe_num_experts": 4,
         "attn_config.kv_n_heads": 1,
         "max_seq_len": 2048,
-        "tie_word_embeddings": False,
     },
     norm="layer",
-    prefix="transformer",
-    embedding="transformer.wte",
-    folds=(Fold("transformer.norm_f"),),
     limits=(Limit("head_dim", "its clip_qkv would clip scaled queries elsewhere", {"attn_config.clip_qkv": ...}),),
 )
 

@@ -4,18 +4,17 @@ Some experts are chosen, others shared by all tokens and stored as one; the firs
 DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`, which is all that is cached.
 """
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, SIZES
+from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, gated_mlp, sizes
+from hyperclone_cli.families.llama import ERNIE4_5, MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS
 from hyperclone_cli.families.table import Family, HeadRule, Limit, NextToken
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional, parameter, post_norm
 
-SHARED_EXPERTS = {
-    "model.layers.*.mlp.shared_experts.gate_proj": optional(linear("shared moe_ffn", "embed")),
-    "model.layers.*.mlp.shared_experts.up_proj": optional(linear("shared moe_ffn", "embed")),
-    "model.layers.*.mlp.shared_experts.down_proj": optional(linear("embed", "shared moe_ffn")),
-}
-CORRECTION = {"model.layers.*.mlp.gate.e_score_correction_bias": parameter("experts")}
+_SHARED = gated_mlp("model.layers.*.mlp.shared_experts", "shared moe_ffn")
+SHARED_EXPERTS = {module: optional(form) for module, form in _SHARED.items()}
+CORRECTION = in_layers("experts", {"model.layers.*.mlp.gate.e_score_correction_bias": parameter("experts")})
+_MIXTURE = in_layers("experts", EXPERTS | SHARED_EXPERTS) | in_layers("dense", GATED_MLP)
 LATENT_ATTENTION = {
     "model.layers.*.self_attn.q_proj": optional(linear("heads nope+rope", "embed")),
     "model.layers.*.self_attn.q_a_proj": optional(linear("q_latent", "embed")),
@@ -27,47 +26,31 @@ LATENT_ATTENTION = {
     "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
 }
 
-LATENT_SIZES = {
-    "embed": "hidden_size",
-    "ffn": "intermediate_size",
-    "heads": "num_attention_heads",
-    "head_dim": "v_head_dim",
-    "nope": "qk_nope_head_dim",
-    "rope": "qk_rope_head_dim",
-    "q_latent": "q_lora_rank",
-    "kv_latent": "kv_lora_rank",
-    "vocab": "vocab_size",
-    "layers": "num_hidden_layers",
+LATENT_SIZES = sizes(
+    "kv_heads",
+    head_dim="v_head_dim",
+    nope="qk_nope_head_dim",
+    rope="qk_rope_head_dim",
+    q_latent="q_lora_rank",
+    kv_latent="kv_lora_rank",
+)
+LATENT_DEFAULTS = {
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
 }
+_MOE_SIZES = {"moe_ffn": "moe_intermediate_size", "experts": "n_routed_experts", "shared": "n_shared_experts"}
 
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     known_as="DeepSeek V2",
     tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
-    sizes={
-        **LATENT_SIZES,
-        "moe_ffn": "moe_intermediate_size",
-        "experts": "n_routed_experts",
-        "shared": "n_shared_experts",
-    },
+    sizes=LATENT_SIZES | _MOE_SIZES,
     aliases={"num_attention_heads": ("num_key_value_heads",)},
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **LATENT_ATTENTION,
-        **in_layers("experts", EXPERTS | SHARED_EXPERTS),
-        **in_layers("dense", GATED_MLP),
-        **NORMS,
-    },
-    defaults={
-        "v_head_dim": 128,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "q_lora_rank": 1536,
-        "kv_lora_rank": 512,
-        "n_shared_experts": 2,
-        "n_routed_experts": 64,
-        "tie_word_embeddings": False,
-    },
+    tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **_MIXTURE, **NORMS},
+    defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64},
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
     heads=HeadRule.DIVIDES_EMBED,
@@ -76,40 +59,28 @@ DEEPSEEK_V2 = Family(
 DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     "deepseek_v3",
     known_as="DeepSeek V3 and R1, Moonlight",
-    tensors=in_layers("experts", CORRECTION),
+    tensors=CORRECTION,
     defaults={"n_shared_experts": 1, "n_routed_experts": 256, "moe_intermediate_size": 2048},
     heads=HeadRule.FREE,
     next_token=NextToken("num_nextn_predict_layers"),
 )
 
-GLM4_MOE = Family(
-    model_type="glm4_moe",
+GLM4_MOE = MISTRAL.without(*GATED_MLP).variant(
+    "glm4_moe",
     known_as="GLM 4.5",
     tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    sizes={
-        **SIZES,
-        "moe_ffn": "moe_intermediate_size",
-        "experts": "n_routed_experts",
-        "shared": "n_shared_experts",
-    },
+    sizes=sizes(**_MOE_SIZES),
     tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
+        **_MIXTURE,
         "model.layers.*.self_attn.q_norm": optional(post_norm("query")),
         "model.layers.*.self_attn.k_norm": optional(post_norm("key")),
-        **in_layers("experts", EXPERTS | SHARED_EXPERTS | CORRECTION),
-        **in_layers("dense", GATED_MLP),
-        **NORMS,
+        **CORRECTION,
     },
     defaults={
-        "num_key_value_heads": 8,
-        "head_dim": None,
         "moe_intermediate_size": 1408,
         "n_routed_experts": 128,
         "n_shared_experts": 1,
         "partial_rotary_factor": 0.5,
-        "use_qk_norm": False,
-        "tie_word_embeddings": False,
     },
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken("num_nextn_predict_layers"),
@@ -126,23 +97,14 @@ DOTS1 = GLM4_MOE.variant(
     limits=(),
 )
 
-ERNIE4_5_MOE = Family(
-    model_type="ernie4_5_moe",
+ERNIE4_5_MOE = ERNIE4_5.without(*GATED_MLP).variant(
+    "ernie4_5_moe",
     known_as="ERNIE 4.5 21B",
     tiny={"moe_k": 2},
-    sizes={
-        **SIZES,
-        "moe_ffn": "moe_intermediate_size",
-        "experts": "moe_num_experts",
-        "shared": "moe_num_shared_experts",
-    },
+    sizes=sizes(moe_ffn="moe_intermediate_size", experts="moe_num_experts", shared="moe_num_shared_experts"),
     tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        **in_layers("experts", EXPERTS | SHARED_EXPERTS),
+        **_MIXTURE,
         **in_layers("experts", {"model.layers.*.mlp.moe_statics.e_score_correction_bias": parameter("1", "experts")}),
-        **in_layers("dense", GATED_MLP),
-        **NORMS,
     },
     defaults={
         "num_key_value_heads": 4,
@@ -150,9 +112,7 @@ ERNIE4_5_MOE = Family(
         "moe_intermediate_size": 1536,
         "moe_num_experts": 64,
         "moe_num_shared_experts": 2,
-        "tie_word_embeddings": True,
     },
-    positions=Rotary("neighbours"),
     next_token=NextToken("num_nextn_predict_layers", "mtp"),
 )
 

@@ -1,18 +1,13 @@
 """Falcon: LayerNorm, rotary or ALiBi positions, queries, keys and values fused in one of three layouts."""
 
+from hyperclone_cli.families.blocks import mlp, sizes
 from hyperclone_cli.families.positions import Alibi, Rotary
-from hyperclone_cli.families.table import Family, Fold, Layout, Limit
+from hyperclone_cli.families.table import Family, Layout, Limit
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional
 
 _ALIBI = {"alibi": True}
 _HEAD_SIZE = Limit("head_dim", "where ALiBi's slopes are divided by the root of the head size", _ALIBI)
-_SIZES = {
-    "embed": "hidden_size",
-    "ffn": "ffn_hidden_size",
-    "heads": "num_attention_heads",
-    "vocab": "vocab_size",
-    "layers": "num_hidden_layers",
-}
+_SIZES = sizes("kv_heads", "head_dim", ffn="ffn_hidden_size")
 
 # 7b: one key/value head, after the queries of all heads
 FALCON = Family(
@@ -32,21 +27,12 @@ FALCON = Family(
         ),
         "transformer.h.*.self_attention.dense": linear("embed", "heads value"),
         "transformer.h.*.post_attention_layernorm": optional(norm("embed")),
-        "transformer.h.*.mlp.dense_h_to_4h": linear("ffn", "embed"),
-        "transformer.h.*.mlp.dense_4h_to_h": linear("embed", "ffn"),
+        **mlp("transformer.h.*.mlp", "dense_h_to_4h", "dense_4h_to_h"),
         "transformer.ln_f": norm("embed"),
         "lm_head": optional(linear("vocab", "embed")),
     },
-    defaults={
-        "alibi": False,
-        "new_decoder_architecture": False,
-        "multi_query": True,
-        "tie_word_embeddings": True,
-    },
+    defaults={"multi_query": True, "tie_word_embeddings": True},
     norm="layer",
-    prefix="transformer",
-    embedding="transformer.word_embeddings",
-    folds=(Fold("transformer.ln_f"),),
     limits=(
         Limit("heads", "where ALiBi gives every head a slope that depends on how many there are", _ALIBI),
         _HEAD_SIZE,

@@ -11,7 +11,6 @@ from hyperclone_cli.families.table import Family, Layout
 from hyperclone_cli.families.vocabulary import bare, linear, stacked
 
 _GATE_UP = "model.layers.*.mlp.experts.gate_up_proj"
-_DOWN = "model.layers.*.mlp.experts.down_proj"
 _CORRECTION = "e_score_correction_bias"
 
 _RENAMED = {
@@ -31,7 +30,7 @@ def fused(family: Family, renamed: Mapping[str, str]) -> Family:
     width = "moe_ffn" if "moe_ffn" in family.sizes else "ffn"
     experts = {
         _GATE_UP: replace(stacked(bare(linear(f"experts {width}+{width}", "embed"))), layer_kind=kind),
-        _DOWN: replace(stacked(bare(linear("experts embed", width))), layer_kind=kind),
+        "model.layers.*.mlp.experts.down_proj": replace(stacked(bare(linear("experts embed", width))), layer_kind=kind),
     }
     others = {renamed.get(module, module): form for module, form in family.without(*numbered).tensors.items()}
     return replace(family, layout=Layout("fused experts", module=_GATE_UP), tensors=others | experts)

@@ -1,23 +1,15 @@
 """Gemma: norms that multiply by (1 + weight), embeddings multiplied by √hidden_size, always tied."""
 
-from hyperclone_cli.families.llama import ATTENTION, GATED_MLP, NORMED_ATTENTION, SIZES
+from hyperclone_cli.families.blocks import PLUS_ONE_NORMS, SCALED_EMBEDDING_AND_HEAD, SELF_ATTENTION, qk_norms
+from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, HeadRule
-from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
+from hyperclone_cli.families.table import HeadRule
+from hyperclone_cli.families.vocabulary import norm, post_norm
 
-GEMMA = Family(
-    model_type="gemma",
+GEMMA = MISTRAL.variant(
+    "gemma",
     known_as="Gemma 1",
-    sizes=SIZES,
-    tensors={
-        "model.embed_tokens": embedding("vocab", "embed", forward_power=0.5),
-        "lm_head": optional(linear("vocab", "embed")),
-        **ATTENTION,
-        **GATED_MLP,
-        "model.layers.*.input_layernorm": norm("embed", plus_one=True),
-        "model.layers.*.post_attention_layernorm": norm("embed", plus_one=True),
-        "model.norm": norm("embed", plus_one=True),
-    },
+    tensors={**SCALED_EMBEDDING_AND_HEAD, **PLUS_ONE_NORMS},
     defaults={"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
 )
 
@@ -34,23 +26,11 @@ GEMMA2 = GEMMA.variant(
     positions=Rotary(constant_scale="query_pre_attn_scalar"),
 )
 
-GEMMA3 = GEMMA2.variant(
-    "gemma3_text",
-    known_as="Gemma 3 270M and 1B",
-    tensors={
-        **NORMED_ATTENTION,
-        "model.layers.*.self_attn.q_norm": post_norm("query", plus_one=True),
-        "model.layers.*.self_attn.k_norm": post_norm("key", plus_one=True),
-    },
+FAMILIES = (
+    GEMMA,
+    GEMMA2,
+    GEMMA2.variant("gemma3_text", known_as="Gemma 3 270M and 1B", tensors=qk_norms(SELF_ATTENTION, plus_one=True)),
+    GEMMA2.without("model.layers.*.post_attention_layernorm", "model.layers.*.post_feedforward_layernorm").variant(
+        "vaultgemma", known_as="VaultGemma"
+    ),
 )
-
-VAULTGEMMA = GEMMA.without("model.layers.*.post_attention_layernorm").variant(
-    "vaultgemma",
-    known_as="VaultGemma",
-    tensors={"model.layers.*.pre_feedforward_layernorm": norm("embed", plus_one=True)},
-    defaults={"num_key_value_heads": 4},
-    heads=HeadRule.DIVIDES_EMBED,
-    positions=Rotary(constant_scale="query_pre_attn_scalar"),
-)
-
-FAMILIES = (GEMMA, GEMMA2, GEMMA3, VAULTGEMMA)

@@ -3,18 +3,12 @@
 What is added to a stream is the layer's own input after its norm, so all that reads this reads a stream.
 """
 
-from hyperclone_cli.families.gemma4 import (
-    EMBEDDING_PER_LAYER,
-    SANDWICH_NORMS,
-    SCALED_EMBEDDING_AND_HEAD,
-    SHARING_ATTENTION,
-)
-from hyperclone_cli.families.llama import GATED_MLP, SIZES
+from hyperclone_cli.families.blocks import GATED_MLP, SCALED_EMBEDDING_AND_HEAD, SIZES, without_first_norm
+from hyperclone_cli.families.gemma4 import EMBEDDING_PER_LAYER, SANDWICH_NORMS, SHARING_ATTENTION
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, HeadRule, Limit, PerLayer
 from hyperclone_cli.families.vocabulary import factor, from_stream, linear, norm, post_norm
 
-_READ_INPUT = tuple(f"model.layers.*.self_attn.{name}_proj" for name in ("q", "k", "v"))
 _STREAMS = range(3)
 """Streams besides the first, each with projections of its own."""
 
@@ -38,8 +32,7 @@ GEMMA3N = Family(
         **{f"model.altup_projections.{number}": from_stream(linear("embed", "embed")) for number in _STREAMS},
         **{f"model.altup_unembed_projections.{number}": from_stream(linear("embed", "embed")) for number in _STREAMS},
         **EMBEDDING_PER_LAYER,
-        **SHARING_ATTENTION,
-        **{module: from_stream(SHARING_ATTENTION[module]) for module in _READ_INPUT},
+        **without_first_norm(SHARING_ATTENTION),
         **GATED_MLP,
         **SANDWICH_NORMS,
         "model.layers.*.input_layernorm": post_norm("embed"),

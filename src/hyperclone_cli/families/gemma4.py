@@ -5,7 +5,7 @@ Its layers may share the keys and values of an earlier one, and take their keys 
 
 from dataclasses import replace
 
-from hyperclone_cli.families.llama import GATED_MLP, NORMED_ATTENTION, SIZES
+from hyperclone_cli.families.blocks import GATED_MLP, NORMED_ATTENTION, SCALED_EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Layout, Limit, PerLayer
 from hyperclone_cli.families.vocabulary import (
@@ -21,10 +21,6 @@ from hyperclone_cli.families.vocabulary import (
     stacked,
 )
 
-SCALED_EMBEDDING_AND_HEAD = {
-    "model.embed_tokens": embedding("vocab", "embed", forward_power=0.5),
-    "lm_head": optional(linear("vocab", "embed")),
-}
 SANDWICH_NORMS = {
     "model.layers.*.input_layernorm": norm("embed"),
     "model.layers.*.post_attention_layernorm": post_norm("embed"),
@@ -91,8 +87,6 @@ GEMMA4 = Family(
         "head_dim": 256,
         "global_head_dim": 512,
         "num_kv_shared_layers": 0,
-        "use_double_wide_mlp": False,
-        "attention_k_eq_v": False,
         "tie_word_embeddings": True,
     },
     positions=Rotary(constant_scale="1"),

@@ -1,27 +1,14 @@
 """GLM 4 of two makes: Llama with gate and up fused, rotary positions on pairs, in glm4 a norm after each block too."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
+from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import linear, post_norm
 
-GLM = Family(
-    model_type="glm",
+GLM = MISTRAL.without("model.layers.*.mlp.gate_proj", "model.layers.*.mlp.up_proj").variant(
+    "glm",
     known_as="GLM-4 9B",
-    sizes=SIZES,
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        "model.layers.*.mlp.gate_up_proj": linear("ffn | ffn", "embed"),
-        "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
-        **NORMS,
-    },
-    defaults={
-        "num_key_value_heads": 2,
-        "head_dim": 128,
-        "partial_rotary_factor": 0.5,
-        "tie_word_embeddings": False,
-    },
+    tensors={"model.layers.*.mlp.gate_up_proj": linear("ffn | ffn", "embed")},
+    defaults={"num_key_value_heads": 2, "head_dim": 128, "partial_rotary_factor": 0.5},
     positions=Rotary("neighbours", "partial_rotary_factor"),
 )
 

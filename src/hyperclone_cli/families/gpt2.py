@@ -1,8 +1,9 @@
 """GPT-2 and GPT-BigCode (SantaCoder, StarCoder 1): LayerNorm before each block, learned positions, fused attention."""
 
+from hyperclone_cli.families.blocks import causal_mask, mlp, norms
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Fold, Layout, Limit
-from hyperclone_cli.families.vocabulary import conv1d, drop, embedding, linear, norm, optional
+from hyperclone_cli.families.table import Family, Layout, Limit
+from hyperclone_cli.families.vocabulary import conv1d, embedding, linear, optional
 
 SIZES = {"embed": "n_embd", "ffn": "n_inner", "heads": "n_head", "vocab": "vocab_size", "layers": "n_layer"}
 ALIASES = {
@@ -11,6 +12,8 @@ ALIASES = {
     "n_layer": ("num_hidden_layers",),
     "n_positions": ("max_position_embeddings",),
 }
+EMBEDDING_AND_HEAD = {"transformer.wte": embedding("vocab", "embed"), "lm_head": optional(linear("vocab", "embed"))}
+NORMS = norms("transformer.h.*.ln_1", "transformer.h.*.ln_2", "transformer.ln_f")
 
 GPT2 = Family(
     model_type="gpt2",
@@ -20,25 +23,18 @@ GPT2 = Family(
     aliases=ALIASES,
     context="n_positions",
     tensors={
-        "transformer.wte": embedding("vocab", "embed"),
+        **EMBEDDING_AND_HEAD,
         "transformer.wpe": embedding("*", "embed"),
-        "transformer.h.*.ln_1": norm("embed"),
         "transformer.h.*.attn.c_attn": conv1d("embed", "heads query | heads key | heads value"),
         "transformer.h.*.attn.c_proj": conv1d("heads value", "embed"),
-        "transformer.h.*.attn.bias": drop("causal mask, rebuilt on load"),
-        "transformer.h.*.attn.masked_bias": drop("causal mask, rebuilt on load"),
-        "transformer.h.*.ln_2": norm("embed"),
+        **causal_mask("transformer.h.*.attn"),
         "transformer.h.*.mlp.c_fc": conv1d("embed", "ffn"),
         "transformer.h.*.mlp.c_proj": conv1d("ffn", "embed"),
-        "transformer.ln_f": norm("embed"),
-        "lm_head": optional(linear("vocab", "embed")),
+        **NORMS,
     },
     defaults={"n_positions": 1024, "scale_attn_weights": True, "tie_word_embeddings": True},
     norm="layer",
     positions=Learned(),
-    prefix="transformer",
-    embedding="transformer.wte",
-    folds=(Fold("transformer.ln_f"),),
     limits=(
         Limit(
             "head_dim", "where without scale_attn_weights no head size scales the scores", {"scale_attn_weights": False}
@@ -55,8 +51,7 @@ GPT_BIGCODE = GPT2.variant(
         # a head's three parts lie together
         "transformer.h.*.attn.c_attn": linear("heads query+key+value", "embed"),
         "transformer.h.*.attn.c_proj": linear("embed", "heads value"),
-        "transformer.h.*.mlp.c_fc": linear("ffn", "embed"),
-        "transformer.h.*.mlp.c_proj": linear("embed", "ffn"),
+        **mlp("transformer.h.*.mlp", "c_fc", "c_proj"),
     },
     defaults={"multi_query": True},
 )

@@ -1,43 +1,59 @@
-"""GPT-NeoX and Pythia: LayerNorm, parallel or sequential residual, one fused query/key/value matrix."""
+"""GPT-NeoX and Pythia: LayerNorm, parallel or sequential residual, one fused query/key/value matrix.
 
+GPT-NeoX Japanese has no biases in its linear layers, but for one in the last attention.
+"""
+
+from hyperclone_cli.families.blocks import causal_mask, mlp, norms, sizes
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Fold
-from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
+from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import Form, drop, embedding, in_layers, linear, optional, parameter
+
+
+def _modules(prefix: str) -> dict[str, Form]:
+    """The modules of GPT-NeoX and of its Japanese relation, under the base model's name."""
+    return {
+        f"{prefix}.embed_in": embedding("vocab", "embed"),
+        # a head's three parts lie together
+        f"{prefix}.layers.*.attention.query_key_value": linear("heads query+key+value", "embed"),
+        f"{prefix}.layers.*.attention.dense": linear("embed", "heads value"),
+        f"{prefix}.layers.*.attention.rotary_emb.inv_freq": drop("recomputed from the config"),
+        **mlp(f"{prefix}.layers.*.mlp", "dense_h_to_4h", "dense_4h_to_h"),
+        **norms(f"{prefix}.layers.*.input_layernorm", f"{prefix}.layers.*.post_attention_layernorm"),
+        **norms(f"{prefix}.final_layer_norm"),
+        "embed_out": optional(linear("vocab", "embed")),
+    }
+
 
 GPT_NEOX = Family(
     model_type="gpt_neox",
     known_as="Pythia, GPT-NeoX 20B",
-    sizes={
-        "embed": "hidden_size",
-        "ffn": "intermediate_size",
-        "heads": "num_attention_heads",
-        "vocab": "vocab_size",
-        "layers": "num_hidden_layers",
-    },
+    sizes=sizes("kv_heads", "head_dim"),
     tensors={
-        "gpt_neox.embed_in": embedding("vocab", "embed"),
-        "gpt_neox.layers.*.input_layernorm": norm("embed"),
-        # a head's three parts lie together
-        "gpt_neox.layers.*.attention.query_key_value": linear("heads query+key+value", "embed"),
-        "gpt_neox.layers.*.attention.dense": linear("embed", "heads value"),
-        "gpt_neox.layers.*.attention.bias": drop("causal mask, rebuilt on load"),
-        "gpt_neox.layers.*.attention.masked_bias": drop("causal mask, rebuilt on load"),
-        "gpt_neox.layers.*.attention.rotary_emb.inv_freq": drop("recomputed from the config"),
+        **_modules("gpt_neox"),
+        **causal_mask("gpt_neox.layers.*.attention"),
         "gpt_neox.rotary_emb.inv_freq": drop("recomputed from the config"),
-        "gpt_neox.layers.*.post_attention_layernorm": norm("embed"),
-        "gpt_neox.layers.*.mlp.dense_h_to_4h": linear("ffn", "embed"),
-        "gpt_neox.layers.*.mlp.dense_4h_to_h": linear("embed", "ffn"),
-        "gpt_neox.final_layer_norm": norm("embed"),
-        "embed_out": optional(linear("vocab", "embed")),
         "lm_head": optional(linear("vocab", "embed")),  # the same head, as some exporters name it
     },
-    defaults={"tie_word_embeddings": False, "rotary_pct": 0.25},
+    defaults={"rotary_pct": 0.25},
     norm="layer",
     positions=Rotary(fraction="rotary_pct"),
-    prefix="gpt_neox",
-    embedding="gpt_neox.embed_in",
-    head="embed_out",
-    folds=(Fold("gpt_neox.final_layer_norm"),),
 )
 
-FAMILIES = (GPT_NEOX,)
+_ATTENTION = "gpt_neox_japanese.layers.*.attention"
+
+GPT_NEOX_JAPANESE = Family(
+    model_type="gpt_neox_japanese",
+    known_as="GPT-NeoX Japanese",
+    sizes=sizes("ffn", "kv_heads", "head_dim"),
+    multiples={"ffn": ("intermediate_multiple_size", "embed")},
+    tensors={
+        **_modules("gpt_neox_japanese"),
+        **in_layers("inner", {f"{_ATTENTION}.rotary_emb.inv_freq": drop("recomputed from the config")}),
+        **in_layers("last", {f"{_ATTENTION}.dense_bias": parameter("embed")}),
+    },
+    defaults={"intermediate_multiple_size": 4, "rotary_pct": 1.0, "tie_word_embeddings": True},
+    norm="layer",
+    positions=Rotary(fraction="rotary_pct"),
+)
+
+FAMILIES = (GPT_NEOX, GPT_NEOX_JAPANESE)

@@ -1,25 +1,22 @@
 """gpt-oss in 16 bits: all experts of a layer in two tensors of (in, out), gate and value by turns; attention sinks."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.blocks import GATED_MLP, SIZES
+from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.vocabulary import bare, conv1d, linear, parameter, stacked
 
-GPT_OSS = Family(
-    model_type="gpt_oss",
+GPT_OSS = MISTRAL.without(*GATED_MLP).variant(
+    "gpt_oss",
     known_as="gpt-oss, dequantised",
     sizes={**SIZES, "experts": "num_local_experts"},
     tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
         "model.layers.*.self_attn.sinks": parameter("heads"),
         "model.layers.*.mlp.router": linear("experts", "embed"),
         "model.layers.*.mlp.experts.gate_up_proj": stacked(bare(conv1d("embed", "experts ffn 2"))),
         "model.layers.*.mlp.experts.gate_up_proj_bias": stacked(parameter("experts ffn 2")),
         "model.layers.*.mlp.experts.down_proj": stacked(bare(conv1d("ffn", "experts embed"))),
         "model.layers.*.mlp.experts.down_proj_bias": stacked(parameter("experts embed")),
-        **NORMS,
     },
-    defaults={"num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 128, "tie_word_embeddings": False},
+    defaults={"head_dim": 64, "num_local_experts": 128},
 )
 
 FAMILIES = (GPT_OSS,)

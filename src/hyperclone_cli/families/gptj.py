@@ -1,11 +1,10 @@
 """GPT-J and CodeGen: parallel blocks, rotary positions on neighbouring pairs, an output head with a bias."""
 
-from dataclasses import replace
-
-from hyperclone_cli.families.gpt2 import ALIASES, SIZES
+from hyperclone_cli.families.blocks import attention, causal_mask, mlp, norms
+from hyperclone_cli.families.gpt2 import ALIASES, EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Fold
-from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
+from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import drop, linear
 
 GPTJ = Family(
     model_type="gptj",
@@ -16,39 +15,25 @@ GPTJ = Family(
     aliases=ALIASES,
     context="n_positions",
     tensors={
-        "transformer.wte": embedding("vocab", "embed"),
-        "transformer.h.*.ln_1": norm("embed"),
-        "transformer.h.*.attn.q_proj": linear("heads query", "embed"),
-        "transformer.h.*.attn.k_proj": linear("heads key", "embed"),
-        "transformer.h.*.attn.v_proj": linear("heads value", "embed"),
-        "transformer.h.*.attn.out_proj": linear("embed", "heads value"),
-        "transformer.h.*.attn.bias": drop("causal mask, rebuilt on load"),
-        "transformer.h.*.attn.masked_bias": drop("causal mask, rebuilt on load"),
-        "transformer.h.*.mlp.fc_in": linear("ffn", "embed"),
-        "transformer.h.*.mlp.fc_out": linear("embed", "ffn"),
-        "transformer.ln_f": norm("embed"),
-        "lm_head": optional(linear("vocab", "embed")),
+        **EMBEDDING_AND_HEAD,
+        **attention("transformer.h.*.attn", "heads", "out_proj"),
+        **causal_mask("transformer.h.*.attn"),
+        **mlp("transformer.h.*.mlp", "fc_in", "fc_out"),
+        **norms("transformer.h.*.ln_1", "transformer.ln_f"),
     },
-    defaults={"n_positions": 2048, "rotary_dim": 64, "tie_word_embeddings": False},
+    defaults={"n_positions": 2048, "rotary_dim": 64},
     norm="layer",
     positions=Rotary("neighbours"),
-    prefix="transformer",
-    embedding="transformer.wte",
-    folds=(Fold("transformer.ln_f"),),
 )
 
-_GPTJ_ONLY = ("transformer.h.*.attn.q_proj", "transformer.h.*.attn.k_proj", "transformer.h.*.attn.v_proj")
-
-CODEGEN = replace(
-    GPTJ,
-    model_type="codegen",
+CODEGEN = GPTJ.without(*(f"transformer.h.*.attn.{name}_proj" for name in ("q", "k", "v"))).variant(
+    "codegen",
     known_as="CodeGen",
     # Heads lie in four blocks, one for each accelerator that it was trained on: queries, values, keys of a
     # quarter of the heads. A block is what elsewhere is a key/value head: it keeps its place, and its group grows.
     fixed={"kv_heads": 4},
     cache=("heads key", "heads value"),
     tensors={
-        **{module: form for module, form in GPTJ.tensors.items() if module not in _GPTJ_ONLY},
         "transformer.h.*.attn.qkv_proj": linear("kv_heads group.query+group.value+group.key", "embed"),
         "transformer.h.*.attn.causal_mask": drop("causal mask, rebuilt on load"),
     },

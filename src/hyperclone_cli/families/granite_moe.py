@@ -1,8 +1,7 @@
 """Granite's mixtures: all experts of a layer in two tensors, with or without a shared one beside them."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
-from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.blocks import GATED_MLP, SIZES
+from hyperclone_cli.families.llama import GRANITE
 from hyperclone_cli.families.vocabulary import linear, optional, stacked
 
 EXPERTS = {
@@ -11,18 +10,12 @@ EXPERTS = {
     "model.layers.*.block_sparse_moe.output_linear": stacked(linear("experts embed", "ffn")),
 }
 
-GRANITEMOE = Family(
-    model_type="granitemoe",
+GRANITEMOE = GRANITE.without(*GATED_MLP).variant(
+    "granitemoe",
     known_as="Granite 3 MoE",
     sizes={**SIZES, "experts": "num_local_experts"},
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        **EXPERTS,
-        **NORMS,
-    },
-    defaults={"num_key_value_heads": None, "head_dim": None, "num_local_experts": 8, "tie_word_embeddings": False},
-    positions=Rotary(constant_scale="attention_multiplier"),
+    tensors=EXPERTS,
+    defaults={"num_local_experts": 8},
 )
 
 GRANITEMOESHARED = GRANITEMOE.variant(

@@ -2,10 +2,14 @@
 
 from fractions import Fraction
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, SIZES, gated_mlp, norms, under
+from hyperclone_cli.families.mamba import mixer
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Fold
-from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, norm, parameter
+from hyperclone_cli.families.qwen_moe import experts
+from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import in_layers, norm
+
+_MIXER_NORMS = {"dt_layernorm": norm("dt_rank"), "b_layernorm": norm("ssm_state"), "c_layernorm": norm("ssm_state")}
 
 JAMBA = Family(
     model_type="jamba",
@@ -16,53 +20,14 @@ JAMBA = Family(
     aliases={"num_experts": ("num_local_experts",)},
     tensors={
         **EMBEDDING_AND_HEAD,
-        **in_layers(
-            "mixer/mamba",
-            {
-                "model.layers.*.mamba.in_proj": linear("inner | inner", "embed"),
-                "model.layers.*.mamba.conv1d": depthwise("inner"),
-                "model.layers.*.mamba.x_proj": linear("dt_rank | ssm_state | ssm_state", "inner"),
-                "model.layers.*.mamba.dt_layernorm": norm("dt_rank"),
-                "model.layers.*.mamba.b_layernorm": norm("ssm_state"),
-                "model.layers.*.mamba.c_layernorm": norm("ssm_state"),
-                "model.layers.*.mamba.dt_proj": linear("inner", "dt_rank"),
-                "model.layers.*.mamba.A_log": parameter("inner", "ssm_state"),
-                "model.layers.*.mamba.D": parameter("inner"),
-                "model.layers.*.mamba.out_proj": linear("embed", "inner"),
-            },
-        ),
+        **in_layers("mixer/mamba", under("model.layers.*.mamba", mixer("inner") | _MIXER_NORMS)),
         **in_layers("mixer/attention", ATTENTION),
-        **in_layers(
-            "mlp/experts",
-            {
-                "model.layers.*.feed_forward.router": linear("experts", "embed"),
-                "model.layers.*.feed_forward.experts.*.gate_proj": linear("ffn", "embed"),
-                "model.layers.*.feed_forward.experts.*.up_proj": linear("ffn", "embed"),
-                "model.layers.*.feed_forward.experts.*.down_proj": linear("embed", "ffn"),
-            },
-        ),
-        **in_layers(
-            "mlp/dense",
-            {
-                "model.layers.*.feed_forward.gate_proj": linear("ffn", "embed"),
-                "model.layers.*.feed_forward.up_proj": linear("ffn", "embed"),
-                "model.layers.*.feed_forward.down_proj": linear("embed", "ffn"),
-            },
-        ),
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.pre_ff_layernorm": norm("embed"),
-        "model.final_layernorm": norm("embed"),
+        **in_layers("mlp/experts", experts("model.layers.*.feed_forward", "ffn", "router")),
+        **in_layers("mlp/dense", gated_mlp("model.layers.*.feed_forward")),
+        **norms("model.layers.*.input_layernorm", "model.layers.*.pre_ff_layernorm", "model.final_layernorm"),
     },
-    defaults={
-        "num_key_value_heads": 8,
-        "head_dim": None,
-        "mamba_d_state": 16,
-        "mamba_expand": 2,
-        "num_experts": 16,
-        "tie_word_embeddings": False,
-    },
+    defaults={"num_key_value_heads": 8, "mamba_d_state": 16, "mamba_expand": 2, "num_experts": 16},
     positions=Learned(),
-    folds=(Fold("model.final_layernorm"),),
 )
 
 FAMILIES = (JAMBA,)

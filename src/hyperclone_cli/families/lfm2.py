@@ -2,9 +2,9 @@
 
 from fractions import Fraction
 
-from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, SIZES
-from hyperclone_cli.families.table import Family, Fold, Stated
-from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, norm, normed, post_norm
+from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, SELF_ATTENTION, SIZES, attention, norms, qk_norms
+from hyperclone_cli.families.table import Family, Stated
+from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear
 
 LFM2 = Family(
     model_type="lfm2",
@@ -38,31 +38,20 @@ LFM2 = Family(
         ),
         **in_layers(
             "attention",
-            {
-                "model.layers.*.self_attn.q_proj": normed(linear("heads query", "embed")),
-                "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
-                "model.layers.*.self_attn.v_proj": linear("kv_heads value", "embed"),
-                "model.layers.*.self_attn.out_proj": linear("embed", "heads value"),
-                "model.layers.*.self_attn.q_layernorm": post_norm("query"),
-                "model.layers.*.self_attn.k_layernorm": post_norm("key"),
-            },
+            attention(SELF_ATTENTION, out="out_proj") | qk_norms(SELF_ATTENTION, "q_layernorm", "k_layernorm"),
         ),
         "model.layers.*.feed_forward.w1": linear("ffn", "embed"),
         "model.layers.*.feed_forward.w3": linear("ffn", "embed"),
         "model.layers.*.feed_forward.w2": linear("embed", "ffn"),
-        "model.layers.*.operator_norm": norm("embed"),
-        "model.layers.*.ffn_norm": norm("embed"),
-        "model.embedding_norm": norm("embed"),
+        **norms("model.layers.*.operator_norm", "model.layers.*.ffn_norm", "model.embedding_norm"),
     },
     defaults={
         "num_key_value_heads": 8,
-        "head_dim": None,
         "block_auto_adjust_ff_dim": True,
         "block_ffn_dim_multiplier": 1.0,
         "block_multiple_of": 256,
         "tie_word_embeddings": True,
     },
-    folds=(Fold("model.embedding_norm"),),
 )
 
 FAMILIES = (LFM2,)

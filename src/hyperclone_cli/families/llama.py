@@ -3,60 +3,25 @@
 Layers without positions, sliding windows and constant multipliers change nothing in the tables.
 """
 
+from hyperclone_cli.families.blocks import (
+    ATTENTION,
+    EMBEDDING_AND_HEAD,
+    GATED_MLP,
+    NORMED_ATTENTION,
+    NORMS,
+    SELF_ATTENTION,
+    SIZES,
+    qk_norms,
+)
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, HeadRule
-from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, normed, optional, post_norm
-
-ATTENTION = {
-    "model.layers.*.self_attn.q_proj": linear("heads query", "embed"),
-    "model.layers.*.self_attn.k_proj": linear("kv_heads key", "embed"),
-    "model.layers.*.self_attn.v_proj": linear("kv_heads value", "embed"),
-    "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
-    "model.layers.*.self_attn.rotary_emb.inv_freq": drop("recomputed from the config"),
-    "model.rotary_emb.inv_freq": drop("recomputed from the config"),
-}
-GATED_MLP = {
-    "model.layers.*.mlp.gate_proj": linear("ffn", "embed"),
-    "model.layers.*.mlp.up_proj": linear("ffn", "embed"),
-    "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
-}
-EMBEDDING_AND_HEAD = {
-    "model.embed_tokens": embedding("vocab", "embed"),
-    "lm_head": optional(linear("vocab", "embed")),
-}
-NORMS = {
-    "model.layers.*.input_layernorm": norm("embed"),
-    "model.layers.*.post_attention_layernorm": norm("embed"),
-    "model.norm": norm("embed"),
-}
-NORMED_ATTENTION = {
-    **ATTENTION,
-    "model.layers.*.self_attn.q_proj": normed(linear("heads query", "embed")),
-    "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
-    "model.layers.*.self_attn.q_norm": post_norm("query"),
-    "model.layers.*.self_attn.k_norm": post_norm("key"),
-}
-SIZES = {
-    "embed": "hidden_size",
-    "ffn": "intermediate_size",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "vocab": "vocab_size",
-    "layers": "num_hidden_layers",
-}
+from hyperclone_cli.families.vocabulary import norm
 
 LLAMA = Family(
     model_type="llama",
     known_as="Llama 1 to 3, SmolLM2, Yi, TinyLlama",
     sizes=SIZES,
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        **GATED_MLP,
-        **NORMS,
-    },
-    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
+    tensors={**EMBEDDING_AND_HEAD, **ATTENTION, **GATED_MLP, **NORMS},
     heads=HeadRule.DIVIDES_EMBED,
 )
 
@@ -66,7 +31,6 @@ MISTRAL = LLAMA.variant(
 QWEN2 = MISTRAL.variant("qwen2", known_as="Qwen 1.5 to 2.5", defaults={"num_key_value_heads": 32})
 QWEN3 = QWEN2.variant("qwen3", known_as="Qwen 3", defaults={"head_dim": 128}, tensors=NORMED_ATTENTION)
 
-MINISTRAL3 = MISTRAL.variant("ministral3", known_as="Ministral 3", defaults={"head_dim": 128})
 SMOLLM3 = MISTRAL.variant(
     "smollm3", known_as="SmolLM3", defaults={"num_key_value_heads": 4, "tie_word_embeddings": True}
 )
@@ -89,20 +53,26 @@ HELIUM = MISTRAL.variant(
 HUNYUAN = MISTRAL.variant(
     "hunyuan_v1_dense",
     known_as="Hunyuan",
-    tensors={
-        "model.layers.*.self_attn.q_proj": normed(linear("heads query", "embed")),
-        "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
-        "model.layers.*.self_attn.query_layernorm": post_norm("query"),
-        "model.layers.*.self_attn.key_layernorm": post_norm("key"),
-    },
+    tensors=qk_norms(SELF_ATTENTION, "query_layernorm", "key_layernorm"),
     defaults={"num_key_value_heads": None},
+)
+
+BITNET = LLAMA.variant(
+    "bitnet",
+    known_as="BitNet before quantisation",
+    tensors={  # norms before the last matrix of each block too
+        "model.layers.*.self_attn.attn_sub_norm": norm("heads value"),
+        "model.layers.*.mlp.ffn_sub_norm": norm("ffn"),
+    },
+    defaults={"num_key_value_heads": 5},
+    heads=HeadRule.FILLS_EMBED,
 )
 
 FAMILIES = (
     LLAMA,
     MISTRAL,
     MISTRAL.variant("ministral", known_as="Ministral 8B"),
-    MINISTRAL3,
+    MISTRAL.variant("ministral3", known_as="Ministral 3", defaults={"head_dim": 128}),
     QWEN2,
     QWEN3,
     SMOLLM3,
@@ -114,4 +84,5 @@ FAMILIES = (
     ERNIE4_5,
     HELIUM,
     HUNYUAN,
+    BITNET,
 )

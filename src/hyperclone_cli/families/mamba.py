@@ -6,47 +6,41 @@ matrices have no weights.
 
 from fractions import Fraction
 
+from hyperclone_cli.families.blocks import norms, sizes, under
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Fold
-from hyperclone_cli.families.vocabulary import depthwise, embedding, linear, norm, optional, parameter
+from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.vocabulary import Form, depthwise, embedding, linear, optional, parameter
+
+
+def mixer(width: str) -> dict[str, Form]:
+    """A selective state space of some width, each unit with a state of its own."""
+    return {
+        "in_proj": linear(f"{width} | {width}", "embed"),
+        "conv1d": depthwise(width),
+        "x_proj": linear("dt_rank | ssm_state | ssm_state", width),
+        "dt_proj": linear(width, "dt_rank"),
+        "A_log": parameter(width, "ssm_state"),
+        "D": parameter(width),
+        "out_proj": linear("embed", width),
+    }
+
 
 MAMBA = Family(
     model_type="mamba",
     known_as="Mamba 130m to 2.8b",
     tiny={"state_size": 8},
-    sizes={
-        "embed": "hidden_size",
-        "ffn": "intermediate_size",
-        "ssm_state": "state_size",
-        "dt_rank": "time_step_rank",
-        "vocab": "vocab_size",
-        "layers": "num_hidden_layers",
-    },
+    sizes=sizes("heads", "kv_heads", "head_dim", ssm_state="state_size", dt_rank="time_step_rank"),
     multiples={"ffn": ("expand", "embed"), "dt_rank": (Fraction(1, 16), "embed")},
-    aliases={
-        "hidden_size": ("d_model",),
-        "intermediate_size": ("d_inner",),
-        "num_hidden_layers": ("n_layer",),
-    },
+    aliases={"hidden_size": ("d_model",), "intermediate_size": ("d_inner",), "num_hidden_layers": ("n_layer",)},
     tensors={
         "backbone.embeddings": embedding("vocab", "embed"),
-        "backbone.layers.*.norm": norm("embed"),
-        "backbone.layers.*.mixer.in_proj": linear("ffn | ffn", "embed"),
-        "backbone.layers.*.mixer.conv1d": depthwise("ffn"),
-        "backbone.layers.*.mixer.x_proj": linear("dt_rank | ssm_state | ssm_state", "ffn"),
-        "backbone.layers.*.mixer.dt_proj": linear("ffn", "dt_rank"),
-        "backbone.layers.*.mixer.A_log": parameter("ffn", "ssm_state"),
-        "backbone.layers.*.mixer.D": parameter("ffn"),
-        "backbone.layers.*.mixer.out_proj": linear("embed", "ffn"),
-        "backbone.norm_f": norm("embed"),
+        **under("backbone.layers.*.mixer", mixer("ffn")),
+        **norms("backbone.layers.*.norm", "backbone.norm_f"),
         "lm_head": optional(linear("vocab", "embed")),
     },
     defaults={"expand": 2, "state_size": 16, "tie_word_embeddings": True},
     cache=(),
-    prefix="backbone",
-    embedding="backbone.embeddings",
     positions=Learned(),
-    folds=(Fold("backbone.norm_f"),),
 )
 
 FAMILIES = (MAMBA, MAMBA.variant("falcon_mamba", known_as="Falcon Mamba 7B"))

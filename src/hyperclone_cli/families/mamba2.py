@@ -1,7 +1,8 @@
 """Mamba 2: state spaces in heads, whose number is all that grows; groups of heads share input and output matrices."""
 
+from hyperclone_cli.families.blocks import norms, under
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.table import Family, Limit
 from hyperclone_cli.families.vocabulary import Form, depthwise, embedding, linear, norm, optional, parameter
 
 MIXER: dict[str, Form] = {
@@ -32,24 +33,13 @@ MAMBA2 = Family(
     multiples={"ffn": ("expand", "embed"), "ssm_inner": ("expand", "embed")},
     tensors={
         "backbone.embeddings": embedding("vocab", "embed"),
-        "backbone.layers.*.norm": norm("embed"),
-        **{f"backbone.layers.*.mixer.{name}": form for name, form in MIXER.items()},
-        "backbone.norm_f": norm("embed"),
+        **under("backbone.layers.*.mixer", MIXER),
+        **norms("backbone.layers.*.norm", "backbone.norm_f"),
         "lm_head": optional(linear("vocab", "embed")),
     },
-    defaults={
-        "num_heads": 128,
-        "head_dim": 64,
-        "n_groups": 8,
-        "expand": 2,
-        "state_size": 128,
-        "tie_word_embeddings": False,
-    },
+    defaults={"num_heads": 128, "head_dim": 64, "n_groups": 8, "expand": 2, "state_size": 128},
     cache=(),
-    prefix="backbone",
-    embedding="backbone.embeddings",
     positions=Learned(),
-    folds=(Fold("backbone.norm_f"),),
     limits=(NORMED,),
 )
 

@@ -1,9 +1,9 @@
 """Phi: Phi-1 to 2 with LayerNorm and parallel blocks; Phi-3 and 4, which are Llama with fused matrices."""
 
-from hyperclone_cli.families.llama import EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, NORMS, SELF_ATTENTION, SIZES, attention, mlp, norms
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Fold, HeadRule, Layout, Limit
-from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional, post_norm
+from hyperclone_cli.families.table import Family, HeadRule, Layout, Limit
+from hyperclone_cli.families.vocabulary import linear, post_norm
 
 NORMED_HEADS = Limit(
     "head_dim", "where LayerNorm of queries and keys leaves no room for padding", {"qk_layernorm": True}
@@ -14,27 +14,14 @@ PHI = Family(
     known_as="Phi 1 to 2",
     sizes=SIZES,
     tensors={
-        "model.embed_tokens": embedding("vocab", "embed"),
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.self_attn.q_proj": linear("heads query", "embed"),
-        "model.layers.*.self_attn.k_proj": linear("kv_heads key", "embed"),
-        "model.layers.*.self_attn.v_proj": linear("kv_heads value", "embed"),
-        "model.layers.*.self_attn.dense": linear("embed", "heads value"),
-        "model.layers.*.mlp.fc1": linear("ffn", "embed"),
-        "model.layers.*.mlp.fc2": linear("embed", "ffn"),
-        "model.final_layernorm": norm("embed"),
-        "lm_head": optional(linear("vocab", "embed")),
+        **EMBEDDING_AND_HEAD,
+        **attention(SELF_ATTENTION, out="dense"),
+        **mlp("model.layers.*.mlp", "fc1", "fc2"),
+        **norms("model.layers.*.input_layernorm", "model.final_layernorm"),
     },
-    defaults={
-        "num_key_value_heads": None,
-        "head_dim": None,
-        "partial_rotary_factor": 0.5,
-        "qk_layernorm": False,
-        "tie_word_embeddings": False,
-    },
+    defaults={"partial_rotary_factor": 0.5},
     norm="layer",
     positions=Rotary(fraction="partial_rotary_factor"),
-    folds=(Fold("model.final_layernorm"),),
 )
 NORMED = PHI.variant(
     "phi",
@@ -54,15 +41,12 @@ PHI3 = Family(
     sizes=SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
-        "model.layers.*.input_layernorm": norm("embed"),
         "model.layers.*.self_attn.qkv_proj": linear("heads query | kv_heads key | kv_heads value", "embed"),
         "model.layers.*.self_attn.o_proj": linear("embed", "heads value"),
-        "model.layers.*.post_attention_layernorm": norm("embed"),
         "model.layers.*.mlp.gate_up_proj": linear("ffn | ffn", "embed"),
         "model.layers.*.mlp.down_proj": linear("embed", "ffn"),
-        "model.norm": norm("embed"),
+        **NORMS,
     },
-    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
 )
 
 LONG_ROPE = PHI3.variant(

@@ -3,32 +3,43 @@
 All norms multiply by (1 + weight) but the delta nets' own. Value heads come in groups, one for each key head.
 """
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.blocks import (
+    ATTENTION,
+    EMBEDDING_AND_HEAD,
+    GATED_MLP,
+    PLUS_ONE_NORMS,
+    SELF_ATTENTION,
+    SIZES,
+    qk_norms,
+    under,
+)
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.qwen_moe import EXPERTS, SHARED_EXPERT
+from hyperclone_cli.families.qwen_moe import EXPERTS, QWEN2_MOE, QWEN3_MOE, SHARED_EXPERT
 from hyperclone_cli.families.table import Family, NextToken
-from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter, post_norm
+from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter
 
+_PARTS = "delta_heads delta_key | delta_heads delta_key | delta_values delta_value"
 _DELTA: dict[str, Form] = {
-    "model.layers.*.linear_attn.conv1d": depthwise(
-        "delta_heads delta_key | delta_heads delta_key | delta_values delta_value"
-    ),
-    "model.layers.*.linear_attn.dt_bias": parameter("delta_values"),
-    "model.layers.*.linear_attn.A_log": parameter("delta_values"),
-    "model.layers.*.linear_attn.norm": norm("delta_value"),
-    "model.layers.*.linear_attn.out_proj": linear("embed", "delta_values delta_value"),
+    "conv1d": depthwise(_PARTS),
+    "dt_bias": parameter("delta_values"),
+    "A_log": parameter("delta_values"),
+    "norm": norm("delta_value"),
+    "out_proj": linear("embed", "delta_values delta_value"),
+}
+_KEY_HEAD_BY_KEY_HEAD = {
+    "in_proj_qkvz": linear("delta_heads delta_key+delta_key+delta_group.delta_value+delta_group.delta_value", "embed"),
+    "in_proj_ba": linear("delta_heads delta_group+delta_group", "embed"),
+}
+_PART_BY_PART = {
+    "in_proj_qkv": linear(_PARTS, "embed"),
+    "in_proj_z": linear("delta_values delta_value", "embed"),
+    "in_proj_b": linear("delta_values", "embed"),
+    "in_proj_a": linear("delta_values", "embed"),
 }
 _ATTENTION = {
     **ATTENTION,
+    **qk_norms(SELF_ATTENTION, plus_one=True),
     "model.layers.*.self_attn.q_proj": normed(linear("heads query+value", "embed")),  # and the output's gate
-    "model.layers.*.self_attn.k_proj": normed(linear("kv_heads key", "embed")),
-    "model.layers.*.self_attn.q_norm": post_norm("query", plus_one=True),
-    "model.layers.*.self_attn.k_norm": post_norm("key", plus_one=True),
-}
-_NORMS = {
-    "model.layers.*.input_layernorm": norm("embed", plus_one=True),
-    "model.layers.*.post_attention_layernorm": norm("embed", plus_one=True),
-    "model.norm": norm("embed", plus_one=True),
 }
 _SIZES = {
     **SIZES,
@@ -51,37 +62,21 @@ _DEFAULTS = {
     "linear_key_head_dim": 128,
     "linear_value_head_dim": 128,
     "partial_rotary_factor": 0.25,
-    "tie_word_embeddings": False,
 }
 
 QWEN3_NEXT = Family(
     model_type="qwen3_next",
     known_as="Qwen3-Next",
-    tiny={**_TINY, "num_experts_per_tok": 2, "mlp_only_layers": [0]},
-    sizes={
-        **_SIZES,
-        "moe_ffn": "moe_intermediate_size",
-        "shared_ffn": "shared_expert_intermediate_size",
-        "experts": "num_experts",
-    },
-    aliases={"num_experts": ("num_local_experts",)},
+    tiny={**_TINY, **QWEN3_MOE.tiny},
+    sizes={**_SIZES, **QWEN2_MOE.sizes},
+    aliases=QWEN3_MOE.aliases,
     tensors={
         **EMBEDDING_AND_HEAD,
-        **in_layers(
-            "mixer/delta",
-            {
-                **_DELTA,
-                # key head by key head
-                "model.layers.*.linear_attn.in_proj_qkvz": linear(
-                    "delta_heads delta_key+delta_key+delta_group.delta_value+delta_group.delta_value", "embed"
-                ),
-                "model.layers.*.linear_attn.in_proj_ba": linear("delta_heads delta_group+delta_group", "embed"),
-            },
-        ),
+        **in_layers("mixer/delta", under("model.layers.*.linear_attn", _DELTA | _KEY_HEAD_BY_KEY_HEAD)),
         **in_layers("mixer/attention", _ATTENTION),
         **in_layers("mlp/experts", EXPERTS | SHARED_EXPERT),
         **in_layers("mlp/dense", GATED_MLP),
-        **_NORMS,
+        **PLUS_ONE_NORMS,
     },
     defaults={
         **_DEFAULTS,
@@ -101,22 +96,10 @@ QWEN3_5 = Family(
     sizes=_SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
-        **in_layers(
-            "delta",
-            {
-                **_DELTA,
-                # one part after another
-                "model.layers.*.linear_attn.in_proj_qkv": linear(
-                    "delta_heads delta_key | delta_heads delta_key | delta_values delta_value", "embed"
-                ),
-                "model.layers.*.linear_attn.in_proj_z": linear("delta_values delta_value", "embed"),
-                "model.layers.*.linear_attn.in_proj_b": linear("delta_values", "embed"),
-                "model.layers.*.linear_attn.in_proj_a": linear("delta_values", "embed"),
-            },
-        ),
+        **in_layers("delta", under("model.layers.*.linear_attn", _DELTA | _PART_BY_PART)),
         **in_layers("attention", _ATTENTION),
         **GATED_MLP,
-        **_NORMS,
+        **PLUS_ONE_NORMS,
     },
     defaults={**_DEFAULTS, "num_key_value_heads": 4},
     positions=Rotary(fraction="partial_rotary_factor"),

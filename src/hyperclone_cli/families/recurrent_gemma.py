@@ -5,10 +5,10 @@ The root of hidden_size that embeddings are multiplied by is rounded to bfloat16
 
 from fractions import Fraction
 
-from hyperclone_cli.families.llama import SIZES
+from hyperclone_cli.families.blocks import SIZES, attention, gated_mlp, norms
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Fold, Stated
-from hyperclone_cli.families.vocabulary import depthwise, embedding, in_layers, linear, norm, optional, parameter
+from hyperclone_cli.families.table import Family, Stated
+from hyperclone_cli.families.vocabulary import depthwise, embedding, in_layers, linear, optional, parameter
 
 RECURRENT_GEMMA = Family(
     model_type="recurrent_gemma",
@@ -35,30 +35,13 @@ RECURRENT_GEMMA = Family(
                 "model.layers.*.temporal_block.linear_out": linear("embed", "lru"),
             },
         ),
-        **in_layers(
-            "attention",
-            {
-                "model.layers.*.temporal_block.q_proj": linear("heads query", "embed"),
-                "model.layers.*.temporal_block.k_proj": linear("kv_heads key", "embed"),
-                "model.layers.*.temporal_block.v_proj": linear("kv_heads value", "embed"),
-                "model.layers.*.temporal_block.o_proj": linear("embed", "heads value"),
-            },
-        ),
-        "model.layers.*.mlp_block.gate_proj": linear("ffn", "embed"),
-        "model.layers.*.mlp_block.up_proj": linear("ffn", "embed"),
-        "model.layers.*.mlp_block.down_proj": linear("embed", "ffn"),
-        "model.layers.*.temporal_pre_norm": norm("embed", plus_one=True),
-        "model.layers.*.channel_pre_norm": norm("embed", plus_one=True),
-        "model.final_norm": norm("embed", plus_one=True),
+        **in_layers("attention", attention("model.layers.*.temporal_block")),
+        **gated_mlp("model.layers.*.mlp_block"),
+        **norms("model.layers.*.temporal_pre_norm", "model.layers.*.channel_pre_norm", plus_one=True),
+        **norms("model.final_norm", plus_one=True),
     },
-    defaults={
-        "num_key_value_heads": None,
-        "head_dim": None,
-        "partial_rotary_factor": 0.5,
-        "tie_word_embeddings": True,
-    },
+    defaults={"partial_rotary_factor": 0.5, "tie_word_embeddings": True},
     positions=Rotary(fraction="partial_rotary_factor"),
-    folds=(Fold("model.final_norm"),),
 )
 
 FAMILIES = (RECURRENT_GEMMA,)

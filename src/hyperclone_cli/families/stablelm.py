@@ -1,31 +1,21 @@
 """StableLM: Llama with LayerNorm, rotary positions in a part of each head, sequential or parallel blocks."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, GATED_MLP, SIZES
+from hyperclone_cli.families.blocks import sizes
+from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.phi import NORMED_HEADS
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Layout
+from hyperclone_cli.families.table import HeadRule, Layout
 from hyperclone_cli.families.vocabulary import norm, numbered, optional, post_norm
 
-STABLELM = Family(
-    model_type="stablelm",
+STABLELM = LLAMA.variant(
+    "stablelm",
     known_as="StableLM 3B, StableLM 2 1.6B",
-    sizes={axis: key for axis, key in SIZES.items() if axis != "head_dim"},
-    tensors={
-        **EMBEDDING_AND_HEAD,
-        **ATTENTION,
-        **GATED_MLP,
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.post_attention_layernorm": optional(norm("embed")),
-        "model.norm": norm("embed"),
-    },
-    defaults={
-        "num_key_value_heads": 32,
-        "partial_rotary_factor": 0.25,
-        "qk_layernorm": False,
-        "tie_word_embeddings": False,
-    },
+    sizes=sizes("head_dim"),
+    tensors={"model.layers.*.post_attention_layernorm": optional(norm("embed"))},
+    defaults={"num_key_value_heads": 32, "partial_rotary_factor": 0.25},
     norm="layer",
     positions=Rotary(fraction="partial_rotary_factor"),
+    heads=HeadRule.FREE,
 )
 NORMED = STABLELM.variant(
     "stablelm",

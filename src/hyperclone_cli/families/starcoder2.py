@@ -1,8 +1,8 @@
 """StarCoder 2: Llama's attention with LayerNorm, biases and GPT-2's feed-forward block."""
 
-from hyperclone_cli.families.llama import ATTENTION, EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, SIZES
 from hyperclone_cli.families.table import Family
-from hyperclone_cli.families.vocabulary import linear, norm
+from hyperclone_cli.families.vocabulary import linear
 
 STARCODER2 = Family(
     model_type="starcoder2",
@@ -11,13 +11,11 @@ STARCODER2 = Family(
     tensors={
         **EMBEDDING_AND_HEAD,
         **ATTENTION,
-        "model.layers.*.input_layernorm": norm("embed"),
-        "model.layers.*.post_attention_layernorm": norm("embed"),
         "model.layers.*.mlp.c_fc": linear("ffn", "embed"),
         "model.layers.*.mlp.c_proj": linear("embed", "ffn"),
-        "model.norm": norm("embed"),
+        **NORMS,
     },
-    defaults={"num_key_value_heads": 2, "head_dim": None, "tie_word_embeddings": True},
+    defaults={"num_key_value_heads": 2, "tie_word_embeddings": True},
     norm="layer",
 )
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from hyperclone_cli.families.positions import Positions, Rotary
+from hyperclone_cli.families.tensor_names import TensorNames
 from hyperclone_cli.families.vocabulary import Form
 
 
@@ -128,48 +128,6 @@ class NextToken:
     names: str = ""
 
 
-class Match(NamedTuple):
-    """A tensor's place in a family's table.
-
-    name       its full name, with the base model's prefix
-    module     the table's name of its module
-    parameter  which of the module's parameters it is
-    indices    the numbers in the name where the module has a `*`: the layer, then the expert or other unit
-    """
-
-    name: str
-    module: str
-    parameter: str
-    form: Form
-    indices: tuple[int, ...]
-
-    @property
-    def layer(self) -> int | None:
-        """The number of its layer; None outside of the layers."""
-        return self.indices[0] if self.indices else None
-
-    @property
-    def pattern(self) -> str:
-        """The name with a `*` for every number."""
-        return _full(self.module, self.parameter)
-
-    def numbered(self, *indices: int) -> str:
-        """The name with other numbers."""
-        numbers = iter(indices)
-        return ".".join(str(next(numbers)) if part == "*" else part for part in self.pattern.split("."))
-
-
-def _full(module: str, parameter: str) -> str:
-    return f"{module}.{parameter}" if parameter else module
-
-
-def _starred(name: str) -> tuple[str, tuple[str, ...]]:
-    """A name with a `*` for every part that is a number or a star, and these parts."""
-    parts = name.split(".")
-    varying = [part for part in parts if part == "*" or part.isdecimal()]
-    return ".".join("*" if part == "*" or part.isdecimal() else part for part in parts), tuple(varying)
-
-
 @dataclass(frozen=True)
 class Family:
     """One architecture as its checkpoints lie on disk.
@@ -186,10 +144,9 @@ class Family:
                 In all keys "a.b" is b inside a
     context     the config key for the most tokens that the model takes
     tensors     module name (the first `*` is a layer's number, the second that of an expert) → form
-    defaults    what transformers assumes for a key that config.json omits
-    prefix      the base model's attribute; checkpoints of the bare base model lack it
-    embedding, head   the modules that `tie_word_embeddings` makes one matrix
-    folds       modules that the factor of a tied head can be folded into; the first that applies is used
+    defaults    what transformers assumes for a key that config.json omits, where it is neither null nor false
+    folds       modules that the factor of a tied head can be folded into, where they are not the final norm; the first
+                that applies is used
     norm        what the norms divide by: "rms", the root mean square, or "layer", the standard deviation
     positions   `Rotary`, `Alibi` or `Learned`, and how attention scores are scaled
     heads       what ties the heads to the residual stream
@@ -203,7 +160,7 @@ class Family:
     model_type: str
     sizes: Mapping[str, str]
     tensors: Mapping[str, Form]
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     known_as: str = ""
     layout: Layout = Layout()
     fixed: Mapping[str, int] = field(default_factory=dict)
@@ -211,10 +168,7 @@ class Family:
     stated: Mapping[str, Stated] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     context: str = "max_position_embeddings"
-    prefix: str = "model"
-    embedding: str = "model.embed_tokens"
-    head: str = "lm_head"
-    folds: tuple[Fold, ...] = (Fold("model.norm"),)
+    folds: tuple[Fold, ...] = ()
     norm: str = "rms"
     positions: Positions = field(default_factory=Rotary)
     heads: HeadRule = HeadRule.FREE
@@ -269,43 +223,41 @@ class Family:
         """The first limit on a growth that applies to a config."""
         return next((limit for limit in self.limits if limit.growth == growth and self.fits(config, limit.when)), None)
 
-    @cached_property
-    def _rules(self) -> Mapping[str, list[tuple[str, str, tuple[str, ...]]]]:
-        """Name with a `*` for every number → (module, parameter, what stands for these numbers in the table)."""
-        rules = defaultdict(list)
-        for module, form in self.tensors.items():
-            for parameter in form.parameters:
-                starred, varying = _starred(_full(module, parameter))
-                rules[starred].append((module, parameter, varying))
-        return rules
+    @property
+    def embedding(self) -> str:
+        """The module of the token embedding, whose matrix a tied head shares."""
+        return self._outside_layers("embedding", "vocab")[0]
+
+    @property
+    def head(self) -> str:
+        """The module that makes the logits."""
+        return self._outside_layers("linear", "vocab")[0]
+
+    @property
+    def prefix(self) -> str:
+        """The base model's attribute; checkpoints of the bare base model lack it."""
+        return self.embedding.partition(".")[0]
+
+    @property
+    def carriers(self) -> tuple[Fold, ...]:
+        """What may carry the factor of a tied head: `folds`, or else the final norm, if it has a weight."""
+        norms = self._outside_layers("norm", "embed")
+        return self.folds or tuple(Fold(module) for module in norms if not self.tensors[module].writes)
+
+    def _outside_layers(self, kind: str, axis: str) -> list[str]:
+        """The modules outside of the layers that are of this kind and write this axis alone."""
+        return [
+            module
+            for module, form in self.tensors.items()
+            if form.kind == kind and "*" not in module and form.parameters["weight"][0].axes == (axis,)
+        ]
 
     @cached_property
-    def _before_layers(self) -> frozenset[str]:
-        """What stands before a layer's number in the names of tensors."""
-        return frozenset(module.partition("*")[0] for module in self.tensors if "*" in module)
-
-    def matches(self, name: str) -> list[Match]:
-        """Every rule that fits a tensor's name, with or without the prefix."""
-        found = []
-        for full in (name, f"{self.prefix}.{name}"):
-            starred, numbers = _starred(full)
-            for module, parameter, varying in self._rules.get(starred, ()):
-                pairs = list(zip(varying, numbers, strict=True))
-                if all(wanted in ("*", number) for wanted, number in pairs):
-                    indices = tuple(int(number) for wanted, number in pairs if wanted == "*")
-                    found.append(Match(full, module, parameter, self.tensors[module], indices))
-        return found
-
-    def layer_of(self, name: str) -> int | None:
-        """The number of the layer that a tensor belongs to, also where no rule fits its name; None outside."""
-        for full in (name, f"{self.prefix}.{name}"):
-            for before in self._before_layers:
-                number = full.removeprefix(before).partition(".")[0]
-                if full.startswith(before) and number.isdecimal():
-                    return int(number)
-        return None
+    def tensor_names(self) -> TensorNames:
+        """The names that a checkpoint's tensors may have."""
+        return TensorNames(self.tensors, self.prefix)
 
     def is_stored_in(self, names: Iterable[str]) -> bool:
         """Whether a checkpoint with tensors of these names has the module that tells this layout, if there is one."""
         module = self.layout.module
-        return not module or any(match.module == module for name in names for match in self.matches(name))
+        return not module or any(match.module == module for name in names for match in self.tensor_names.matches(name))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from hyperclone_cli.families import Family, Limit
 from hyperclone_cli.families.axes import AXES
@@ -36,9 +35,6 @@ class Capabilities:
     tied_head: str
     limits: str
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def capabilities(family: Family) -> Capabilities:
     """What an architecture can grow, as its table says."""
@@ -48,7 +44,7 @@ def capabilities(family: Family) -> Capabilities:
         _hidden_size(family),
         _heads(family),
         "any" if "ffn" in family.sizes else "implied",
-        "tied" if family.folds else "untied",
+        "tied" if family.carriers else "untied",
         "; ".join(map(_limit, family.limits)),
     )
 

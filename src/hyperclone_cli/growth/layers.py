@@ -130,7 +130,6 @@ def _check(proposal: Proposal, per_layer: PerLayer) -> None:
 
 
 def _types(proposal: Proposal, per_layer: PerLayer) -> list[Any]:
-    """The type of each layer."""
     types, layers = proposal.config.get(per_layer.types), proposal.sizes["layers"]
     if not isinstance(types, list) or len(types) != layers or not all(isinstance(kind, str) for kind in types):
         found = f"{len(types)} of them" if isinstance(types, list) and len(types) != layers else repr(types)

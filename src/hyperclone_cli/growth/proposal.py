@@ -56,13 +56,11 @@ class Proposal:
         target: int = round(size * times) if units is None else units
         if units is None and times > 1 and target == size:
             raise RequestError(
-                f"{size} × {times:g} is {size} in whole units: nothing would grow.",
-                f"Use {flag(option)} instead.",
+                f"{size} × {times:g} is {size} in whole units: nothing would grow.", f"Use {flag(option)} instead."
             )
         if target < size:
             raise RequestError(
-                f"{flag(option)} {target}: the source has {size}, and growth takes nothing away.",
-                f"At least {size}.",
+                f"{flag(option)} {target}: the source has {size}, and growth takes nothing away.", f"At least {size}."
             )
         return target
 

@@ -79,26 +79,20 @@ def choose_sizes(proposal: Proposal, count: Callable[[Request], int]) -> Request
             low = index + 1
     below, above = next_that_works(low - 1, -1), next_that_works(low, 1)
     if below is None:
-        _check_smallest(target, count, proportional, None if above is None else widths[above])
+        if above is None:
+            raise RequestError(f"--target-params {target:,}: no shape of this architecture has the heads asked for.")
+        smallest = count(proportional(widths[above]))
+        if target < smallest:
+            raise RequestError(
+                f"--target-params {target:,}: the smallest shape has {smallest:,}, and growth takes nothing away.",
+                f"At least {smallest}.",
+            )
     if above is None:
         most = count(proportional(widths[below])) if below is not None else 0
         raise RequestError(
             f"--target-params {target:,}: more than any shape of this architecture makes.", f"At most {most}."
         )
     return min((filled(widths[index]) for index in (below, above) if index is not None), key=lambda found: found[0])[1]
-
-
-def _check_smallest(
-    target: int, count: Callable[[Request], int], proportional: Callable[[int], Request], width: int | None
-) -> None:
-    if width is None:
-        raise RequestError(f"--target-params {target:,}: no shape of this architecture has the heads asked for.")
-    smallest = count(proportional(width))
-    if target < smallest:
-        raise RequestError(
-            f"--target-params {target:,}: the smallest shape has {smallest:,}, and growth takes nothing away.",
-            f"At least {smallest}.",
-        )
 
 
 def _at_least(smallest: int, width: float, multiple: int) -> int:

@@ -7,14 +7,16 @@ and growths regular, so all this is kept run by run instead of unit by unit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
-from math import prod
-from typing import NamedTuple
+from operator import mul
+from typing import NamedTuple, TypeVar
 
 from hyperclone_cli.families.vocabulary import ANY
+
+T = TypeVar("T")
 
 
 class Run(NamedTuple):
@@ -158,26 +160,21 @@ def side_by_side(parts: Sequence[Growth]) -> Growth:
 
 def grow_axes(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> Growth:
     """The growth of parts side by side, each of which packs axes, outermost first."""
-
-    def single(word: str) -> Growth:
-        return tiled(int(word), 1) if word.isdecimal() else growths[word]
-
-    def growth(axis: str) -> Growth:
-        return side_by_side([reduce(nest, map(single, part.split("."))) for part in axis.split("+")])
-
-    return side_by_side([reduce(nest, map(growth, axes)) for axes in parts])
+    return _packed(parts, lambda word: tiled(int(word), 1) if word.isdecimal() else growths[word], nest, side_by_side)
 
 
-def source_units(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> int:
-    """The units of what `grow_axes` would grow."""
+def _packed(
+    parts: tuple[tuple[str, ...], ...],
+    single: Callable[[str], T],
+    nested: Callable[[T, T], T],
+    beside: Callable[[list[T]], T],
+) -> T:
+    """What packed parts come to, from what each single word does; "+" and "." as in `families.vocabulary`."""
 
-    def single(word: str) -> int:
-        return int(word) if word.isdecimal() else growths[word].source
+    def axis(words: str) -> T:
+        return beside([reduce(nested, map(single, part.split("."))) for part in words.split("+")])
 
-    def units(axis: str) -> int:
-        return sum(prod(map(single, part.split("."))) for part in axis.split("+"))
-
-    return sum(prod(map(units, axes)) for axes in parts)
+    return beside([reduce(nested, map(axis, axes)) for axes in parts])
 
 
 def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mapping[str, Growth]) -> Growth:
@@ -187,7 +184,7 @@ def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mappi
     """
     if parts == ((ANY,),):
         return tiled(size, 1)
-    expected = source_units(parts, growths)
+    expected = _packed(parts, lambda word: int(word) if word.isdecimal() else growths[word].source, mul, sum)
     if expected != size:  # known before a run of it is made: of absurd sizes there would be as many
         raise ValueError(str(expected))
     return grow_axes(parts, growths)

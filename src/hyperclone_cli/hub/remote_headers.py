@@ -71,7 +71,7 @@ def _head_notes(source: RemoteSource) -> tuple[str, ...]:
     family = known_family(source.config)
     if not family or not family.value(source.config, "tie_word_embeddings"):
         return ()
-    stored = {match.name: name for name in source.tensors for match in family.matches(name)}
+    stored = {match.name: name for name in source.tensors for match in family.tensor_names.matches(name)}
     head, embedding = (stored.get(f"{module}.weight") for module in (family.head, family.embedding))
     if head is None or embedding is None or not source.same_bytes(head, embedding):
         return ()

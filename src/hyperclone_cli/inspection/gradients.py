@@ -36,15 +36,6 @@ class GradientFigures:
     largest_difference: float | None
 
 
-@dataclass(frozen=True)
-class GradientComparison:
-    """The gradients of the copies, compared: `similarities` by name of each tensor that has a gradient."""
-
-    similarities: dict[str, CopySimilarity]
-    figures: GradientFigures
-    notes: tuple[str, ...]
-
-
 def compare_gradients(
     checkpoint: Source,
     clone: Path,
@@ -52,8 +43,10 @@ def compare_gradients(
     matrices: Sequence[GrownTensor],
     device: torch.device,
     progress: Progress,
-) -> GradientComparison:
+) -> tuple[dict[str, CopySimilarity], GradientFigures, list[str]]:
     """Compare the gradients of the copies in `matrices`, on one page of English, or random tokens without a tokenizer.
+
+    Returns the similarities by name of each tensor that has a gradient, the figures of the pass, and notes.
 
     clone  the directory with the tokenizer: training often saves none beside its checkpoints
 
@@ -95,7 +88,7 @@ def compare_gradients(
         largest_difference=max((number for one in similarities.values() for number in one.differences), default=None),
     )
     notes = [note, _missing_gradients_note([tensor.name for tensor in matrices], gradients.keys())]
-    return GradientComparison(similarities, figures, tuple(filter(None, notes)))
+    return similarities, figures, list(filter(None, notes))
 
 
 def _missing_gradients_note(matrices: Sequence[str], gradients: Collection[str]) -> str:

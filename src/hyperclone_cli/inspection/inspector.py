@@ -97,7 +97,9 @@ def inspect(
     found = open_source(checkpoint)
     gradient_device = _choose_device(device, gradients)
     plan, notes = _plan_of(clone, src, access or Access(), progress)
-    matrices = [tensor for tensor in plan.tensors if len(tensor.growths) == 2 and _has_copies(tensor)]
+    matrices = [
+        tensor for tensor in plan.tensors if len(tensor.growths) == 2 and any(growth.grows for growth in tensor.growths)
+    ]
     if not matrices:
         notes.append("Nothing grew, so there are no copies to compare.")
     _check_shapes(matrices, found.tensors, checkpoint)
@@ -115,8 +117,8 @@ def inspect(
     figures = None
     if gradient_device and matrices:
         compared = compare_gradients(found, clone, plan, matrices, gradient_device, progress)
-        gradient_similarities, figures = compared.similarities, compared.figures
-        notes += compared.notes
+        gradient_similarities, figures, more_notes = compared
+        notes += more_notes
     layers = []
     for (layer, part), names in _by_layer(matrices).items():
         of_weights = [weights[name] for name in names]
@@ -172,10 +174,6 @@ def _check_shapes(matrices: list[GrownTensor], stored: Mapping[str, StoredTensor
             raise CheckpointError(
                 f"{checkpoint}: tensor {tensor.name}: expected floating-point weights, found {found.dtype}."
             )
-
-
-def _has_copies(tensor: GrownTensor) -> bool:
-    return any(growth.grows for growth in tensor.growths)
 
 
 def _by_layer(matrices: list[GrownTensor]) -> dict[tuple[int | None, str], set[str]]:

@@ -31,10 +31,12 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
     more = source.config.get(family.next_token.layers)
     further = range(layers, layers + (more if type(more) is int else 0))
     for name in source.tensors:
-        if family.layer_of(name) in further or (family.next_token.names and family.next_token.names in name):
+        if family.tensor_names.layer_of(name) in further or (
+            family.next_token.names and family.next_token.names in name
+        ):
             matched[name] = Match(name, name, "", _NEXT_TOKEN, ())
             continue
-        fits = family.matches(name)
+        fits = family.tensor_names.matches(name)
         if len(fits) > 1:
             raise CheckpointError(f"tensor {name!r} fits {len(fits)} rules of {family.model_type}: a table is wrong.")
         if not fits:

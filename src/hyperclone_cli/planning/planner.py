@@ -37,8 +37,6 @@ SCHEMA_VERSION = 1
 _LEAST_SNR_DB_IN_16_BITS = 10
 """The paper's noise. In bfloat16 a `diagonal` clone failed its verification at 6 dB, a `halving` one at 0 dB."""
 
-_SIZE_HINT = 'Use a size such as "5GB".'
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -238,7 +236,9 @@ def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, t
 
     size = bytes_of("--max-shard-size", max_shard_size)
     if not size:
-        raise RequestError(f"--max-shard-size {max_shard_size}: a shard must have room for a tensor.", _SIZE_HINT)
+        raise RequestError(
+            f"--max-shard-size {max_shard_size}: a shard must have room for a tensor.", 'Use a size such as "5GB".'
+        )
     split = split_state_dict_into_shards_factory(
         {tensor.name: tensor for tensor in tensors},
         get_storage_size=lambda tensor: tensor.nbytes,

@@ -62,7 +62,7 @@ def decide_head(
     factor = divided / (copy.copies * copy.scale * embedding.gain)
     if request.tie_embeddings != "untie" and factor == 1.0:
         return tensors, Head(True, "tied, as in the source"), redundant
-    fold = next((fold for fold in family.folds if family.fits(source.config, fold.when)), None)
+    fold = next((fold for fold in family.carriers if family.fits(source.config, fold.when)), None)
     module = fold.module.replace(".-1.", f".{growths['layers'].source - 1}.") if fold else None
     foldable = f"{module}.weight" in by_name
     if request.tie_embeddings == "keep" and not foldable:

@@ -21,10 +21,10 @@ from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
 from hyperclone_cli.verifier.report import WeightFigures
 from hyperclone_cli.writing.arithmetic import scale_rows, wide_dtype
+from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import plan_budget
 from hyperclone_cli.writing.columns import copy_columns, sum_copies
-from hyperclone_cli.writing.loop import run_blocks, workers
 
 
 class Deviation(NamedTuple):

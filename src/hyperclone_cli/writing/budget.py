@@ -57,7 +57,6 @@ def plan_budget(
 
 
 def _cores() -> int:
-    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -19,9 +19,9 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.planning.planner import Plan, make_plan
 from hyperclone_cli.writing.arithmetic import grow_block
+from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import plan_budget
-from hyperclone_cli.writing.loop import run_blocks, workers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,10 +15,10 @@ from hyperclone_cli.checkpoint.row_io import write_rows
 from hyperclone_cli.checkpoint.safetensors_file import create, lay_out
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.writing.arithmetic import grow_block
+from hyperclone_cli.writing.block_loop import BlockResult, run_blocks, workers
 from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import Budget
 from hyperclone_cli.writing.journal import Journal
-from hyperclone_cli.writing.loop import BlockResult, run_blocks, workers
 
 Progress = Callable[[int, int], None]
 """Called from the caller's thread with the number of bytes just written, and of all bytes to write."""
