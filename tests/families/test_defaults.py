@@ -24,3 +24,12 @@ def test_defaults_are_those_of_transformers(family: Family) -> None:
     for key, assumed in (silent | {"tie_word_embeddings": False} | dict(family.defaults)).items():
         expected = follows[key] if assumed is None else assumed
         assert (getattr(config, key, None) or expected) == expected, key
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_what_is_false_by_default_is_stated_where_a_condition_asks_for_false(family: Family) -> None:
+    """A key without a default is null, which no condition takes for false."""
+    config = AutoConfig.for_model(family.model_type)
+    conditions = [family.layout.when, *(limited.when for limited in (*family.limits, *family.folds))]
+    asked = {key for when in conditions for key, wanted in when.items() if wanted is False}
+    assert [key for key in asked if getattr(config, key, None) is False and key not in family.defaults] == []
