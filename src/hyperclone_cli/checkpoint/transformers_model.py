@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 NOTHING_RUN: Mapping[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-"""Arguments of every `from_pretrained`: a checkpoint's code is not run, nor is anybody asked, and nothing is fetched."""
+"""Arguments of every `from_pretrained`: code of a checkpoint is not run, nor is anybody asked; nothing is fetched."""
 
 _HOW_TO_RUN = ("attn_implementation", "experts_implementation")
 """Keys of config.json, with or without "_", that name kernels of the machine on which it was saved."""

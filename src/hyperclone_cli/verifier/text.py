@@ -60,6 +60,8 @@ def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
             tokenizer = AutoTokenizer.from_pretrained(**arguments, **NOTHING_RUN)
         encoded = [tokenizer(PAGE)["input_ids"], *_prompts(tokenizer)]
     except Exception as error:  # tokenizers and chat templates raise their own kinds
+        if "trust_remote_code" in str(error):  # transformers advises to run the code
+            return None, "The tokenizer needs code of its own, which is never run; random tokens are used."
         return None, f"The tokenizer does not load ({last_line(error)}); random tokens are used."
     if len(encoded[0]) < 2 or not all(encoded):
         return None, "The tokenizer makes no tokens of English; random tokens are used."
