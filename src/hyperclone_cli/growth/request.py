@@ -162,7 +162,7 @@ class Writing:
         int | str,
         Option(
             "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch "
-            "itself takes about 200 MB more.",
+            "and transformers take about 300 MB more.",
             WRITING,
         ),
     ] = "512MB"
