@@ -32,7 +32,10 @@ LAYERS = [
 
 
 NOT_IMPORTED = {
-    "": {"jinja2"},  # huggingface_hub fills in model cards with it
+    "": {
+        "accelerate",
+        "jinja2",
+    },  # transformers places models with the one, huggingface_hub fills in cards with the other
     "gguf": {"accelerate", "gguf"},  # transformers reads GGUF files through both
 }
 """Extra → packages that are declared for what others import; "" stands for what is always installed."""

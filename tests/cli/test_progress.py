@@ -67,7 +67,8 @@ def test_what_is_fetched_is_named(tmp_path: Path) -> None:
         assert planned.stderr == "Fetching the headers of a/llama …\n"
         arguments = ["--src", "a/llama", "--ffn-mult", 2, "--out", tmp_path / "clone", "--no-verify", "--json"]
         expanded = hyperclone("expand", *arguments, env=env)
-    assert expanded.stderr.splitlines()[:2] == ["Fetching a/llama …", f"Writing {tmp_path / 'clone'} …"]
+    steps = ["Fetching a/llama …", "Checking that transformers accepts the clone …", f"Writing {tmp_path / 'clone'} …"]
+    assert expanded.stderr.splitlines()[:3] == steps
 
 
 def on_a_terminal(*arguments: object) -> tuple[str, str]:

@@ -30,6 +30,6 @@ def test_defaults_are_those_of_transformers(family: Family) -> None:
 def test_what_is_false_by_default_is_stated_where_a_condition_asks_for_false(family: Family) -> None:
     """A key without a default is null, which no condition takes for false."""
     config = AutoConfig.for_model(family.model_type)
-    conditions = [family.layout.when, *(limited.when for limited in (*family.limits, *family.folds))]
+    conditions = [family.layout.when, *(limit.when for limit in family.limits), *(fold.when for fold in family.folds)]
     asked = {key for when in conditions for key, wanted in when.items() if wanted is False}
     assert [key for key in asked if getattr(config, key, None) is False and key not in family.defaults] == []

@@ -36,6 +36,7 @@ def expand_steps(src: Path, clone: Path, tokens: int, stored: str = "float32", r
     models_run = dict.fromkeys(["the source in float32", f"the source in {stored}", "the clone in float32"])
     return [
         f"{reading} {src} …",
+        "Checking that transformers accepts the clone …",
         f"Writing {clone} …",
         f"Writing config and tokenizer, and syncing {clone} …",
         f"{reading} {src} …",

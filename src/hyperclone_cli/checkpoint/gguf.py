@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.checkpoint.json_config import read_json
-from hyperclone_cli.checkpoint.transformers_model import quiet_transformers, weights_of
+from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, quiet_transformers, weights_of
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def load_model(path: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
             quantization_config=dequantise,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
-            local_files_only=True,
+            **NOTHING_RUN,
         )
     return model, report
 
@@ -104,7 +104,7 @@ def read_tokenizer(path: Path) -> dict[str, bytes]:
 
     try:
         with quiet_transformers(), pretrained_arguments(path) as arguments, tempfile.TemporaryDirectory() as directory:
-            AutoTokenizer.from_pretrained(**arguments).save_pretrained(directory)
+            AutoTokenizer.from_pretrained(**arguments, **NOTHING_RUN).save_pretrained(directory)
             files = [file for file in Path(directory).rglob("*") if file.is_file()]
             return {str(file.relative_to(directory)): file.read_bytes() for file in files}
     except Exception as error:  # tokenizers raise their own kinds

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.checkpoint.safetensors_file import check_regular_file
-from hyperclone_cli.errors import DEQUANTISE, CheckpointError, last_line
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -56,20 +56,3 @@ def with_value(config: Mapping[str, Any], key: str, number: Any) -> dict[str, An
 def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, old value or None, new value) of every key of `after` that is new or has a different value."""
     return [(key, before.get(key), new) for key, new in after.items() if key not in before or before[key] != new]
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, with the reason, for a config that stock transformers refuses. Imports transformers."""
-    from transformers import AutoConfig
-
-    fields = {key: item for key, item in config.items() if key != "model_type"}
-    try:
-        fields = json.loads(json.dumps(fields), object_hook=_special_float)  # a copy, as if read from a file
-        AutoConfig.for_model(config["model_type"], **fields)
-    except Exception as error:  # each architecture raises its own kinds
-        raise CheckpointError(f"transformers refuses the config: {last_line(error)}") from None
-
-
-def _special_float(item: dict[str, Any]) -> Any:
-    """NaN or Inf, which transformers writes as {"__float__": "NaN"}; any other object unchanged."""
-    return float(item["__float__"]) if item.keys() == {"__float__"} else item

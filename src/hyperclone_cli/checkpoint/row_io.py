@@ -31,6 +31,8 @@ def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
             stack.callback(os.close, descriptors[path])
 
         def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+            if stored.zeros:
+                return _zeros(stored, start, stop)
             read = [read_matrix(*member) for member in stored.members(start, stop)]
             return read[0] if len(read) == 1 else torch.cat(read)
 
@@ -73,10 +75,16 @@ def rows_in_memory(weights: Mapping[str, torch.Tensor]) -> Read:
     """Read rows from tensors by name, on any device and in any memory layout."""
 
     def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+        if stored.zeros:
+            return _zeros(stored, start, stop)
         rows = torch.cat(list(_rows_of(weights[stored.name], stored, start, stop)))
         return rows.cpu().contiguous()  # other devices may round differently
 
     return read
+
+
+def _zeros(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+    return torch.zeros((stop - start, *stored.shape[1:]), dtype=TORCH_DTYPES[stored.dtype])
 
 
 def put_rows(weight: torch.Tensor, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:

@@ -34,6 +34,7 @@ class StoredTensor:
     shape       as stored on disk
     offset      of its first byte, from the start of the file
     transposed  whether the file stores (columns, rows); of a stack, whether it stores each matrix so
+    zeros       whether it lies nowhere, and is all zeros
     stack       (matrices, …) if the tensor is a stack of matrices, such as fused experts, whose first two dimensions
                 `shape` may merge into one; empty for a single matrix. Rows are numbered across the whole stack
     """
@@ -45,6 +46,7 @@ class StoredTensor:
     offset: int
     transposed: bool = False
     stack: tuple[int, ...] = ()
+    zeros: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hyperclone_cli.checkpoint.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.checkpoint.json_config import read_config, read_json
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor, check_regular_file, read_header
-from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.errors import CheckpointError, RequestError, first_of
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,7 @@ class Source:
     config   config.json as raw JSON
     tensors  name → where it lies, in the order of their bytes
     notes    what the user should know about how the checkpoint is read
+    ignored  names of stored tensors that transformers does not load, which are not among `tensors`
     origin   the model on the Hub that it was fetched from; None for a local checkpoint
     """
 
@@ -73,13 +75,35 @@ class Source:
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    ignored: tuple[str, ...] = field(default=(), kw_only=True)
     origin: Origin | None = field(default=None, kw_only=True)
 
     def rows(self) -> AbstractContextManager[Read]:
         """A context with the weight files open; it gives the function that reads rows of a tensor."""
         from hyperclone_cli.checkpoint.row_io import rows_on_disk
 
-        return rows_on_disk(tensor.path for tensor in self.tensors.values())
+        return rows_on_disk(tensor.path for tensor in self.tensors.values() if not tensor.zeros)
+
+    def as_loaded(self, ignored: Iterable[str], zeros: Mapping[str, int]) -> Source:
+        """The checkpoint as transformers sees it: without tensors that it ignores, with biases that it fills in.
+
+        ignored  names of tensors
+        zeros    name → length of biases that are not stored; they take the dtype that most tensors have
+        """
+        ignored = tuple(sorted(set(ignored) & self.tensors.keys()))
+        kept = {name: tensor for name, tensor in self.tensors.items() if name not in ignored}
+        usual = Counter(tensor.dtype for tensor in kept.values()).most_common(1)
+        filled = {
+            name: StoredTensor(name, usual[0][0], (length,), self.path, 0, zeros=True)
+            for name, length in zeros.items()
+            if usual and name not in self.tensors
+        }
+        notes = list(self.notes)
+        if ignored:
+            notes.append(f"Not written, because transformers does not load it: {first_of(ignored)}.")
+        if filled:
+            notes.append(f"Not stored, and written as zeros, which transformers takes it for: {first_of([*filled])}.")
+        return replace(self, tensors=kept | filled, notes=tuple(notes), ignored=ignored)
 
     def same_bytes(self, one: str, other: str) -> bool:
         """Whether two tensors, by name, have the same dtype, shape and bytes. Reads them block by block."""

@@ -1,15 +1,122 @@
-"""A model that stock transformers has loaded: its tensors and gradients in the names and layout of its checkpoint."""
+"""Stock transformers: how it loads a checkpoint here, and a loaded model in the names and layout of its checkpoint."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hyperclone_cli.errors import CheckpointError, last_line
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+NOTHING_RUN: Mapping[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+"""Arguments of every `from_pretrained`: code of a checkpoint is not run, nor is anybody asked; nothing is fetched."""
+
+_HOW_TO_RUN = ("attn_implementation", "experts_implementation")
+"""Keys of config.json, with or without "_", that name kernels of the machine on which it was saved."""
+
+
+class Described(Protocol):
+    """A tensor that need not be in memory. `dtype` is that of safetensors."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def stock_config(config: Mapping[str, Any], path: Path | str) -> PreTrainedConfig:
+    """A raw config.json as transformers reads it, except that transformers chooses the kernels that run the model.
+
+    path  of the checkpoint, for messages
+
+    Raises CheckpointError, with the reason, for a config that transformers refuses.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, __version__
+
+    model_type = config["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        own_code = " The checkpoint's own code (auto_map) is never run." if "auto_map" in config else ""
+        raise CheckpointError(
+            f"{path}: transformers {__version__} does not know model_type {model_type!r}.{own_code}",
+            "Install a version that does. Or if it is another architecture under a name of its own, change model_type"
+            " in config.json to the name of that architecture.",
+        )
+    with quiet_transformers(), tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(_without_kernels(config)), encoding="utf-8")
+        try:
+            return AutoConfig.from_pretrained(directory, **NOTHING_RUN)
+        except Exception as error:  # each architecture raises its own kinds
+            raise CheckpointError(f"{path}: transformers refuses the config: {last_line(error)}") from None
+
+
+def _without_kernels(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_kernels(item) for key, item in value.items() if str(key).lstrip("_") not in _HOW_TO_RUN}
+
+
+def load_without_weights(
+    config: Mapping[str, Any], tensors: Iterable[Described], path: Path | str
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """(model on the meta device, transformers' loading info) of a checkpoint of which only the headers are known.
+
+    path  of the checkpoint, for messages
+
+    Raises CheckpointError, with the reason, where transformers refuses the checkpoint.
+    """
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES
+
+    whole = stock_config(config, path)
+    if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CheckpointError(f"{path}: transformers has no causal language model of model_type {whole.model_type!r}.")
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(whole)]
+    known = whole if isinstance(whole, model_class.config_class) else whole.get_text_config()
+    with quiet_transformers():
+        try:
+            model, report = model_class.from_pretrained(
+                None,
+                config=known,
+                state_dict={
+                    tensor.name: torch.empty(
+                        tensor.shape, dtype=TORCH_DTYPES.get(tensor.dtype, torch.float32), device="meta"
+                    )
+                    for tensor in tensors
+                },
+                device_map="meta",
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the report names them
+                **NOTHING_RUN,
+            )
+        except Exception as error:  # each architecture raises its own kinds
+            raise CheckpointError(f"{path}: transformers refuses the model: {last_line(error)}") from error
+    return model, report
+
+
+def starts_as_zeros(model: PreTrainedModel, name: str) -> bool:
+    """Whether transformers fills the parameter `name` of a model on the meta device with zeros if it is not stored."""
+    import torch
+
+    parent, _, leaf = name.rpartition(".")
+    module = model.get_submodule(parent)
+    value = torch.nn.Parameter(torch.full(module.get_parameter(leaf).shape, torch.nan))
+    setattr(module, leaf, value)
+    module._is_hf_initialized = False
+    model._initialize_weights(module)
+    return not bool(module.get_parameter(leaf).any())
 
 
 @contextmanager

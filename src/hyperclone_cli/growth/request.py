@@ -135,8 +135,8 @@ class Writing:
     threads: int | None = option(None, "How many blocks are worked on at once.", min=1, unset="one for each core")
     max_memory: int | str = option(
         "512MB",
-        "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch itself"
-        " takes about 200 MB more.",
+        "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch and"
+        " transformers take about 300 MB more.",
     )
     checksum: bool = option(
         False,

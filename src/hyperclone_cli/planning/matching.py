@@ -16,7 +16,12 @@ from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth, grow_axes
 
 _NEXT_TOKEN = drop("multi-token prediction, which transformers does not load")
+_VALUE_HEAD = drop("a value head, which transformers does not load")
+_FURTHER_LAYER = drop("of a layer beyond those that config.json states: transformers does not load it")
 _SHARED = drop("of a layer that shares those of an earlier one: transformers does not load it")
+
+UNUSUAL = tuple(form.dropped for form in (_VALUE_HEAD, _FURTHER_LAYER))
+"""Why a tensor is not written, where its user may have expected it to be."""
 
 
 def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
@@ -27,14 +32,10 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
     family, kinds = proposal.family, stated_kinds(proposal)
     matched: dict[str, Match] = {}
     unknown = []
-    layers = proposal.sizes["layers"]
-    more = source.config.get(family.next_token.layers)
-    further = range(layers, layers + (more if type(more) is int else 0))
     for name in source.tensors:
-        if family.tensor_names.layer_of(name) in further or (
-            family.next_token.names and family.next_token.names in name
-        ):
-            matched[name] = Match(name, name, "", _NEXT_TOKEN, ())
+        ignored = _ignored(name, proposal)
+        if ignored:
+            matched[name] = Match(name, name, "", ignored, ())
             continue
         fits = family.tensor_names.matches(name)
         if len(fits) > 1:
@@ -57,6 +58,18 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
         raise CheckpointError(f"{source.path}: stored twice, with and without {family.prefix!r}: {first_of(twice)}.")
     _check_complete([match for match in matched.values() if not match.form.dropped], proposal, kinds)
     return matched
+
+
+def _ignored(name: str, proposal: Proposal) -> Form | None:
+    """The form of a tensor that transformers does not load, whatever the table says of its name; None for others."""
+    family, layers, layer = proposal.family, proposal.sizes["layers"], proposal.family.tensor_names.layer_of(name)
+    more = proposal.config.get(family.next_token.layers)
+    further = range(layers, layers + (more if type(more) is int else 0))
+    if layer in further or (family.next_token.names and family.next_token.names in name):
+        return _NEXT_TOKEN
+    if layer is not None and layer >= layers:
+        return _FURTHER_LAYER
+    return _VALUE_HEAD if name.startswith("v_head.") else None
 
 
 def names_of_copies(match: Match, growths: Mapping[str, Growth]) -> list[str]:

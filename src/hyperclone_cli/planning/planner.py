@@ -18,7 +18,7 @@ from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
+from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError, first_of
 from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
 from hyperclone_cli.families.vocabulary import Role, dimension
 from hyperclone_cli.growth.config import grow_config
@@ -28,7 +28,7 @@ from hyperclone_cli.growth.request import Request, bytes_of
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
-from hyperclone_cli.planning.matching import match_tensors, names_of_copies
+from hyperclone_cli.planning.matching import UNUSUAL, match_tensors, names_of_copies
 from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
 from hyperclone_cli.planning.tied_head import Head, decide_head
 
@@ -177,7 +177,12 @@ def make_plan(source: Source, request: Request) -> Plan:
         shards=_split(tensors, request.max_shard_size),
         dropped=dropped,
         head=head,
-        notes=(*_silent_heads(growths["kv_heads"]), *_noise_warning(request, tensors), *source.notes),
+        notes=(
+            *_silent_heads(growths["kv_heads"]),
+            *_noise_warning(request, tensors),
+            *_left_out(dropped),
+            *source.notes,
+        ),
     )
 
 
@@ -194,6 +199,11 @@ def _noise_warning(request: Request, tensors: list[GrownTensor]) -> list[str]:
         return []
     why = "rounding makes the copies differ, and noise that no longer cancels grows with the depth"
     return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}. Verification may fail; in float32 it passes."]
+
+
+def _left_out(dropped: Mapping[str, str]) -> list[str]:
+    named = {why: [name for name, reason in dropped.items() if reason == why] for why in UNUSUAL}
+    return [f"Not written, {why}: {first_of(names)}." for why, names in named.items() if names]
 
 
 def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
@@ -227,7 +237,8 @@ def _check_known(source: Source, request: Request) -> None:
         raise CheckpointError(
             f"config.json: model_type {model_type!r} is not supported.",
             f"Its tensors have the names and shapes of {name}: expand it with --family {name}; `verify` then tells"
-            " whether it computes the same.",
+            f" whether it computes the same. If transformers does not know {model_type!r} either, put"
+            f' "model_type": "{name}" into its config.json instead.',
         )
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from hyperclone_cli.checkpoint.gguf import load_model
 from hyperclone_cli.checkpoint.source import GgufSource, Source
-from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers
+from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, loading_problems, quiet_transformers, stock_config
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.growth.widths import Growth
 
@@ -42,6 +42,7 @@ def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[
     """(model in eval mode, loading problems) of a checkpoint. Raises CheckpointError if it cannot be loaded."""
     from transformers import AutoModelForCausalLM
 
+    config = None if isinstance(checkpoint, GgufSource) else stock_config(checkpoint.config, checkpoint.path)
     try:
         if isinstance(checkpoint, GgufSource):
             model, report = load_model(checkpoint.path, checkpoint.config["dtype"])
@@ -51,10 +52,11 @@ def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[
             with quiet_transformers():
                 model, report = AutoModelForCausalLM.from_pretrained(
                     checkpoint.path,
+                    config=config,
                     dtype=dtype,
                     output_loading_info=True,
-                    local_files_only=True,
                     ignore_mismatched_sizes=True,  # the report names them
+                    **NOTHING_RUN,
                 )
     except Exception as error:  # whatever transformers, safetensors or the config raise
         raise CheckpointError(f"{checkpoint.path}: transformers cannot load it: {last_line(error)}") from error
@@ -62,8 +64,12 @@ def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 def check_complete(checkpoint: Source, problems: list[str]) -> None:
-    """Raise CheckpointError if among the problems of `load` are missing or mismatched tensors."""
-    faults = [problem for problem in problems if not problem.startswith("unexpected")]
+    """Raise CheckpointError if among the problems of `load` are missing or mismatched tensors.
+
+    Biases that the source is known to lack are none: transformers takes them as zeros.
+    """
+    known = {f"missing tensor {tensor.name}" for tensor in checkpoint.tensors.values() if tensor.zeros}
+    faults = [problem for problem in problems if not problem.startswith("unexpected") and problem not in known]
     if faults:
         raise CheckpointError(f"{checkpoint.path}: {faults[0]}: the checkpoint is damaged.", "Fetch it again.")
 

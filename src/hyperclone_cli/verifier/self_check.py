@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hyperclone_cli.checkpoint.json_config import with_value
-from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers
+from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, loading_problems, quiet_transformers
 from hyperclone_cli.errors import last_line
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.axes import AXES
@@ -107,7 +107,9 @@ def check_family(family: Family) -> FamilyCheck:
 @torch.no_grad()
 def _logits(path: Path) -> torch.Tensor:
     """Logits of random tokens in float64. Raises ValueError for missing, unexpected or mismatched tensors."""
-    model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, output_loading_info=True, **NOTHING_RUN
+    )
     if problems := loading_problems(report):
         raise ValueError(", ".join(problems))
     ids = torch.randint(3, AXES["vocab"].tiny, (2, 24), generator=torch.Generator().manual_seed(7))

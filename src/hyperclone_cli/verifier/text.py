@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.checkpoint.gguf import pretrained_arguments
-from hyperclone_cli.checkpoint.transformers_model import quiet_transformers
+from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, quiet_transformers
 from hyperclone_cli.errors import last_line
 
 if TYPE_CHECKING:
@@ -57,9 +57,11 @@ def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
         return None, ""
     try:
         with quiet_transformers(), pretrained_arguments(path) as arguments:
-            tokenizer = AutoTokenizer.from_pretrained(**arguments, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(**arguments, **NOTHING_RUN)
         encoded = [tokenizer(PAGE)["input_ids"], *_prompts(tokenizer)]
     except Exception as error:  # tokenizers and chat templates raise their own kinds
+        if "trust_remote_code" in str(error):  # transformers advises to run the code
+            return None, "The tokenizer needs code of its own, which is never run; random tokens are used."
         return None, f"The tokenizer does not load ({last_line(error)}); random tokens are used."
     if len(encoded[0]) < 2 or not all(encoded):
         return None, "The tokenizer makes no tokens of English; random tokens are used."

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from hyperclone_cli.checkpoint.json_config import check_config, check_readable
+from hyperclone_cli.checkpoint.json_config import check_readable
 from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, put_rows
 from hyperclone_cli.checkpoint.source import TensorSource, stored_tensors
-from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers, weights_of
+from hyperclone_cli.checkpoint.transformers_model import (
+    NOTHING_RUN,
+    loading_problems,
+    quiet_transformers,
+    stock_config,
+    weights_of,
+)
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.growth.option import takes
 from hyperclone_cli.growth.request import Request
@@ -41,7 +47,7 @@ def clone_model(model: Model, request: Request | None = None, **options: Any) ->
     unsupported architecture, quantised, or not entirely in memory, and TypeError for an unknown keyword.
     """
     plan = make_plan(open_model(model), Request.of(request, options))
-    check_config(plan.config)
+    stock_config(plan.config, "the clone")
     grown = _load_like(model, plan)
     if plan.request.dtype is None:
         _take_dtypes(grown, model)
@@ -95,6 +101,7 @@ def _load_like(model: Model, plan: Plan) -> Model:
             dtype=reduce(torch.promote_types, {TORCH_DTYPES[tensor.dtype] for tensor in plan.tensors}),
             attn_implementation=model.config._attn_implementation,
             output_loading_info=True,
+            **NOTHING_RUN,
         )
     if problems := loading_problems(report):
         raise CheckpointError(f"{plan.source.path}: transformers cannot load the grown tensors: {problems[0]}.")

@@ -15,10 +15,9 @@ from rich.filesize import decimal
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.checksums import checksums
-from hyperclone_cli.checkpoint.json_config import check_config
 from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.checkpoint.source import INDEX_NAME, Source
-from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
+from hyperclone_cli.errors import StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request, Writing
@@ -31,6 +30,7 @@ from hyperclone_cli.writing.card import command, write_card
 from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME
 from hyperclone_cli.writing.integrity import check_written, finiteness_note
 from hyperclone_cli.writing.journal import Journal, RunKey
+from hyperclone_cli.writing.preflight import check_loads
 from hyperclone_cli.writing.provenance import provenance
 from hyperclone_cli.writing.publish import check_places, new_directory, partial_of, remove_stale_journal, sync
 
@@ -63,17 +63,10 @@ def expand(
     check_places(directory, out, writing.overwrite)
     source = open_checkpoint(place, access, progress, request.dtype, lambda config: _check_request(config, request))
     plan = make_plan(source, request)
-    budget = plan_budget(plan.tensors, writing.threads, writing.max_memory)
     check_space(plan, out)
-    growths = plan.growths
-    if growths["embed"].ratio != growths["kv_heads"].ratio * growths["group"].ratio or growths["value"].grows:
-        # Architectures restrict hidden_size and the number of heads in different ways. A config whose widths all
-        # grow alike is as valid as the source's, and needs no import of transformers, which takes a second.
-        check_config(plan.source.config)
-        try:
-            check_config(plan.config)
-        except CheckpointError as error:  # the source's config is valid, so the request is not
-            raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
+    progress.step("Checking that transformers accepts the clone")
+    plan = check_loads(plan)
+    budget = plan_budget(plan.tensors, writing.threads, writing.max_memory)
     key = _run_key(plan, src, access, out)
     with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
         from hyperclone_cli.writing.writer import write_shards

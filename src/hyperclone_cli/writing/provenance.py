@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,6 +31,7 @@ class Provenance:
     """The record of a clone: its source, the request, the digest of its plan, the files that were written.
 
     sha256  file → SHA-256; empty if `expand` was not asked for it
+    ignored, zeros  what `Source.as_loaded` was given
     """
 
     source: Path | Origin
@@ -38,6 +39,8 @@ class Provenance:
     plan_digest: str
     files: tuple[str, ...]
     sha256: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+    zeros: Mapping[str, int] = field(default_factory=dict)
 
 
 def provenance(plan: Plan, out: Path) -> dict[str, Any]:
@@ -46,12 +49,16 @@ def provenance(plan: Plan, out: Path) -> dict[str, Any]:
     The source is a path relative to `out`, or a name and commit on the Hub.
     """
     origin = plan.source.origin
+    zeros = {tensor.name: tensor.shape[0] for tensor in plan.source.tensors.values() if tensor.zeros}
+    ignored = plan.source.ignored
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"hyperclone {__version__}",
         "source": asdict(origin) if origin else os.path.relpath(_resolved(plan.source.path), out.resolve()),
         "request": asdict(plan.request),
         "plan_digest": plan.digest,
+        **({"ignored": list(ignored)} if ignored else {}),
+        **({"zeros": zeros} if zeros else {}),
     }
 
 
@@ -82,10 +89,15 @@ def read_provenance(clone: Path) -> Provenance | None:
             raise TypeError(f"files should be a list of names, found {files!r}")
         if not isinstance(sha256, dict) or not all(isinstance(digest, str) for digest in sha256.values()):
             raise TypeError(f"sha256 should be digests by name, found {sha256!r}")
+        ignored, zeros = record.get("ignored", []), record.get("zeros", {})
+        if not isinstance(ignored, list) or not all(isinstance(name, str) for name in ignored):
+            raise TypeError(f"ignored should be a list of names, found {ignored!r}")
+        if not isinstance(zeros, dict) or not all(type(length) is int for length in zeros.values()):
+            raise TypeError(f"zeros should be lengths by name, found {zeros!r}")
         outside = [name for name in (*files, *sha256) if _is_outside(name)]
         if outside:
             raise ValueError(f"file {outside[0]!r} is not inside the clone")
-        return Provenance(source, request, record["plan_digest"], tuple(files), sha256)
+        return Provenance(source, request, record["plan_digest"], tuple(files), sha256, tuple(ignored), zeros)
     except (KeyError, TypeError, ValueError, RequestError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None
 
@@ -120,7 +132,8 @@ def plan_again(record: Provenance, src: str | Path | None, access: Access, progr
     Its digest is the recorded one unless the source has changed. Raises RequestError, CheckpointError or StorageError.
     """
     place = recorded_source(record, access) if src is None else locate(src, access)
-    return make_plan(opened(place, access, progress, record.request.dtype), record.request)
+    source = opened(place, access, progress, record.request.dtype)
+    return make_plan(source.as_loaded(record.ignored, record.zeros), record.request)
 
 
 def check_clone(clone: Path) -> None:
