@@ -104,4 +104,14 @@ Device = Annotated[
         rich_help_panel=CHECKING,
     ),
 ]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Also write the verification as one HTML page.",
+        show_default=False,
+        rich_help_panel=CHECKING,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]

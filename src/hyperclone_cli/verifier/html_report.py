@@ -1,0 +1,288 @@
+"""A verification as one HTML page: no scripts, nothing loaded from elsewhere, the same bytes for the same report.
+
+The page is made to be passed on. It therefore shows names without paths, and neither a host nor a clock time: a
+time would be the only difference between two reports of the same clone on the same machine.
+Whatever comes from the checkpoints (names, config values, tokens) is escaped by the template.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from hyperclone_cli.errors import RequestError, StorageError
+from hyperclone_cli.verifier.layer_chart import layer_chart
+from hyperclone_cli.verifier.report import Background, Continuation, Report, finite
+from hyperclone_cli.verifier.verification_record import record_page, replace_file
+from hyperclone_cli.writing.clone_files import REPORT_NAME
+
+_TEMPLATE = Path(__file__).with_name("html_report.html.jinja")
+
+FAILURES_SHOWN, FAILURES_AT_MOST = 20, 2000
+"""How many failures are shown at once, and how many the page holds. The JSON of `verify` has all of them."""
+
+_LONGEST = 160
+"""Characters of a value of config.json."""
+
+CHECKS: dict[str, tuple[str, ...]] = {
+    "config and files": ("config.json", "file "),
+    "weights": ("tensor ",),
+    "loading": ("loading: ",),
+    "logits": ("logits: ",),
+    "greedy decoding": ("greedy decoding: ",),
+}
+"""What is compared → how the messages of its failures begin."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison. `status` is "passed", "failed" or "not compared"."""
+
+    name: str
+    status: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring tokens of a continuation, all of which differ from the other model's or none does."""
+
+    text: str
+    tokens: tuple[int, ...]
+    differs: bool
+
+
+def check_report(path: Path, clone: Path) -> None:
+    """Raise RequestError if the page cannot be written to `path`. Call it before the work; `clone` may not exist yet.
+
+    In the clone's directory the page has one name, by which `push` and later verifications know it.
+    """
+    if find_spec("matplotlib") is None:
+        raise RequestError("--report needs matplotlib.", "Install it: pip install 'hyperclone-cli[plot]'")
+    place, home = Path(os.path.realpath(path)), Path(os.path.realpath(clone))
+    if place.suffix.lower() not in (".html", ".htm") or place.is_dir():
+        raise RequestError(f"--report {path}: expected the name of an .html file.")
+    if home in place.parents:
+        if place != home / REPORT_NAME:
+            raise RequestError(
+                f"--report {path}: in the clone's directory the page is called {REPORT_NAME}.",
+                f"Use {clone / REPORT_NAME}, or a directory outside the clone.",
+            )
+        if not home.exists():
+            return
+    if not place.parent.is_dir():
+        raise RequestError(f"--report {path}: {path.parent} is not an existing directory.")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise RequestError(f"--report {path}: {path.parent} cannot be written to.")
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write a verification to `path` as an HTML page. In the clone's directory, the clone's card links it.
+
+    Raises RequestError as `check_report` does, StorageError if the disk fails.
+    """
+    check_report(path, Path(report.clone))
+    text = render(report).encode(errors="backslashreplace")  # config.json may hold half a surrogate pair
+    place = Path(os.path.realpath(path))
+    try:
+        replace_file(place, text)
+        if place.parent == Path(os.path.realpath(report.clone)):
+            record_page(place.parent, finite(report.as_json()))
+    except OSError as error:
+        raise StorageError(f"--report {path}: {error.strerror or error}.") from error
+
+
+def render(report: Report) -> str:
+    """The page of a verification."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    templates = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    templates.filters |= {"number": _number, "times": _times, "short": _short, "bytes": _bytes, "visible": _visible}
+    shown = report.failures[:FAILURES_AT_MOST]
+    without_paths = _without_paths(report)
+    return templates.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        report=report,
+        background=report.background,
+        source=without_paths(report.source) if not report.background else report.background.source.name,
+        clone=Path(os.path.abspath(report.clone)).name,
+        headline=_headline(report),
+        summary=_summary(report),
+        checks=_checks(report),
+        sizes=_sizes(report.background) if report.background else [],
+        chart=Markup(layer_chart(report.logits)) if report.logits else "",  # made of numbers and fixed texts
+        layers=_layers(report),
+        prompts=_prompts(report),
+        failures=[without_paths(failure) for failure in shown],
+        first_failures=FAILURES_SHOWN,
+        more_failures=len(report.failures) - len(shown),
+        notes=[without_paths(note) for note in report.notes],
+    )
+
+
+def _headline(report: Report) -> str:
+    if not report.passed:
+        return "Failed"
+    if report.logits is None:
+        return "Passed, weights only"
+    return "Passed" if report.weights is not None else "Passed, outputs only"
+
+
+def _summary(report: Report) -> str:
+    """What the verdict means, and what it does not."""
+    if not report.passed:
+        failed = [check.name for check in _checks(report) if check.status == "failed"]
+        bad = (
+            f"; the copies first differ at {report.logits.first_bad_layer}"
+            if report.logits and "logits" in failed
+            else ""
+        )
+        return f"This clone is not what its source and its plan say. It differs in: {', '.join(failed)}{bad}."
+    if report.logits is None:
+        return "Every weight adds up to the source's. No model was run, so what they compute was not compared."
+    error = f"its logits are off by a relative error of {report.logits.relative_error:.1e}"
+    passes = f"at most {report.logits.tolerance:.1e} passes"
+    unknown = "" if report.weights else " Config, files and weights were not compared, for want of hyperclone.json."
+    return f"The clone computes what its source computes: {error}, where {passes}.{unknown}"
+
+
+def _checks(report: Report) -> list[Check]:
+    """Every comparison, and what failed without being one of them."""
+    weights, logits, made = report.weights, report.logits, report.generation
+    hashed = f", SHA-256 of {report.hashed} files" if report.hashed is not None else ""
+    whats = {
+        "config and files": weights and f"as the plan and the source have them{hashed}",
+        "weights": weights and f"{weights.tensors:,} tensors, {weights.elements:,} weights",
+        "loading": logits and "by stock transformers, with no tensor missing, unexpected or mismatched",
+        "logits": logits and f"{logits.text}, {logits.tokens} tokens, {logits.dtype}, {logits.device}",
+        "greedy decoding": made and f"{made.prompts} prompts, {made.new_tokens} new tokens each, left-padded, KV cache",
+    }
+    found = []
+    rest = list(report.failures)
+    for name, beginnings in CHECKS.items():
+        failed = [failure for failure in rest if failure.startswith(beginnings)]
+        rest = [failure for failure in rest if not failure.startswith(beginnings)]
+        if failed:
+            found.append(Check(name, "failed", f"{len(failed):,} {'failure' if len(failed) == 1 else 'failures'}"))
+        else:
+            found.append(Check(name, "passed" if whats[name] else "not compared", whats[name] or ""))
+    if rest:
+        found.append(Check("running the models", "failed", "the clone could not be run"))
+    return found
+
+
+def _sizes(background: Background) -> list[tuple[str, ...]]:
+    """(what, in the source, in the clone, factor) of every size; what config.json says comes first."""
+    source, clone = background.source, background.clone
+    rows: list[tuple[str, ...]] = [
+        (key, _short(old), _short(new), _times(old, new)) for key, old, new in background.config
+    ]
+    for part in clone.parameters if len(clone.parameters) > 1 else ():
+        pair = source.parameters.get(part, 0), clone.parameters[part]
+        rows.append((f"parameters: {part}", *map(_number, pair), _times(*pair)))
+    totals = sum(source.parameters.values()), sum(clone.parameters.values())
+    rows.append(("parameters", *map(_number, totals), _times(*totals)))
+    stored = source.weight_bytes, clone.weight_bytes
+    rows.append(("weights, bytes", *map(_bytes, stored), _times(*stored)))
+    caches = source.kv_cache_bytes_per_token, clone.kv_cache_bytes_per_token
+    if None not in caches:
+        rows.append(("KV cache, bytes per token", *map(_number, caches), _times(*caches)))
+    return rows
+
+
+def _layers(report: Report) -> list[dict[str, Any]]:
+    """Of each layer: name, error of the worst copy, digits that agree, and whether that passes."""
+    if report.logits is None:
+        return []
+    return [
+        {"name": name, "error": error, "digits": _digits(error), "passed": error <= report.logits.tolerance}
+        for name, error in report.logits.layers
+    ]
+
+
+def _digits(error: float) -> float:
+    """Decimal digits that agree: 0 for an error of its own size and more, at most 16."""
+    if not math.isfinite(error):
+        return 0.0
+    return 16.0 if error <= 1e-16 else max(0.0, -math.log10(error))
+
+
+def _prompts(report: Report) -> list[dict[str, Any]]:
+    """Of each prompt: its text or tokens, what became of it, and both continuations in pieces."""
+    differing = {prompt for prompt, _ in report.generation.parted} if report.generation else set()
+    return [
+        {
+            "prompt": made.prompt or " ".join(map(str, made.prompt_tokens)),
+            "text": bool(made.prompt),
+            "tokens": len(made.prompt_tokens),
+            "verdict": "differs" if number in differing else "identical" if _equal(made) else "tie",
+            "source": _pieces(made.source_tokens, made.source_texts, made.clone_tokens),
+            "clone": _pieces(made.clone_tokens, made.clone_texts, made.source_tokens),
+        }
+        for number, made in enumerate(report.continuations)
+    ]
+
+
+def _equal(made: Continuation) -> bool:
+    return made.source_tokens == made.clone_tokens
+
+
+def _pieces(tokens: tuple[int, ...], texts: tuple[str, ...], others: tuple[int, ...]) -> list[Piece]:
+    """A continuation, split where tokens begin or cease to differ from the `others`; ids stand for missing texts."""
+    parts = texts or tuple(f"{token} " for token in tokens)
+    marked = [(text, token, token != other) for text, token, other in zip(parts, tokens, others, strict=True)]
+    return [
+        Piece("".join(text for text, _, _ in run), tuple(token for _, token, _ in run), differs)
+        for differs, group in groupby(marked, key=lambda item: item[2])
+        for run in [list(group)]
+    ]
+
+
+def _without_paths(report: Report) -> Any:
+    """A function that replaces the paths of clone, source and home directory in a text by their names."""
+    names: dict[str, str] = {str(Path.home()): "~"}
+    for path in (report.clone, report.source):
+        if os.sep in path or path.startswith("."):
+            for form in (os.path.abspath(path), os.path.realpath(path), *([path] if len(path) > 2 else [])):
+                names[form] = Path(os.path.abspath(path)).name
+    longest_first = sorted(names, key=len, reverse=True)
+
+    def without_paths(text: str) -> str:
+        for path in longest_first:
+            text = text.replace(path, names[path])
+        return text
+
+    return without_paths
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _bytes(count: int) -> str:
+    from rich.filesize import decimal
+
+    return f"{decimal(count)} ({count:,})"
+
+
+def _short(value: object) -> str:
+    """A value of config.json, cut if it is long; an en dash for None."""
+    text = "–" if value is None else str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+def _times(before: object, after: object) -> str:
+    numbers = [value for value in (before, after) if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < 2 or not numbers[0] or not all(abs(value) < 1e15 for value in numbers):
+        return ""
+    return f"{numbers[1] / numbers[0]:.4g} ×"
+
+
+def _visible(text: str) -> str:
+    """A text whose line breaks are seen."""
+    return text.replace("\n", "↵\n")
