@@ -32,7 +32,6 @@ LAYERS = [
 
 
 NOT_IMPORTED = {
-    "": {"jinja2"},  # huggingface_hub fills in model cards with it
     "gguf": {"accelerate", "gguf"},  # transformers reads GGUF files through both
 }
 """Extra → packages that are declared for what others import; "" stands for what is always installed."""

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+from rich.filesize import decimal
+
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.verifier.layer_chart import layer_chart
 from hyperclone_cli.verifier.report import Background, Continuation, Report, finite
 from hyperclone_cli.verifier.verification_record import record_page, replace_file
-from hyperclone_cli.writing.clone_files import REPORT_NAME
+from hyperclone_cli.writing.clone_files import REPORT_NAME, replacement_of
 
 _TEMPLATE = Path(__file__).with_name("html_report.html.jinja")
 
@@ -41,7 +45,10 @@ CHECKS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison. `status` is "passed", "failed" or "not compared"."""
+    """One comparison. `status` is "passed", "failed", "undecided" or "not compared".
+
+    Decoding is undecided where a clone that failed parts from the source at a near tie: its errors make ties of much.
+    """
 
     name: str
     status: str
@@ -65,7 +72,7 @@ def check_report(path: Path, clone: Path) -> None:
     if find_spec("matplotlib") is None:
         raise RequestError("--report needs matplotlib.", "Install it: pip install 'hyperclone-cli[plot]'")
     place, home = Path(os.path.realpath(path)), Path(os.path.realpath(clone))
-    if place.suffix.lower() not in (".html", ".htm") or place.is_dir():
+    if place.suffix.lower() not in (".html", ".htm") or os.path.isdir(place):
         raise RequestError(f"--report {path}: expected the name of an .html file.")
     if home in place.parents:
         if place != home / REPORT_NAME:
@@ -75,10 +82,12 @@ def check_report(path: Path, clone: Path) -> None:
             )
         if not home.exists():
             return
-    if not place.parent.is_dir():
-        raise RequestError(f"--report {path}: {path.parent} is not an existing directory.")
-    if not os.access(place.parent, os.W_OK | os.X_OK):
-        raise RequestError(f"--report {path}: {path.parent} cannot be written to.")
+    new = place.with_name(replacement_of(place.name))  # which will be written first
+    try:
+        new.touch()
+        new.unlink()
+    except OSError as error:
+        raise RequestError(f"--report {path}: it cannot be written: {error.strerror or error}.") from None
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -99,11 +108,8 @@ def write_report(report: Report, path: Path) -> None:
 
 def render(report: Report) -> str:
     """The page of a verification."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
     templates = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"number": _number, "times": _times, "short": _short, "bytes": _bytes, "visible": _visible}
+    templates.filters |= {"number": _number, "visible": _visible, "figures": _figures}
     shown = report.failures[:FAILURES_AT_MOST]
     without_paths = _without_paths(report)
     return templates.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
@@ -115,7 +121,8 @@ def render(report: Report) -> str:
         summary=_summary(report),
         checks=_checks(report),
         sizes=_sizes(report.background) if report.background else [],
-        chart=Markup(layer_chart(report.logits)) if report.logits else "",  # made of numbers and fixed texts
+        growth=_growth(report.background) if report.background else "",
+        chart=layer_chart(report.logits) if report.logits else "",
         layers=_layers(report),
         prompts=_prompts(report),
         failures=[without_paths(failure) for failure in shown],
@@ -160,7 +167,7 @@ def _checks(report: Report) -> list[Check]:
         "weights": weights and f"{weights.tensors:,} tensors, {weights.elements:,} weights",
         "loading": logits and "by stock transformers, with no tensor missing, unexpected or mismatched",
         "logits": logits and f"{logits.text}, {logits.tokens} tokens, {logits.dtype}, {logits.device}",
-        "greedy decoding": made and f"{made.prompts} prompts, {made.new_tokens} new tokens each, left-padded, KV cache",
+        "greedy decoding": made and f"{made.identical} of {made.prompts} prompts identical",
     }
     found = []
     rest = list(report.failures)
@@ -171,9 +178,20 @@ def _checks(report: Report) -> list[Check]:
             found.append(Check(name, "failed", f"{len(failed):,} {'failure' if len(failed) == 1 else 'failures'}"))
         else:
             found.append(Check(name, "passed" if whats[name] else "not compared", whats[name] or ""))
+    if made and made.ties and found[-1].status == "passed":  # the last check is the decoding
+        ties = f"{whats['greedy decoding']}, {made.ties} part where the source has a near tie"
+        status = "undecided" if any(check.status == "failed" for check in found) else "passed"
+        found[-1] = Check("greedy decoding", status, ties)
     if rest:
         found.append(Check("running the models", "failed", "the clone could not be run"))
     return found
+
+
+def _growth(background: Background) -> str:
+    source, clone = background.source, background.clone
+    parameters = " → ".join(f"{sum(model.parameters.values()):,}" for model in (source, clone))
+    stored = " → ".join(decimal(model.weight_bytes) for model in (source, clone))
+    return f"{parameters} parameters, {stored} of weights"
 
 
 def _sizes(background: Background) -> list[tuple[str, ...]]:
@@ -265,8 +283,6 @@ def _number(value: object) -> str:
 
 
 def _bytes(count: int) -> str:
-    from rich.filesize import decimal
-
     return f"{decimal(count)} ({count:,})"
 
 
@@ -281,6 +297,11 @@ def _times(before: object, after: object) -> str:
     if len(numbers) < 2 or not numbers[0] or not all(abs(value) < 1e15 for value in numbers):
         return ""
     return f"{numbers[1] / numbers[0]:.4g} ×"
+
+
+def _figures(text: str) -> list[str]:
+    """A text, cut so that every second part is a figure such as 1.2e-06, within which no line must end."""
+    return re.split(r"(\d\.\d+e[+-]\d+)", text)
 
 
 def _visible(text: str) -> str:

@@ -54,12 +54,14 @@ def layer_chart(logits: LogitFigures) -> str:
         axes.set_xlim(-0.6, len(errors) - 0.4)
         axes.grid(axis="y", color=_LINE, linewidth=0.5, alpha=0.6)
         axes.minorticks_off()
+        axes.yaxis.set_major_formatter(lambda height, _: f"{height:.0e}")
         axes.axhspan(logits.tolerance, high, color=_BAD, alpha=0.07, linewidth=0)
         axes.axhline(logits.tolerance, color=_BAD, linewidth=1.2)
-        _label(axes, logits.tolerance, f"above {logits.tolerance:.1e} fails", _BAD, above=True)
+        _label(axes, logits.tolerance, f"above {logits.tolerance:.1e}\nfails", _BAD, above=True)
         if low < logits.floor:
-            axes.axhline(logits.floor, color=_MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-            what = f"{logits.floor:.1e}: the error of {logits.floor_dtype} in the source's own logits"
+            if logits.floor != logits.tolerance:
+                axes.axhline(logits.floor, color=_MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+            what = f"{logits.floor:.1e}: what\n{logits.floor_dtype} does to\nthe source's logits"
             _label(axes, logits.floor, what, _MUTED, above=False)
         heights = [min(max(error, low), high) if math.isfinite(error) else high for error in errors]
         axes.plot(range(len(errors)), heights, color=_MUTED, linewidth=1, alpha=0.6, zorder=2)
@@ -73,6 +75,7 @@ def layer_chart(logits: LogitFigures) -> str:
                 color=colour,
                 markerfacecolor=_PAPER if error == 0 else colour,
                 clip_on=False,
+                gid=f"mark-{place}",
                 zorder=3,
             )
         names = _short_names(logits)
@@ -92,11 +95,12 @@ def _range(figures: list[float]) -> tuple[float, float]:
 
 
 def _label(axes: Axes, height: float, text: str, colour: str, above: bool) -> None:
+    """Write to the right of the axes, where no mark can be."""
     axes.annotate(
         text,
-        (0.008, height),
+        (1.0, height),
         xycoords=axes.get_yaxis_transform(),
-        xytext=(0, 4 if above else -4),
+        xytext=(8, 2 if above else -2),
         textcoords="offset points",
         va="bottom" if above else "top",
         color=colour,
@@ -110,17 +114,16 @@ def _short_names(logits: LogitFigures) -> list[str]:
 
 
 def _ticks(count: int) -> list[int]:
-    """Evenly spaced places, the last among them, none next to the last but the one before it."""
-    step = max(1, math.ceil(count / _MOST_TICKS))
-    places = range(0, count, step)
-    return [*(place for place in places if step == 1 or place < count - max(2, step)), count - 1][-count:]
+    """At most _MOST_TICKS places and the last one, evenly spaced but for that."""
+    step = math.ceil(count / _MOST_TICKS)
+    return [*range(0, count - step, step), count - 1]
 
 
 def _for_the_page(svg: str) -> str:
-    """The <svg> element alone, as wide as its place, with the page's colours."""
+    """The <svg> element alone, as wide as its place, with the page's font and colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'<svg[^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
-    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r"<style.*?</style>|font-family: [^;]*; ", "", svg, flags=re.DOTALL).replace("xlink:href", "href")
     for colour, name in _STYLES.items():
         svg = svg.replace(colour, f"var(--{name})")
     return svg
