@@ -110,7 +110,7 @@ def render(report: Report) -> str:
     """The page of a verification."""
     templates = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"number": _number, "visible": _visible, "figures": _figures}
-    shown = report.failures[:FAILURES_AT_MOST]
+    shown = sorted(report.failures, key=_place_in_list)[:FAILURES_AT_MOST]
     without_paths = _without_paths(report)
     return templates.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
@@ -130,6 +130,12 @@ def render(report: Report) -> str:
         more_failures=len(report.failures) - len(shown),
         notes=[without_paths(note) for note in report.notes],
     )
+
+
+def _place_in_list(failure: str) -> tuple[bool, str]:
+    """A key to sort by: tensors, which can be many, come last, and layer 10 after layer 2."""
+    is_tensor = failure.startswith(CHECKS["weights"])
+    return is_tensor, re.sub(r"\d+", lambda number: number[0].zfill(9), failure) if is_tensor else ""
 
 
 def _headline(report: Report) -> str:

@@ -71,7 +71,7 @@ def layer_chart(logits: LogitFigures) -> str:
                 [place],
                 [height],
                 marker="o" if math.isfinite(error) else "X",
-                markersize=5.5 if len(errors) <= 40 else 3.5,
+                markersize=5.5 if len(errors) <= 40 or not math.isfinite(error) else 3.5,
                 color=colour,
                 markerfacecolor=_PAPER if error == 0 else colour,
                 clip_on=False,
@@ -109,14 +109,15 @@ def _label(axes: Axes, height: float, text: str, colour: str, above: bool) -> No
 
 def _short_names(logits: LogitFigures) -> list[str]:
     """What the horizontal axis calls the outputs, which the report names "the embeddings", "layer 0", …"""
-    layers = [name.removeprefix("the ").removeprefix("layer ") for name, _ in logits.layers]
+    layers = [name.replace("the embeddings", "embed").removeprefix("layer ") for name, _ in logits.layers]
     return [*(name.removesuffix(" or the final norm") for name in layers), "logits"]
 
 
 def _ticks(count: int) -> list[int]:
-    """At most _MOST_TICKS places and the last one, evenly spaced but for that."""
-    step = math.ceil(count / _MOST_TICKS)
-    return [*range(0, count - step, step), count - 1]
+    """The first place, which is that of the embeddings, the last one, and those of round layer numbers between."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, count) if count <= step * _MOST_TICKS)
+    between = range(1 if step == 1 else step + 1, count - step, step)
+    return sorted({0, *between, count - 1})
 
 
 def _for_the_page(svg: str) -> str:
