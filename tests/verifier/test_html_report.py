@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
@@ -21,7 +23,7 @@ import torch
 
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.verifier import Report, html_report, layer_chart, verify
+from hyperclone_cli.verifier import Report, html_report, layer_chart, report_view, verify
 from hyperclone_cli.verifier.report import (
     Background,
     Continuation,
@@ -34,6 +36,7 @@ from hyperclone_cli.verifier.verification_record import check_verified
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.command_line import hyperclone
+from test_architecture import PACKAGE
 
 Sources = Callable[[str], Path]
 
@@ -395,13 +398,28 @@ def test_a_failed_clone_gets_its_page_too(source: Sources, tmp_path: Path) -> No
     assert "config.json: <i>key should be 'absent', found '<b>'" in shown.text
 
 
-def test_a_disk_that_fails_is_one_error(tmp_path: Path) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("Linux has a device that is always full")
-    (tmp_path / ".page.html.new").mkdir()  # the page is written here first
-    with pytest.raises((RequestError, StorageError), match=r"page\.html"):
-        html_report.write_report(REPORT, tmp_path / "page.html")
+def test_a_disk_that_fails_is_one_error_and_the_old_page_stays(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    layer_chart.layer_chart(LOGITS)  # matplotlib writes a cache of fonts once
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # Python ignores the signal, so that writing fails
+    try:
+        with pytest.raises(StorageError, match=r"page\.html: File too large"):
+            html_report.write_report(REPORT, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"page.html": "old"}
+
+
+def test_the_template_is_part_of_the_wheel() -> None:
+    """Hatch puts every file of the package into it, but for those that git ignores."""
+    root = PACKAGE.parent.parent
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel == {"packages": ["src/hyperclone_cli"]}
+    assert PACKAGE in html_report._TEMPLATE.parents
+    ignored = [line.strip() for line in (root / ".gitignore").read_text().splitlines()]
+    assert not [pattern for pattern in ignored if html_report._TEMPLATE.match(pattern.strip("/") or "#")]
 
 
 def test_importing_the_verifier_imports_neither_jinja_nor_matplotlib() -> None:
@@ -423,6 +441,6 @@ def test_every_kind_of_failure_belongs_to_a_comparison(tmp_path: Path) -> None:
 
     wrong = models.edited(clone, tmp_path / "wrong", change, rms_norm_eps=0.1)
     (wrong / "generation_config.json").write_text("{}")
-    found = html_report._checks(verify(wrong))
-    assert [check.name for check in found] == list(html_report.CHECKS)
+    found = report_view.checks(verify(wrong))
+    assert [check.name for check in found] == list(report_view.CHECKS)
     assert [check.status for check in found] == [*["failed"] * 4, "undecided"]
