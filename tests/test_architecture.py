@@ -32,10 +32,7 @@ LAYERS = [
 
 
 NOT_IMPORTED = {
-    "": {
-        "accelerate",
-        "jinja2",
-    },  # transformers places models with the one, huggingface_hub fills in cards with the other
+    "": {"accelerate"},  # transformers places models with it
     "gguf": {"accelerate", "gguf"},  # transformers reads GGUF files through both
 }
 """Extra → packages that are declared for what others import; "" stands for what is always installed."""

@@ -8,6 +8,7 @@ import pytest
 
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.verifier.text import continuations
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 
@@ -52,3 +53,30 @@ def test_a_tokenizer_that_does_not_load_is_noted(tmp_path: Path) -> None:
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
     assert any("tokenizer" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "tokens, texts",
+    [
+        ([72, 105, 33], ("H", "i", "!")),
+        ([0xE2, 0x86, 0x92, 33], ("", "", "→", "!")),
+        ([33, 0xE2, 0x86], ("!", "", "\ufffd")),
+        ([], ()),
+    ],
+)
+def test_the_texts_of_tokens_make_the_continuation(tokens: list[int], texts: tuple[str, ...]) -> None:
+    class Bytes:
+        """A tokenizer of bytes."""
+
+        def decode(self, ids: list[int], **_: bool) -> str:
+            return bytes(ids).decode(errors="replace")
+
+    (found,) = continuations(Bytes(), [[65]], [tokens], [tokens])
+    assert (found.prompt, found.source_texts, found.clone_texts) == ("A", texts, texts)
+    assert found.source_tokens == tuple(tokens)
+
+
+def test_a_tokenizer_that_cannot_decode_leaves_the_ids() -> None:
+    (found,) = continuations(object(), [[5, 6]], [[7]], [[8]])
+    assert (found.prompt_tokens, found.source_tokens, found.clone_tokens) == ((5, 6), (7,), (8,))
+    assert (found.prompt, found.source_texts) == ("", ())

@@ -18,6 +18,7 @@ from hyperclone_cli.cli.options import (
     Out,
     PushToHub,
     RecordedSrc,
+    ReportFile,
     Revision,
     Src,
     Token,
@@ -59,6 +60,7 @@ def expand(
     out: Out,
     no_verify: NoVerify = False,
     device: Device = None,
+    report_file: ReportFile = None,
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
@@ -80,6 +82,12 @@ def expand(
         from hyperclone_cli.verifier.forward import choose_device
 
         choose_device(device)  # refused before anything is written
+    if report_file is not None:
+        if no_verify:
+            raise typer.BadParameter("it shows the verification: leave --no-verify out.", param_hint="--report")
+        from hyperclone_cli.verifier.html_report import check_report
+
+        check_report(report_file, out)  # refused before anything is written
     access = Access(revision, token, cache_dir)
     target = None
     if push_to_hub is not None:
@@ -102,6 +110,10 @@ def expand(
             report = check(out, device=device, progress=progress, access=access)
     pushed = None
     try:
+        if report_file is not None and report is not None:
+            from hyperclone_cli.verifier.html_report import write_report
+
+            write_report(report, report_file)
         if target is not None and report is not None and report.passed:
             pushed = api.push(out, target)
     finally:
@@ -147,6 +159,7 @@ def verify(
         checking("--checksum", help="Also compare the SHA-256 of every file with what `expand --checksum` recorded."),
     ] = False,
     new_tokens: Annotated[int, checking(min=1, help="How many tokens greedy decoding adds to each prompt.")] = 16,
+    report_file: ReportFile = None,
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
@@ -160,10 +173,18 @@ def verify(
     from hyperclone_cli.hub.download import Access
     from hyperclone_cli.verifier import verify as check
 
+    if report_file is not None:
+        from hyperclone_cli.verifier.html_report import check_report
+
+        check_report(report_file, clone)  # refused before anything is computed
     with output.progress() as progress:
         access = Access(revision, token, cache_dir)
         report = check(clone, src, device, dtype, weights_only, new_tokens, progress, access, checksum)
     output.show_report(report, as_json)
+    if report_file is not None:
+        from hyperclone_cli.verifier.html_report import write_report
+
+        write_report(report, report_file)
     if not report.passed:
         raise MismatchError(f"{clone}: the clone does not match its source.")
 

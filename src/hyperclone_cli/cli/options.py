@@ -85,3 +85,7 @@ PushToHub = Annotated[
     str | None,
     hub(metavar="REPO_ID", help="Push the clone to this repository once it is verified.", show_default=False),
 ]
+ReportFile = Annotated[
+    Path | None,
+    checking("--report", metavar="FILE", help="Also write the verification as one HTML page.", show_default=False),
+]

@@ -10,7 +10,13 @@ from hyperclone_cli.checkpoint.source import INDEX_NAME, READ_WITH_MODEL, matche
 from hyperclone_cli.errors import first_of
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.verifier.report import PartialReport
-from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAME, published_files
+from hyperclone_cli.writing.clone_files import (
+    CARD_NAME,
+    PROVENANCE_NAME,
+    REPORT_NAME,
+    VERIFICATION_NAME,
+    published_files,
+)
 
 _NOT_COMPARED = {"transformers_version", "_name_or_path"}
 """Keys that record where a config comes from; the model does not depend on them."""
@@ -40,7 +46,8 @@ def compare_files(plan: Plan, clone: Path, partial: PartialReport) -> None:
             partial.failures.append(f"file {name} is missing; the source has it")
         elif (clone / name).read_bytes() != plan.source.read_side_file(name):
             partial.failures.append(f"file {name} differs from the source's")
-    own = {"config.json", CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAME, *plan.shards, *map(str, side_files)}
+    own = {"config.json", CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAME, REPORT_NAME, *plan.shards}
+    own |= set(map(str, side_files))
     own |= {INDEX_NAME} if len(plan.shards) > 1 else set()
     others = sorted(published_files(clone) - own)
     partial.failures += [

@@ -104,6 +104,9 @@ def compare_outputs(
     assert grown.decoded is not None
     partial.logits = figures
     partial.generation = generation.compare(decoded, grown.decoded, prompts, figures.max_abs_difference)
+    partial.continuations = text.continuations(
+        tokenizer, prompts, decoded.tokens.tolist(), grown.decoded.tokens.tolist()
+    )
     partial.failures += [f"loading: {problem}" for problem in grown.problems]
     if not figures.relative_error <= figures.tolerance:
         partial.failures.append(

@@ -81,6 +81,54 @@ class GenerationFigures:
     parted: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """The tokens of a prompt, and those by which source and clone continued it.
+
+    prompt        the prompt's text; "" without a tokenizer
+    source_texts  the text of each token, which together make the continuation's; empty without a tokenizer
+    """
+
+    prompt_tokens: tuple[int, ...]
+    source_tokens: tuple[int, ...]
+    clone_tokens: tuple[int, ...]
+    prompt: str = ""
+    source_texts: tuple[str, ...] = ()
+    clone_texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """One of the two models.
+
+    name                      its name on the Hub, or the last part of its path
+    parameters                part of the network → number of parameters; a tied head counts once
+    weight_bytes              of its tensors, as they are stored or dequantised
+    kv_cache_bytes_per_token  None if the plan is not known
+    """
+
+    name: str
+    parameters: dict[str, int]
+    weight_bytes: int
+    kv_cache_bytes_per_token: int | None
+
+
+@dataclass(frozen=True)
+class Background:
+    """What was compared, and with what.
+
+    config       (key of config.json, value in the source or None, value in the clone) of every key that differs
+    command      that makes the clone; "" if it is not known
+    environment  program or device → its version or name. No host, path or clock time
+    """
+
+    source: ModelSizes
+    clone: ModelSizes
+    config: tuple[tuple[str, Any, Any], ...]
+    command: str
+    environment: dict[str, str]
+
+
 @dataclass
 class PartialReport:
     """What a verification has found so far; a Report once it is complete."""
@@ -90,6 +138,7 @@ class PartialReport:
     weights: WeightFigures | None = None
     logits: LogitFigures | None = None
     generation: GenerationFigures | None = None
+    continuations: tuple[Continuation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +157,8 @@ class Report:
     logits: LogitFigures | None = None
     generation: GenerationFigures | None = None
     hashed: int | None = None
+    continuations: tuple[Continuation, ...] = ()
+    background: Background | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property

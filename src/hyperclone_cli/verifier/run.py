@@ -12,6 +12,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
+from hyperclone_cli.verifier.background import background
 from hyperclone_cli.verifier.file_comparison import compare_config, compare_files
 from hyperclone_cli.verifier.report import PartialReport, Report, finite
 from hyperclone_cli.verifier.run_options import (
@@ -90,6 +91,8 @@ def verify(
         logits=partial.logits,
         generation=partial.generation,
         hashed=len(record.sha256) if record and checksum else None,
+        continuations=partial.continuations,
+        background=background(source, checkpoint, plan, options.device if options else None),
     )
     if src is not None and not report.passed and not unrecorded:
         unrecorded = "the source named with --src may not be the one that was expanded"

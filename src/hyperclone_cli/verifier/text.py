@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.checkpoint.gguf import pretrained_arguments
 from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, quiet_transformers
 from hyperclone_cli.errors import last_line
+from hyperclone_cli.verifier.report import Continuation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 PAGE = """\
@@ -95,6 +98,45 @@ def _prompts(tokenizer: Any) -> list[list[int]]:
         )["input_ids"]
         for prompt in PROMPTS
     ]
+
+
+def continuations(
+    tokenizer: Any,
+    prompts: Iterable[list[int]],
+    source: Iterable[list[int]],
+    clone: Iterable[list[int]],
+) -> tuple[Continuation, ...]:
+    """Each prompt with the tokens by which source and clone continued it, and their texts if there is a tokenizer."""
+    found = []
+    for tokens in zip(prompts, source, clone, strict=True):
+        prompt, ours, theirs = map(tuple, tokens)
+        texts: tuple[Any, ...] = ()
+        if tokenizer is not None:
+            try:
+                start = _decode(tokenizer, prompt)
+                texts = (start, _texts(tokenizer, prompt, ours), _texts(tokenizer, prompt, theirs))
+            except Exception:  # tokenizers raise their own kinds; the ids are shown instead
+                texts = ()
+        found.append(Continuation(prompt, ours, theirs, *texts))
+    return tuple(found)
+
+
+def _texts(tokenizer: Any, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> tuple[str, ...]:
+    """The text that each token adds. A character of several tokens counts as that of the last one."""
+    texts, before = [], _decode(tokenizer, prompt)
+    for count in range(1, len(tokens) + 1):
+        text = _decode(tokenizer, prompt + tokens[:count])
+        if text.endswith("�") and count < len(tokens):
+            texts.append("")
+            continue
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False)))
+        texts.append(text[same:])
+        before = text
+    return tuple(texts)
+
+
+def _decode(tokenizer: Any, tokens: tuple[int, ...]) -> str:
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _random_ids(count: int, vocab_size: int) -> list[int]:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -18,7 +19,13 @@ from hyperclone_cli.checkpoint.checksums import checksums
 from hyperclone_cli.checkpoint.json_config import read_json
 from hyperclone_cli.errors import MismatchError, RequestError
 from hyperclone_cli.writing.card import with_figures
-from hyperclone_cli.writing.clone_files import CARD_NAME, VERIFICATION_NAME, published_files, replacement_of
+from hyperclone_cli.writing.clone_files import (
+    CARD_NAME,
+    REPORT_NAME,
+    VERIFICATION_NAME,
+    published_files,
+    replacement_of,
+)
 from hyperclone_cli.writing.provenance import read_provenance
 
 SCHEMA_VERSION = 1
@@ -27,8 +34,8 @@ _FIGURES = ("passed", "weights", "logits", "generation")
 
 
 def file_digests(clone: Path) -> dict[str, str]:
-    """Name → SHA-256 of every published file, except the card, which users may edit, and verification.json."""
-    return checksums(clone, published_files(clone) - {CARD_NAME, VERIFICATION_NAME})
+    """Name → SHA-256 of every published file, except the card, which users may edit, and what a verification writes."""
+    return checksums(clone, published_files(clone) - {CARD_NAME, VERIFICATION_NAME, REPORT_NAME})
 
 
 def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str], report: Mapping[str, Any]) -> str:
@@ -42,13 +49,8 @@ def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str],
     """
     figures = {key: report[key] for key in _FIGURES}
     found = {"schema_version": SCHEMA_VERSION, "plan_digest": plan_digest, "files": files, **figures}
-    card = clone / CARD_NAME
     try:
-        _replace(clone / VERIFICATION_NAME, json.dumps(found, indent=2, allow_nan=False) + "\n")
-        if card.is_file():
-            text = card.read_bytes().decode()
-            if text != (changed := with_figures(text, figures)):
-                _replace(card, changed)
+        _write(clone, found)
     except UnicodeDecodeError:
         return f"{CARD_NAME} is not UTF-8, so the figures were not written into it."
     except OSError as error:
@@ -56,11 +58,37 @@ def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str],
     return ""
 
 
-def _replace(path: Path, text: str) -> None:
+def record_page(clone: Path, report: Mapping[str, Any]) -> None:
+    """Add the HTML page of a verification, which is in the clone, to verification.json, and link it in the card.
+
+    Does nothing if verification.json records another verification than that of `report`; `push` then refuses the page.
+    """
+    path = clone / VERIFICATION_NAME
+    found = read_json(path) if path.is_file() else {}
+    # as JSON has them: lists in place of tuples
+    if any(found.get(key) != json.loads(json.dumps(report[key])) for key in _FIGURES):
+        return
+    found["files"] |= checksums(clone, {REPORT_NAME})
+    with suppress(UnicodeDecodeError):
+        _write(clone, found)
+
+
+def _write(clone: Path, found: Mapping[str, Any]) -> None:
+    """Write verification.json, and its figures into the clone's card if there is one."""
+    replace_file(clone / VERIFICATION_NAME, f"{json.dumps(found, indent=2, allow_nan=False)}\n".encode())
+    card = clone / CARD_NAME
+    if card.is_file():
+        text = card.read_bytes().decode()
+        page = REPORT_NAME if REPORT_NAME in found["files"] else ""
+        if text != (changed := with_figures(text, found, page)):
+            replace_file(card, changed.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
     """Replace the contents of a file atomically, and keep its mode."""
     new = path.with_name(replacement_of(path.name))
     try:
-        new.write_bytes(text.encode())
+        new.write_bytes(content)
         if path.exists():
             shutil.copymode(path, new)
         os.replace(new, path)
@@ -85,8 +113,12 @@ def check_verified(clone: Path) -> None:
         raise RequestError(f"{path}: the record is not about this clone.", again)
     if found.get("passed") is not True:
         raise MismatchError(f"{clone}: the clone failed its verification.", again)
-    present = file_digests(clone)
+    present = file_digests(clone) | checksums(clone, {REPORT_NAME})
     changed = [name for name in sorted({*files, *present}) if files.get(name) != present.get(name)]
+    if changed == [REPORT_NAME]:
+        page = clone / REPORT_NAME
+        why = f"{page}: this page is not that of the clone's last verification."
+        raise RequestError(why, f"Remove it, or: hyperclone verify {quote(str(clone))} --report {quote(str(page))}")
     if changed:
         added = " was not there" if changed[0] not in files else ""
         raise RequestError(f"{clone}: the clone changed since it was verified: {changed[0]}{added}.", again)

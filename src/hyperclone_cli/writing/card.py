@@ -53,7 +53,7 @@ def model_card(plan: Plan) -> str:
         before=f"{before:,}",
         after=f"{after:,}",
         sizes=_sizes(plan),
-        command=command(plan.request, *_named(plan.source)),
+        command=command(plan.request, *named(plan.source)),
         version=__version__,
         head=f"Its head is {plan.head.why}.",
         verification=_marked("Not verified yet: `hyperclone verify` does it."),
@@ -63,13 +63,17 @@ def model_card(plan: Plan) -> str:
     return f"{card}\n"
 
 
-def with_figures(card: str, verification: Mapping[str, Any]) -> str:
-    """The card with the figures of a verification; unchanged if the marks around their place are missing."""
+def with_figures(card: str, verification: Mapping[str, Any], page: str = "") -> str:
+    """The card with the figures of a verification; unchanged if the marks around their place are missing.
+
+    page  name of the file beside the card that shows the verification in full
+    """
     before, begin, rest = card.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
         return card
-    text = _marked(_figures(verification))
+    link = f"\n\n[The verification in full]({page})" if page else ""
+    text = _marked(_figures(verification) + link)
     return before + (text.replace("\n", "\r\n") if "\r\n" in card else text) + after
 
 
@@ -92,7 +96,7 @@ def source_metadata(source: Source) -> dict[str, Any]:
     }
 
 
-def _named(source: Source) -> tuple[str, str | None]:
+def named(source: Source) -> tuple[str, str | None]:
     """(name, revision) of a source for `--src`: its id and commit on the Hub, or the last part of its path."""
     origin, place = origin_of(source), Path(os.path.abspath(source.path))
     if origin and (source.origin or place.name == origin.revision):  # not something inside a repository

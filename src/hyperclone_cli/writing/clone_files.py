@@ -7,6 +7,7 @@ from pathlib import Path
 CARD_NAME = "README.md"
 PROVENANCE_NAME = "hyperclone.json"
 VERIFICATION_NAME = "verification.json"
+REPORT_NAME = "verification.html"
 
 
 def replacement_of(name: str) -> str:
@@ -14,7 +15,9 @@ def replacement_of(name: str) -> str:
     return f".{name}.new"
 
 
-VERIFICATION_NAMES = frozenset({VERIFICATION_NAME, replacement_of(VERIFICATION_NAME), replacement_of(CARD_NAME)})
+VERIFICATION_NAMES = frozenset(
+    {VERIFICATION_NAME, REPORT_NAME, *map(replacement_of, (VERIFICATION_NAME, REPORT_NAME, CARD_NAME))}
+)
 """Files that a verification adds to a clone, also one that is killed."""
 
 
