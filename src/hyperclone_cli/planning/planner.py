@@ -28,6 +28,7 @@ from hyperclone_cli.growth.request import Request, bytes_of
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
+from hyperclone_cli.planning.experts import alignment_note
 from hyperclone_cli.planning.matching import match_tensors, names_of_copies
 from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
 from hyperclone_cli.planning.tied_head import Head, decide_head
@@ -179,7 +180,12 @@ def make_plan(source: Source, request: Request) -> Plan:
         shards=_split(tensors, request.max_shard_size),
         dropped=dropped,
         head=head,
-        notes=(*_silent_heads(growths["kv_heads"]), *_noise_warning(request, tensors), *source.notes),
+        notes=(
+            *_silent_heads(growths["kv_heads"]),
+            *_noise_warning(request, tensors),
+            *alignment_note(proposal, growths, tensors),
+            *source.notes,
+        ),
     )
 
 

@@ -59,6 +59,7 @@ def compare_outputs(
         what = f"the {'clone' if checkpoint is clone else 'source'} in {_name(dtype)}"
         progress.step(f"Loading {what}")
         model, problems = forward.load(checkpoint, dtype, options.device)
+        partial.notes += forward.experts_note(model) if checkpoint is clone else []
         decoded = None
         if dtype == options.dtype:
             progress.step(f"Decoding {len(prompts)} prompts with {what}", "tokens")
