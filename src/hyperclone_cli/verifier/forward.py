@@ -59,13 +59,23 @@ def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[
                 )
     except Exception as error:  # whatever transformers, safetensors or the config raise
         raise CheckpointError(f"{checkpoint.path}: transformers cannot load it: {last_line(error)}") from error
-    if any(_unaligned(experts) for experts in model.modules()):
+    if experts_note(model):
         model.set_experts_implementation("eager")
     return model.to(device).eval(), loading_problems(report)
 
 
+def experts_note(model: Any) -> list[str]:
+    """A note if a model's experts have rows that the default path does not take: `load` then chooses another."""
+    if not any(_unaligned(module) for module in model.modules()):
+        return []
+    return [
+        'The experts were run one by one (experts_implementation="eager"): the default path of transformers multiplies'
+        f" them together, which needs rows of a multiple of {ALIGNED_BYTES} bytes."
+    ]
+
+
 def _unaligned(module: Any) -> bool:
-    """Whether a module's experts have rows that torch's grouped matrix product, the default path, does not take."""
+    """Whether a module's experts have rows that torch's grouped matrix product does not take."""
     if not hasattr(module, "is_transposed"):  # which transformers gives to modules with that path
         return False
     return any(
@@ -74,16 +84,6 @@ def _unaligned(module: Any) -> bool:
         if matrices.dim() == 3
         for size in (matrices.shape[1:] if module.is_transposed else matrices.shape[2:])
     )
-
-
-def experts_note(model: Any) -> list[str]:
-    """A note if `load` has chosen another path than the default one for the model's experts."""
-    if getattr(model.config, "_experts_implementation", None) != "eager":
-        return []
-    return [
-        'The experts were run one by one (experts_implementation="eager"): the default path of transformers multiplies'
-        f" them together, which needs rows of a multiple of {ALIGNED_BYTES} bytes."
-    ]
 
 
 def check_complete(checkpoint: Source, problems: list[str]) -> None:

@@ -89,6 +89,7 @@ def verify(
         weights=partial.weights,
         logits=partial.logits,
         generation=partial.generation,
+        before_rounding=partial.before_rounding,
         hashed=len(record.sha256) if record and checksum else None,
     )
     if src is not None and not report.passed and not unrecorded:
@@ -150,10 +151,13 @@ def _compare_outputs(
     source: Source, clone: Source, plan: Plan | None, options: RunOptions, partial: PartialReport, progress: Progress
 ) -> None:
     """Compare what the models compute. A clone that cannot be run, and has failures already, has one more."""
+    from hyperclone_cli.verifier.before_rounding import decide_before_rounding
     from hyperclone_cli.verifier.model_outputs import compare_outputs
 
     try:
         compare_outputs(source, clone, plan, options, partial, progress)
+        if plan:
+            decide_before_rounding(source, clone, plan, options, partial, progress)
     except CheckpointError as error:
         if partial.failures:
             partial.failures.append(error.message)
