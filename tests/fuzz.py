@@ -230,8 +230,7 @@ def drop_a_row(clone: Path, random: Random) -> bool:
 
 def shift_rows(clone: Path, random: Random) -> bool:
     def change(tensors: Tensors, name: str) -> bool:
-        moved = tensors[name].roll(1, 0)
-        if tensors[name].dim() < 2 or torch.equal(moved, tensors[name]):
+        if tensors[name].dim() < 2 or torch.equal(moved := tensors[name].roll(1, 0), tensors[name]):
             return False
         tensors[name] = moved
         return True
