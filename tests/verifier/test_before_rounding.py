@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.verifier import before_rounding, verify
 from hyperclone_cli.writing.pipeline import expand
 from support import models
@@ -104,6 +105,15 @@ def test_rounding_excuses_no_other_config(key: str, value: Any, clone: Path) -> 
     report = verify(clone)
     assert report.before_rounding is None
     assert not report.passed
+
+
+def test_loud_noise_is_not_excused(tmp_path: Path) -> None:
+    src = models.build("llama-gqa-tied", tmp_path / "src", torch.bfloat16)
+    expand(src, tmp_path / "clone", Request(embed_mult=3, ffn_mult=3, mixing=Mixing("diagonal", noise_snr_db=0)))
+    report = verify(tmp_path / "clone")
+    assert not report.passed
+    assert report.before_rounding is None
+    assert any("louder than 10 dB" in note for note in report.notes)
 
 
 def test_without_a_record_nothing_is_excused(clone: Path) -> None:

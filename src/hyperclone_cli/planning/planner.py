@@ -35,7 +35,7 @@ from hyperclone_cli.planning.tied_head import Head, decide_head
 
 SCHEMA_VERSION = 1
 
-_LEAST_SNR_DB_IN_16_BITS = 10
+LEAST_SNR_DB_IN_16_BITS = 10
 """The paper's noise. In bfloat16 a `diagonal` clone failed its verification at 6 dB, a `halving` one at 0 dB."""
 
 _SIZE_HINT = 'Use a size such as "5GB".'
@@ -198,7 +198,7 @@ def _silent_heads(heads: Growth) -> list[str]:
 def _noise_warning(request: Request, tensors: list[GrownTensor]) -> list[str]:
     snr_db = request.mixing.noise_snr_db
     short = sorted({tensor.dtype for tensor in tensors if tensor.noisy and ITEM_BYTES[tensor.dtype] < 4})
-    if snr_db is None or snr_db >= _LEAST_SNR_DB_IN_16_BITS or not short:
+    if snr_db is None or snr_db >= LEAST_SNR_DB_IN_16_BITS or not short:
         return []
     why = "rounding makes the copies differ, and noise that no longer cancels grows with the depth"
     return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}. Verification may fail; in float32 it passes."]

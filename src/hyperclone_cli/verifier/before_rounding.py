@@ -15,7 +15,7 @@ import torch
 
 from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.source import Source, open_source
-from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.planning.planner import LEAST_SNR_DB_IN_16_BITS, Plan, make_plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.model_outputs import TOLERANCE, compare_outputs
 from hyperclone_cli.verifier.report import BeforeRounding, PartialReport
@@ -35,10 +35,10 @@ def decide_before_rounding(
 ) -> None:
     """Withdraw the failures of logits and decoding if the clone computes the source's function before rounding.
 
-    Only where nothing else failed, the clone's weights or the run's dtype are rounded, and the error of that rounding
-    in the source could be measured. Then the same clone is made in float32: the same plan, strategy, noise and seed.
-    The failures are withdrawn if its logits are within 1e-5 of the source's, its decoding is the same up to ties, and
-    every number of `clone` is what the plan gives, rounded.
+    Only where nothing else failed, the clone's weights or the run's dtype are rounded, the error of that rounding in
+    the source could be measured, and noise is not so loud that rounding does more to the clone. Then the same clone is
+    made in float32: the same plan, strategy, noise and seed. The failures are withdrawn if its logits are within 1e-5
+    of the source's, its decoding is the same up to ties, and every number of `clone` is what the plan gives, rounded.
 
     `partial.before_rounding` gets the figures, and a note says what was found, also if there is no room for the clone.
     """
@@ -47,6 +47,10 @@ def decide_before_rounding(
     if not figures or not _explicable(partial) or not (rounded or options.dtype != torch.float32):
         return
     dtype = figures.floor_dtype
+    snr_db = plan.request.mixing.noise_snr_db
+    if snr_db is not None and snr_db < LEAST_SNR_DB_IN_16_BITS:
+        partial.notes.append(f"The noise is louder than {LEAST_SNR_DB_IN_16_BITS} dB: rounding it excuses no error.")
+        return
     if unlike := _unlike_plan(plan, clone, progress) if rounded else "":
         partial.notes.append(f"Rounding to {dtype} explains no error: {unlike} is not what expand writes.")
         return
