@@ -2,6 +2,7 @@
 # make test   lint, types and every test
 # make convergence   train clones and random starts on the CPU and compare them: 46 minutes on two cores
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then 2,200 damaged inputs
+# make fuzz   2,000 random requests to random architectures, judged by transformers alone: half an hour on two cores
 # make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
 # make docs   writes the pages of the documentation that are made from the code
@@ -19,7 +20,7 @@ VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 # Errors alone: of every place in pip's configuration that it does not find, it warns for every package.
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test lint stress bench convergence real docs clean
+.PHONY: demo test lint stress fuzz bench convergence real docs clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	@echo "Setting up $(VENV): a virtual environment"
@@ -63,6 +64,10 @@ test: lint
 stress: $(VENV)/ready
 	$(BIN)/python tests/stress.py
 	$(BIN)/pytest -m stress
+
+FUZZ := --count 2000 --jobs 2
+fuzz: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py $(FUZZ)
 
 bench: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.speed --results demo/speed

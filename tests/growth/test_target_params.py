@@ -38,6 +38,12 @@ def test_a_number_of_parameters_leads_to_the_closest_shape(
     assert report.passed, report.failures
 
 
+def test_a_step_of_the_width_may_add_no_parameter(source: Sources) -> None:
+    """All layers are experts, half as wide as a feed-forward layer: one unit of its width is none of theirs."""
+    made = plan(source("qwen3_moe-tied"), Request(target_params="0.4M", multiple_of=1))
+    assert abs(made.parameters()[1].total() / 400_000 - 1) <= 0.02
+
+
 def test_a_tied_head_that_is_stored_twice_is_not_read_for_every_shape_that_is_tried(
     wide_source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,13 @@ def hyperclone(
 
     Raises AssertionError if it does not exit with `code`.
     """
+    result = run(*arguments, cwd=cwd, env=env)
+    assert result.returncode == code, result
+    return result
+
+
+def run(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
+    """What `hyperclone` prints and exits with, whatever that is."""
     command = ["hyperclone", *map(str, arguments)]
     out, err = TextIOWrapper(BytesIO(), "utf-8"), TextIOWrapper(BytesIO(), "utf-8")
     with (
@@ -43,9 +50,8 @@ def hyperclone(
         pytest.raises(SystemExit) as stop,
     ):
         main()
-    result = CompletedProcess(command, code, _text(out), _text(err))
-    assert (stop.value.code or 0) == code, result
-    return result
+    code = stop.value.code
+    return CompletedProcess(command, code if isinstance(code, int) else 0, _text(out), _text(err))
 
 
 def as_json(result: CompletedProcess[str]) -> dict[str, Any]:

@@ -152,6 +152,10 @@ def show_report(report: Report, as_json: bool) -> None:
                 f"{made.identical} of {made.prompts} prompts identical{ties}, {made.new_tokens} tokens each",
             )
         )
+    if exact := report.before_rounding:
+        figure = f"{exact.relative_error:.1e} (passes up to {exact.tolerance:.1e})"
+        same = f"{exact.generation.identical + exact.generation.ties} of {exact.generation.prompts} prompts identical"
+        rows.append(("logit error before rounding", f"{figure}, {same} up to ties"))
     _print_table("", ("", ""), rows)
     if report.logits and report.failures:
         _print_table("copies", ("layer", "error"), [(name, f"{error:.1e}") for name, error in report.logits.layers])

@@ -63,10 +63,16 @@ def choose_sizes(proposal: Proposal, count: Callable[[Request], int]) -> Request
         if "ffn" in family.sizes:
             ffn = chosen.intermediate_size
             assert ffn is not None
-            each = (count(replace(chosen, intermediate_size=ffn + step)) - total) / step
-            ffn = _at_least(sizes["ffn"], ffn + (target - total) / each, step)
-            chosen = replace(chosen, intermediate_size=ffn)
-            total = count(chosen)
+            for more in (
+                step,
+                step * sizes["ffn"],
+            ):  # experts follow in proportion: one step may round to none of theirs
+                each = (count(replace(chosen, intermediate_size=ffn + more)) - total) / more
+                if each:
+                    ffn = _at_least(sizes["ffn"], ffn + (target - total) / each, step)
+                    chosen = replace(chosen, intermediate_size=ffn)
+                    total = count(chosen)
+                    break
         return abs(total - target), chosen
 
     low, high = 0, len(widths)  # every width that works below `low` makes fewer parameters, from `high` on as many

@@ -28,13 +28,14 @@ from hyperclone_cli.growth.request import Request, bytes_of
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
+from hyperclone_cli.planning.experts import alignment_note
 from hyperclone_cli.planning.matching import UNUSUAL, match_tensors, names_of_copies
 from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
 from hyperclone_cli.planning.tied_head import Head, decide_head
 
 SCHEMA_VERSION = 1
 
-_LEAST_SNR_DB_IN_16_BITS = 10
+LEAST_SNR_DB_IN_16_BITS = 10
 """The paper's noise. In bfloat16 a `diagonal` clone failed its verification at 6 dB, a `halving` one at 0 dB."""
 
 
@@ -181,6 +182,7 @@ def make_plan(source: Source, request: Request) -> Plan:
             *_silent_heads(growths["kv_heads"]),
             *_noise_warning(request, tensors),
             *_left_out(dropped),
+            *alignment_note(proposal, growths, tensors),
             *source.notes,
         ),
     )
@@ -195,7 +197,7 @@ def _silent_heads(heads: Growth) -> list[str]:
 def _noise_warning(request: Request, tensors: list[GrownTensor]) -> list[str]:
     snr_db = request.mixing.noise_snr_db
     short = sorted({tensor.dtype for tensor in tensors if tensor.noisy and ITEM_BYTES[tensor.dtype] < 4})
-    if snr_db is None or snr_db >= _LEAST_SNR_DB_IN_16_BITS or not short:
+    if snr_db is None or snr_db >= LEAST_SNR_DB_IN_16_BITS or not short:
         return []
     why = "rounding makes the copies differ, and noise that no longer cancels grows with the depth"
     return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}. Verification may fail; in float32 it passes."]

@@ -14,6 +14,7 @@ from hyperclone_cli.checkpoint.source import GgufSource, Source
 from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, loading_problems, quiet_transformers, stock_config
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.growth.widths import Growth
+from hyperclone_cli.planning.experts import ALIGNED_BYTES
 
 _CHUNK = 32  # tokens whose logits are compared at a time, because vocabularies are large
 
@@ -60,7 +61,31 @@ def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[
                 )
     except Exception as error:  # whatever transformers, safetensors or the config raise
         raise CheckpointError(f"{checkpoint.path}: transformers cannot load it: {last_line(error)}") from error
+    if experts_note(model):
+        model.set_experts_implementation("eager")
     return model.to(device).eval(), loading_problems(report)
+
+
+def experts_note(model: Any) -> list[str]:
+    """A note if a model's experts have rows that the default path does not take: `load` then chooses another."""
+    if not any(_unaligned(module) for module in model.modules()):
+        return []
+    return [
+        'The experts were run one by one (experts_implementation="eager"): the default path of transformers multiplies'
+        f" them together, which needs rows of a multiple of {ALIGNED_BYTES} bytes."
+    ]
+
+
+def _unaligned(module: Any) -> bool:
+    """Whether a module's experts have rows that torch's grouped matrix product does not take."""
+    if not hasattr(module, "is_transposed"):  # which transformers gives to modules with that path
+        return False
+    return any(
+        size * matrices.dtype.itemsize % ALIGNED_BYTES
+        for matrices in module.parameters(recurse=False)
+        if matrices.dim() == 3
+        for size in (matrices.shape[1:] if module.is_transposed else matrices.shape[2:])
+    )
 
 
 def check_complete(checkpoint: Source, problems: list[str]) -> None:

@@ -34,11 +34,18 @@ class ModelRun:
 
 
 def compare_outputs(
-    source: Source, clone: Source, plan: Plan | None, options: RunOptions, partial: PartialReport, progress: Progress
+    source: Source,
+    clone: Source,
+    plan: Plan | None,
+    options: RunOptions,
+    partial: PartialReport,
+    progress: Progress,
+    exact: bool = False,
 ) -> None:
     """Add to `partial` the figures of logits, hidden states and greedy decoding, and what fails the clone.
 
-    plan  tells how the residual stream grew; without it the hidden states are compared as plain copies
+    plan   tells how the residual stream grew; without it the hidden states are compared as plain copies
+    exact  allow the clone what float32 arithmetic explains, and nothing for the dtype that weights are stored in
 
     One model is in memory at a time. Raises CheckpointError if either cannot be loaded, or the source's logits are not
     finite.
@@ -59,6 +66,7 @@ def compare_outputs(
         what = f"the {'clone' if checkpoint is clone else 'source'} in {_name(dtype)}"
         progress.step(f"Loading {what}")
         model, problems = forward.load(checkpoint, dtype, options.device)
+        partial.notes += forward.experts_note(model) if checkpoint is clone else []
         decoded = None
         if dtype == options.dtype:
             progress.step(f"Decoding {len(prompts)} prompts with {what}", "tokens")
@@ -71,7 +79,7 @@ def compare_outputs(
     if not bool(reference.page.logits.isfinite().all()):
         raise CheckpointError(f"{source.path}: the source computes NaN or Inf, so no clone can be compared with it.")
     floor_dtype = options.dtype
-    if options.dtype == torch.float32:
+    if options.dtype == torch.float32 and not exact:
         copied = [tensor for name, tensor in source.tensors.items() if not plan or name not in plan.dropped]
         floor_dtype = _coarsest_dtype([*copied, *clone.tensors.values()])
     rounded = run(source, floor_dtype) if floor_dtype != torch.float32 else reference

@@ -129,6 +129,20 @@ class Background:
     environment: dict[str, str]
 
 
+@dataclass(frozen=True)
+class BeforeRounding:
+    """The clone before its weights were rounded to 16 bits, made in float32 and compared with the source.
+
+    passed  whether relative_error is at most `tolerance`, decoding is the same up to ties, and all tensors loaded: then
+            rounding explains every failure of logits and decoding, and these are withdrawn
+    """
+
+    passed: bool
+    relative_error: float
+    tolerance: float
+    generation: GenerationFigures
+
+
 @dataclass
 class PartialReport:
     """What a verification has found so far; a Report once it is complete."""
@@ -138,6 +152,7 @@ class PartialReport:
     weights: WeightFigures | None = None
     logits: LogitFigures | None = None
     generation: GenerationFigures | None = None
+    before_rounding: BeforeRounding | None = None
     continuations: tuple[Continuation, ...] = ()
 
 
@@ -145,8 +160,9 @@ class PartialReport:
 class Report:
     """A complete verification.
 
-    failures  one message each, naming a layer, tensor, config key or file; empty if the clone passed
-    hashed    number of files whose SHA-256 was compared; None if that was not asked for
+    failures         one message each, naming a layer, tensor, config key or file; empty if the clone passed
+    before_rounding  where rounding had to explain a difference of the outputs; else None
+    hashed           number of files whose SHA-256 was compared; None if that was not asked for
     """
 
     clone: str
@@ -156,6 +172,7 @@ class Report:
     weights: WeightFigures | None = None
     logits: LogitFigures | None = None
     generation: GenerationFigures | None = None
+    before_rounding: BeforeRounding | None = None
     hashed: int | None = None
     continuations: tuple[Continuation, ...] = ()
     background: Background | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyperclone_cli.checkpoint.checksums import differences
 from hyperclone_cli.checkpoint.source import Source, open_source
-from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
@@ -90,6 +90,7 @@ def verify(
         weights=partial.weights,
         logits=partial.logits,
         generation=partial.generation,
+        before_rounding=partial.before_rounding,
         hashed=len(record.sha256) if record and checksum else None,
         continuations=partial.continuations,
         background=background(source, checkpoint, plan, options.device if options else None),
@@ -153,13 +154,22 @@ def _compare_outputs(
     source: Source, clone: Source, plan: Plan | None, options: RunOptions, partial: PartialReport, progress: Progress
 ) -> None:
     """Compare what the models compute. A clone that cannot be run, and has failures already, has one more."""
+    from torch import OutOfMemoryError
+
+    from hyperclone_cli.verifier.before_rounding import decide_before_rounding
     from hyperclone_cli.verifier.model_outputs import compare_outputs
 
     try:
         compare_outputs(source, clone, plan, options, partial, progress)
+        if plan:
+            decide_before_rounding(source, clone, plan, options, partial, progress)
     except CheckpointError as error:
         if partial.failures:
             partial.failures.append(error.message)
             return
         not_finite = finiteness_note(partial.weights.not_finite) if partial.weights else ""
         raise CheckpointError(f"{error.message} {not_finite}".rstrip(), error.hint) from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if not partial.failures or isinstance(error, OutOfMemoryError):
+            raise
+        partial.failures.append(f"{clone.path}: transformers cannot run it: {last_line(error)}")

@@ -154,6 +154,9 @@ def _figures(verification: Mapping[str, Any]) -> str:
         ]
     if made := verification["generation"]:
         rows.append(("greedy decoding", f"{made['identical']} of {made['prompts']} prompts identical"))
+    if exact := verification["before_rounding"]:
+        figure = f"{_short(exact['relative_error'])} (passes up to {_short(exact['tolerance'])})"
+        rows.append(("error of the clone before rounding, in float32", figure))
     verdict = "Passed" if verification["passed"] else "**FAILED: this is not the source's function**"
     table = "\n".join(f"| {what} | {figure} |" for what, figure in rows)
     return f"{verdict}, by `hyperclone verify` against the source:\n\n| | |\n|---|---|\n{table}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -144,7 +144,7 @@ def check_space(plan: Plan, out: Path) -> None:
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
     free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
-    needed = plan.nbytes + plan.source.side_file_bytes() + _SPARE_BYTES
+    needed = bytes_needed(plan)
     if needed > free:
         raise StorageError(
             f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
@@ -152,12 +152,33 @@ def check_space(plan: Plan, out: Path) -> None:
         )
 
 
-def _write_files(plan: Plan, partial: Path, out: Path, non_finite: frozenset[str], checksum: bool) -> None:
+def bytes_needed(plan: Plan) -> int:
+    """The free space without which a clone is not begun."""
+    return plan.nbytes + plan.source.side_file_bytes() + _SPARE_BYTES
+
+
+def write_checkpoint(plan: Plan, directory: Path, advance: Callable[[int, int], None]) -> None:
+    """Write the clone of `plan` into an existing directory, to be read and removed: without card, record or journal."""
+    from hyperclone_cli.writing.writer import write_shard
+
+    budget, nbytes = plan_budget(plan.tensors), plan.nbytes
+    for shard in plan.shards:
+        write_shard(
+            plan, shard, directory, budget, sync=lambda *_: None, report=lambda written: advance(written, nbytes)
+        )
+    _write_beside_shards(plan, directory)
+
+
+def _write_beside_shards(plan: Plan, directory: Path) -> None:
     if len(plan.shards) > 1:
         weight_map = {name: shard for shard, names in plan.shards.items() for name in names}
-        _write_json(partial / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
-    plan.source.copy_side_files(partial)
-    _write_json(partial / "config.json", dict(plan.config))
+        _write_json(directory / INDEX_NAME, {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map})
+    plan.source.copy_side_files(directory)
+    _write_json(directory / "config.json", dict(plan.config))
+
+
+def _write_files(plan: Plan, partial: Path, out: Path, non_finite: frozenset[str], checksum: bool) -> None:
+    _write_beside_shards(plan, partial)
     write_card(partial, plan)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)

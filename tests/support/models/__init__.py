@@ -37,13 +37,17 @@ def build(
     path: Path,
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "50GB",
+    seed: int = 0,
     **changes: Any,
 ) -> Path:
-    """Write a random model of `variant` (or of that name), with `changes` to its config, as `save_pretrained` does."""
+    """Write a model of `variant` (or of that name), random by `seed`, with `changes` to its config.
+
+    It is written as `save_pretrained` does.
+    """
     made = VARIANTS[variant] if isinstance(variant, str) else variant
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(made.model_type, **made.config | changes))
-    randomise(model)
+    randomise(model, seed)
     model.to(dtype).save_pretrained(path, max_shard_size=max_shard_size, save_original_format=not made.fused_experts)
     return path
 
