@@ -21,6 +21,7 @@ from hyperclone_cli.cli.options import (
     Revision,
     Src,
     Token,
+    VerifyTokens,
     takes_options,
 )
 from hyperclone_cli.errors import MismatchError, clone_is_kept
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Grow a pretrained language model into a larger one that computes the same function.",
     epilog="Exit codes: 0 done · 1 unexpected · 2 usage · 3 checkpoint unsupported or damaged"
-    " · 4 the clone does not match · 5 network or disk · 130 interrupted",
+    " · 4 the clone does not match · 5 network, disk or memory · 130 interrupted",
 )
 
 
@@ -59,6 +60,7 @@ def expand(
     out: Out,
     no_verify: NoVerify = False,
     device: Device = None,
+    verify_tokens: VerifyTokens = None,
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
@@ -74,6 +76,10 @@ def expand(
     from hyperclone_cli.cli import output
     from hyperclone_cli.hub.download import Access
 
+    if verify_tokens is not None and no_verify:
+        raise typer.BadParameter(
+            "they are those of the verification: leave --no-verify out.", param_hint="--verify-tokens"
+        )
     if device is not None:
         if no_verify:
             raise typer.BadParameter("the verification runs there: leave --no-verify out.", param_hint="--device")
@@ -90,8 +96,16 @@ def expand(
                 "only a verified clone is pushed: leave --no-verify out.", param_hint="--push-to-hub"
             )
         target = Target(push_to_hub, token=token)  # refused before anything is written
+    max_memory = options["max_memory"]
+
+    def announce(plan: Any) -> None:
+        from hyperclone_cli.verifier.forecast import forecast
+
+        output.show_forecast(forecast(plan, out, device, max_memory, verify_tokens))
+
     with output.progress() as progress:
-        plan = api.expand(src, out, access=access, progress=progress, **options)
+        planned = None if no_verify else announce
+        plan = api.expand(src, out, access=access, progress=progress, planned=planned, **options)
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
@@ -99,7 +113,9 @@ def expand(
         kept = f"The clone is whole: `hyperclone verify {quote(str(out))}` checks it."
         with clone_is_kept(kept), output.progress() as progress:
             access = Access(token=token, cache_dir=cache_dir)
-            report = check(out, device=device, progress=progress, access=access)
+            report = check(
+                out, device=device, progress=progress, access=access, page_tokens=verify_tokens, max_memory=max_memory
+            )
     pushed = None
     try:
         if target is not None and report is not None and report.passed:
@@ -127,10 +143,11 @@ def plan(
     from hyperclone_cli import api
     from hyperclone_cli.cli import output
     from hyperclone_cli.hub.download import Access
+    from hyperclone_cli.verifier.forecast import forecast
 
     with output.progress() as progress:
         plan = api.plan(src, access=Access(revision, token, cache_dir), progress=progress, **options)
-    output.show_plan(plan, as_json)
+    output.show_plan(plan, forecast(plan, Path.cwd(), device=None, max_memory=None), as_json)
 
 
 @app.command()
@@ -158,8 +175,24 @@ def verify(
         ),
     ] = False,
     new_tokens: Annotated[
-        int, typer.Option(min=1, help="How many tokens greedy decoding adds to each prompt.", rich_help_panel=CHECKING)
-    ] = 16,
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many tokens greedy decoding adds to each prompt.",
+            show_default="16, or 4 if the source runs layer by layer",
+            rich_help_panel=CHECKING,
+        ),
+    ] = None,
+    verify_tokens: VerifyTokens = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory that a model may take when it is run, such as 8GB. A larger model runs layer by layer: its "
+            "weights are read from their files as they are used.",
+            show_default="what is free",
+            rich_help_panel=CHECKING,
+        ),
+    ] = None,
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
@@ -175,7 +208,9 @@ def verify(
 
     with output.progress() as progress:
         access = Access(revision, token, cache_dir)
-        report = check(clone, src, device, dtype, weights_only, new_tokens, progress, access, checksum)
+        report = check(
+            clone, src, device, dtype, weights_only, new_tokens, progress, access, checksum, verify_tokens, max_memory
+        )
     output.show_report(report, as_json)
     if not report.passed:
         raise MismatchError(f"{clone}: the clone does not match its source.")

@@ -85,6 +85,15 @@ CacheDir = Annotated[
     Path | None,
     typer.Option(help="Where models from the Hub are kept.", show_default="the usual cache", rich_help_panel=HUB),
 ]
+VerifyTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="How many tokens of the page of English both models are run on.",
+        show_default="all, about 400",
+        rich_help_panel=CHECKING,
+    ),
+]
 PushToHub = Annotated[
     str | None,
     typer.Option(

@@ -159,13 +159,15 @@ class Writing:
         int | None, Option("How many blocks are worked on at once.", WRITING, min=1, unset="one for each core")
     ] = None
     max_memory: Annotated[
-        int | str,
+        int | str | None,
         Option(
-            "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch "
-            "itself takes about 200 MB more.",
+            "Memory for these blocks, in bytes or such as 2GB, and then for each model that the verification runs. "
+            "Fewer threads run where it is too little, and models layer by layer. PyTorch itself takes about 200 MB "
+            "more.",
             WRITING,
+            unset="512MB, and for the models what is free",
         ),
-    ] = "512MB"
+    ] = None
     checksum: Annotated[
         bool,
         Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,7 @@ def expand(
     writing: Writing | None = None,
     access: Access | None = None,
     progress: Progress | None = None,
+    planned: Callable[[Plan], None] | None = None,
 ) -> Plan:
     """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
 
@@ -51,6 +52,8 @@ def expand(
     a note of the plan names tensors that contain NaN or Inf. Until the clone is complete, `out` is absent, or the
     clone that was there before. An interrupted run of the same clone is resumed, unless `writing` says otherwise. The
     number of threads and their memory (see `plan_budget`) do not change a byte of the clone.
+
+    `planned` is called with the plan before anything is written.
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, the source changes
     while it is read, another run is writing `out`, or the Hub fails.
@@ -74,6 +77,8 @@ def expand(
             check_config(plan.config)
         except CheckpointError as error:  # the source's config is valid, so the request is not
             raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
+    if planned:
+        planned(plan)
     key = _run_key(plan, src, access, out)
     with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
         from hyperclone_cli.writing.writer import write_shards
