@@ -32,8 +32,8 @@ LAYERS = [
 
 
 NOT_IMPORTED = {
-    "": {"jinja2"},  # huggingface_hub fills in model cards with it
-    "gguf": {"accelerate", "gguf"},  # transformers reads GGUF files through both
+    "": {"accelerate", "jinja2"},  # transformers reads weights layer by layer, huggingface_hub fills in model cards
+    "gguf": {"gguf"},  # transformers reads GGUF files through it
 }
 """Extra → packages that are declared for what others import; "" stands for what is always installed."""
 

@@ -69,6 +69,10 @@ def clone_is_kept(message: str) -> Iterator[None]:
         raise
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(message) from stop
+    except Exception as error:
+        if not is_memory_error(error):
+            raise
+        raise StorageError(f"memory ran out: {last_line(error)}", message) from error
 
 
 INTERRUPTED = 130

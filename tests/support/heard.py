@@ -36,6 +36,7 @@ def expand_steps(src: Path, clone: Path, tokens: int, stored: str = "float32", r
     models_run = dict.fromkeys(["the source in float32", f"the source in {stored}", "the clone in float32"])
     return [
         f"{reading} {src} …",
+        "The clone will be verified in memory.",
         f"Writing {clone} …",
         f"Writing config and tokenizer, and syncing {clone} …",
         f"{reading} {src} …",
@@ -46,8 +47,8 @@ def expand_steps(src: Path, clone: Path, tokens: int, stored: str = "float32", r
             for model in models_run
             for step in (
                 f"Loading {model}",
-                *([f"Decoding 5 prompts with {model}"] if model.endswith("float32") else []),
                 f"Running {model} on {tokens} tokens",
+                *([f"Decoding 5 prompts with {model}"] if model.endswith("float32") else []),
             )
         ),
     ]

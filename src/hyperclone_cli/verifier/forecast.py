@@ -38,7 +38,7 @@ class Forecast:
     def __str__(self) -> str:
         needed, least, free = map(decimal, (self.needed_bytes, self.least_bytes, self.free_bytes))
         if self.mode == "in memory":
-            return f"in memory ({needed} of {free} free)"
+            return "in memory"
         if self.mode == "layer by layer":
             passes = f"about {self.passes} passes over {decimal(self.pass_bytes)}"
             return f"layer by layer, {passes} (in memory it needs {needed}, and {free} are free)"

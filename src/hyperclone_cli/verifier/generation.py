@@ -19,6 +19,9 @@ from hyperclone_cli.errors import is_memory_error
 from hyperclone_cli.verifier.report import GenerationFigures
 from hyperclone_cli.verifier.run_options import follow_passes, follow_steps
 
+Advance = Callable[[int, int], None]
+"""Called with the number of tokens just decoded of each prompt, and of all that will be."""
+
 _NEAR_TIE = 1e-3
 """A gap between logits that the order of additions may turn round."""
 
@@ -50,7 +53,7 @@ def decode(
     prompts: list[list[int]],
     new_tokens: int,
     device: torch.device,
-    advance: Callable[[int, int], None] = lambda *_: None,
+    advance: Advance = lambda *_: None,
 ) -> Decoded:
     """Continue every prompt by `new_tokens` tokens. End-of-text tokens are not allowed, so that all are compared.
 
@@ -96,7 +99,13 @@ _CACHES = ("past_key_values", "cache_params", "state")
 
 
 @torch.inference_mode()
-def follow(model: Any, prompts: list[list[int]], tokens: torch.Tensor, device: torch.device) -> torch.Tensor:
+def follow(
+    model: Any,
+    prompts: list[list[int]],
+    tokens: torch.Tensor,
+    device: torch.device,
+    advance: Advance = lambda *_: None,
+) -> torch.Tensor:
     """The most likely token, of those allowed, at each place of the continuations `tokens` (prompts, steps).
 
     The model is fed the prompts, then the tokens in a few steps, through its cache.
@@ -117,17 +126,25 @@ def follow(model: Any, prompts: list[list[int]], tokens: torch.Tensor, device: t
         output = model(piece, attention_mask=mask[:, : places.stop], use_cache=True, **{cache_name: cache}, **inputs)
         cache = getattr(output, cache_name)
         chosen.append(_best(model, output.logits[:, -1:] if stop == 0 else output.logits))
+        advance(chosen[-1].shape[1], tokens.shape[1])
     return torch.cat(chosen, 1).cpu()
 
 
 @torch.inference_mode()
-def follow_singly(model: Any, prompts: list[list[int]], tokens: torch.Tensor, device: torch.device) -> torch.Tensor:
+def follow_singly(
+    model: Any,
+    prompts: list[list[int]],
+    tokens: torch.Tensor,
+    device: torch.device,
+    advance: Advance = lambda *_: None,
+) -> torch.Tensor:
     """As `follow`, by `generate`, one token at a time: for models whose cache takes no more."""
     chosen: list[torch.Tensor] = []
 
     def force(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         wanted = tokens[:, len(chosen)].to(scores.device)
         chosen.append(scores.argmax(-1).cpu())
+        advance(1, tokens.shape[1])
         return torch.full_like(scores, -math.inf).scatter(1, wanted[:, None], 0.0)
 
     ids, mask = _left_padded(prompts, device)

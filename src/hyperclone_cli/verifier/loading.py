@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from hyperclone_cli.checkpoint.source import GgufSource, Source
-from hyperclone_cli.checkpoint.spool import safetensors_of
+from hyperclone_cli.checkpoint.source import GgufSource, Source, TensorSource
+from hyperclone_cli.checkpoint.spool import write_checkpoint
 from hyperclone_cli.checkpoint.transformers_model import loading_problems, quiet_transformers
 from hyperclone_cli.errors import CheckpointError, is_memory_error, last_line
 from hyperclone_cli.verifier.memory import Fit, Mode
@@ -138,7 +138,7 @@ def _load(
         placement = {"device_map": "auto", "max_memory": most, "offload_folder": directory / "converted"}
     with quiet_transformers():
         model, report = AutoModelForCausalLM.from_pretrained(
-            safetensors_of(checkpoint, directory) if directory else checkpoint.path,
+            _readable(checkpoint, directory),
             dtype=dtype,
             output_loading_info=True,
             local_files_only=True,
@@ -146,6 +146,18 @@ def _load(
             **placement,
         )
     return model if placement else model.to(device), loading_problems(report)
+
+
+def _readable(checkpoint: Source, directory: Path | None) -> Path:
+    """A directory that transformers reads the checkpoint from; its weights are in safetensors if one is given."""
+    if directory is None or not isinstance(checkpoint, TensorSource):
+        return checkpoint.path
+    with checkpoint.rows() as read:
+        write_checkpoint(directory, checkpoint.config, checkpoint.tensors.values(), read)
+    decoding = checkpoint.path / "generation_config.json"
+    if decoding.is_file():  # it tells which tokens end a text
+        (directory / decoding.name).symlink_to(decoding.absolute())
+    return directory
 
 
 def _offloaded_bytes(model: Any, checkpoint: Source, directory: Path) -> int:

@@ -48,7 +48,7 @@ class Decoding:
             self.at_once = generation.takes_several(model, self.prompts, self.source, device)
             return
         follow = generation.follow if self.at_once else generation.follow_singly
-        self.chosen = follow(model, self.prompts, self.source.tokens, device)
+        self.chosen = follow(model, self.prompts, self.source.tokens, device, progress.advance)
 
 
 def compare_outputs(
