@@ -1,8 +1,9 @@
 """Verification in bounded memory: peaks and times of `expand` and `verify` on random Llamas, in a control group.
 
-    python -m benchmarks.memory [--place /tmp] [--only limited bin verify large] [--results FILE]
+    python -m benchmarks.memory [--place /tmp] [--only limited free bin verify large] [--results FILE]
 
-    limited   1.1 GB at 2×2, `expand` with its default verification under a limit of 3 GB, then without a limit
+    limited   1.1 GB at 2×2, `expand` with its default verification under a limit of 3 GB
+    free      the same without a limit
     bin       the same from a `.bin` file
     verify    `verify --max-memory 2GB` for sources of 0.3, 1 and 4 GB, and with all the memory there is
     large     4 GB at 2×2 (15 GB), `expand` with its default verification and no limit
@@ -142,10 +143,11 @@ def verifications(place: Path) -> Iterator[Measured]:
 
 def measurements(place: Path, only: list[str]) -> Iterator[Measured]:
     """Each measurement as it is made."""
-    if "limited" in only or "bin" in only:
+    if {"limited", "free", "bin"} & set(only):
         source = synthetic.build(place / "source", 1.1)
         if "limited" in only:
             yield expand("expand 1.1 GB, limit 3 GB", source, LIMIT)
+        if "free" in only:
             yield expand("expand 1.1 GB", source)
         if "bin" in only:
             stored = as_bin(source, place / "bin")
@@ -161,7 +163,7 @@ def measurements(place: Path, only: list[str]) -> Iterator[Measured]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--place", type=Path, default=Path("/tmp"))
-    parser.add_argument("--only", nargs="+", default=["limited", "bin", "verify", "large"])
+    parser.add_argument("--only", nargs="+", default=["limited", "free", "bin", "verify", "large"])
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
     console = Console(stderr=True)
@@ -169,6 +171,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.place) as directory:
         for one in measurements(Path(directory), options.only):
             made.append(one)
+            if options.results:
+                options.results.write_text(json.dumps([asdict(one) for one in made]) + "\n")
             console.print(f"{one.name}: {one.wall_s:.0f} s, {one.anonymous_mib:.0f} MiB, exit {one.status}. {one.said}")
     table = Table()
     for column in ("", "exit", "s", "anonymous MiB", "limit reached", "runs", *FIGURES, "passed"):
@@ -179,10 +183,7 @@ def main() -> None:
         row = [one.name, one.status, f"{one.wall_s:.0f}", f"{one.anonymous_mib:.0f}", one.reached_limit, runs, *cells]
         table.add_row(*map(str, row))
     Console(width=240).print(table)
-    line = json.dumps([asdict(one) for one in made])
-    print(line)
-    if options.results:
-        options.results.write_text(line + "\n")
+    print(json.dumps([asdict(one) for one in made]))
 
 
 if __name__ == "__main__":

@@ -145,6 +145,10 @@ def _load(
             ignore_mismatched_sizes=True,  # the report names them
             **placement,
         )
+    if hasattr(model.config, "rescale_every"):
+        # RWKV divides its weights as it starts to run, which does nothing to weights that are not read yet. They are
+        # divided by powers of two, against overflow alone.
+        model.config.rescale_every = 0
     return model if placement else model.to(device), loading_problems(report)
 
 
