@@ -4,6 +4,7 @@
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then 2,200 damaged inputs
 # make fuzz   2,000 random requests to random architectures, judged by transformers alone: half an hour on two cores
 # make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
+# make bench-memory  peaks of the verification in bounded memory: needs 40 GB of disk, and a memory control group
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
 # make docs   writes the pages of the documentation that are made from the code
 # Each sets up what it needs in .venv.
@@ -20,7 +21,7 @@ VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 # Errors alone: of every place in pip's configuration that it does not find, it warns for every package.
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test lint stress fuzz bench convergence real docs clean
+.PHONY: demo test lint stress fuzz bench bench-memory convergence real docs clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	@echo "Setting up $(VENV): a virtual environment"
@@ -71,6 +72,9 @@ fuzz: $(VENV)/ready
 
 bench: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.speed --results demo/speed
+
+bench-memory: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.memory $(ARGS)
 
 # Other presets: PRESET=cpu-shapes, gpu, smollm2-cpu or smollm2. An interrupted run goes on.
 PRESET := cpu

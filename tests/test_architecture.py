@@ -32,8 +32,8 @@ LAYERS = [
 
 
 NOT_IMPORTED = {
-    "": {"accelerate"},  # transformers places models with it
-    "gguf": {"accelerate", "gguf"},  # transformers reads GGUF files through both
+    "": {"accelerate"},  # transformers places models with it, and reads weights layer by layer
+    "gguf": {"gguf"},  # transformers reads GGUF files through it
 }
 """Extra → packages that are declared for what others import; "" stands for what is always installed."""
 

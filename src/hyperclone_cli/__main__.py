@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from hyperclone_cli.errors import INTERRUPTED, HypercloneError, StorageError
+from hyperclone_cli.errors import INTERRUPTED, HypercloneError, StorageError, is_memory_error, last_line
 
 
 def main() -> None:
@@ -19,18 +19,24 @@ def main() -> None:
         app(prog_name="hyperclone")
     except HypercloneError as error:
         _fail(error)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(StorageError(f"{where}{error.strerror or error}."))
+    except Exception as error:
+        _fail(_as_message(error))
     except KeyboardInterrupt as stop:
         _interrupted(stop)
     except SystemExit as stop:  # Typer turns Ctrl-C into one
         if stop.code == INTERRUPTED:
             _interrupted(stop)
         raise
-    except Exception as error:
-        unexpected = f"unexpected {type(error).__name__}: {error}"
-        _fail(HypercloneError(unexpected, "Please report it with what HYPERCLONE_DEBUG=1 shows."))
+
+
+def _as_message(error: Exception) -> HypercloneError:
+    if is_memory_error(error):
+        return StorageError(f"memory ran out: {last_line(error)}", "End other programs, or use a larger machine.")
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return StorageError(f"{where}{error.strerror or error}.")
+    unexpected = f"unexpected {type(error).__name__}: {error}"
+    return HypercloneError(unexpected, "Please report it with what HYPERCLONE_DEBUG=1 shows.")
 
 
 def _interrupted(stop: BaseException | None) -> NoReturn:

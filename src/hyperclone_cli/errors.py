@@ -44,9 +44,19 @@ class MismatchError(HypercloneError):
 
 
 class StorageError(HypercloneError):
-    """The Hub, the network or the disk failed."""
+    """The Hub, the network, the disk or memory failed."""
 
     exit_code = 5
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an error says that memory is short: Python's own, torch's of a GPU, or torch's of the machine."""
+    said = ("can't allocate memory", "Cannot allocate memory", "not enough memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(text in str(error) for text in said if isinstance(error, RuntimeError | OSError))
+    )
 
 
 @contextmanager
@@ -59,6 +69,10 @@ def clone_is_kept(message: str) -> Iterator[None]:
         raise
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(message) from stop
+    except Exception as error:
+        if not is_memory_error(error):
+            raise
+        raise StorageError(f"memory ran out: {last_line(error)}", message) from error
 
 
 INTERRUPTED = 130

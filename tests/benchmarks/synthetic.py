@@ -11,7 +11,7 @@ import numpy
 
 from hyperclone_cli.checkpoint.safetensors_file import create, lay_out, write_all
 
-SHAPES = {0.3: (896, 2432, 10), 1.0: (1536, 4096, 14), 4.0: (2560, 6912, 22)}
+SHAPES = {0.3: (896, 2432, 10), 1.0: (1536, 4096, 14), 1.1: (2048, 4096, 10), 4.0: (2560, 6912, 22)}
 """Size in GB → (hidden_size, intermediate_size, layers), with 32,000 tokens and an untied head."""
 
 VOCABULARY, HEAD_DIM = 32_000, 64
@@ -41,7 +41,8 @@ def build(path: Path, size: float) -> Path:
     head, tensors = lay_out(file, [(name, "BF16", shape) for name, shape in _tensors(hidden, ffn, layers).items()])
     descriptor = create(file, head, len(head) + sum(tensor.nbytes for tensor in tensors))
     generator = numpy.random.default_rng(0)
-    random = generator.standard_normal(_BLOCK_ITEMS, dtype="float32").view("uint16")[1::2].copy()  # bfloat16's bits
+    normal = 0.02 * generator.standard_normal(_BLOCK_ITEMS, dtype="float32")
+    random = normal.view("uint16")[1::2].copy()  # bfloat16's bits
     for tensor in tensors:
         for first in range(0, prod(tensor.shape), _BLOCK_ITEMS):
             count = min(_BLOCK_ITEMS, prod(tensor.shape) - first)

@@ -37,6 +37,7 @@ def expand_steps(src: Path, clone: Path, tokens: int, stored: str = "float32", r
     return [
         f"{reading} {src} …",
         "Checking that transformers accepts the clone …",
+        "The clone will be verified in memory.",
         f"Writing {clone} …",
         f"Writing config and tokenizer, and syncing {clone} …",
         f"{reading} {src} …",
@@ -47,8 +48,8 @@ def expand_steps(src: Path, clone: Path, tokens: int, stored: str = "float32", r
             for model in models_run
             for step in (
                 f"Loading {model}",
-                *([f"Decoding 5 prompts with {model}"] if model.endswith("float32") else []),
                 f"Running {model} on {tokens} tokens",
+                *([f"Decoding 5 prompts with {model}"] if model.endswith("float32") else []),
             )
         ),
     ]

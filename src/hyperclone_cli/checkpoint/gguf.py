@@ -49,14 +49,11 @@ def _check(path: Path) -> None:
         raise CheckpointError(f"{path}: not a GGUF file: it begins with {magic!r}.", "Fetch the file again.")
     if re.search(r"-\d{5}-of-\d{5}$", path.stem):
         raise CheckpointError(f"{path}: one of several files of a model.", "Merge them: llama-gguf-split --merge.")
-    missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
-    if missing:
-        raise RequestError(
-            f"{path}: reading GGUF needs {' and '.join(missing)}.", "Install it: pip install 'hyperclone-cli[gguf]'"
-        )
+    if find_spec("gguf") is None:
+        raise RequestError(f"{path}: reading GGUF needs gguf.", "Install it: pip install 'hyperclone-cli[gguf]'")
 
 
-def load_model(path: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
+def _load_model(path: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
     """(model, transformers' loading info) of a GGUF file, dequantised to `dtype`."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
@@ -81,7 +78,7 @@ def read_model(path: Path, dtype: str) -> tuple[dict[str, Any], dict[str, torch.
     """
     _check(path)
     try:
-        model, report = load_model(path, dtype)
+        model, report = _load_model(path, dtype)
         missing = sorted(report["missing_keys"])
         if missing:
             raise ValueError(f"tensor {missing[0]} is missing")

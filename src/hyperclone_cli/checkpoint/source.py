@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -238,9 +239,16 @@ def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
 
 def _open_gguf(path: Path, dtype: str | None) -> GgufSource:
     dtype = dtype or DEFAULT_DTYPE
+    from hyperclone_cli.checkpoint.row_io import rows_in_memory
+    from hyperclone_cli.checkpoint.spool import mapped, write_checkpoint
+
     config, weights = read_model(path, dtype)
-    note = f"{path.name} is dequantised to {dtype} and held in memory as a whole; --dtype chooses another dtype."
-    return GgufSource(path, config, stored_tensors(path, weights), weights, notes=(note,))
+    tensors = stored_tensors(path, weights)
+    with tempfile.TemporaryDirectory(prefix="hyperclone-") as directory:  # the file lives on until nothing maps it
+        placed = write_checkpoint(Path(directory), config, tensors.values(), rows_in_memory(weights))
+        weights = mapped(placed)
+    note = f"{path.name} is dequantised to {dtype}, into a temporary file; --dtype chooses another dtype."
+    return GgufSource(path, config, tensors, weights, notes=(note,))
 
 
 def read_index(index: Path) -> dict[str, str]:

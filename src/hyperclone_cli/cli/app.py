@@ -22,6 +22,7 @@ from hyperclone_cli.cli.options import (
     Revision,
     Src,
     Token,
+    VerifyTokens,
     checking,
     takes_options,
 )
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Grow a pretrained language model into a larger one that computes the same function.",
     epilog="Exit codes: 0 done · 1 unexpected · 2 usage · 3 checkpoint unsupported or damaged"
-    " · 4 the clone does not match · 5 network or disk · 130 interrupted",
+    " · 4 the clone does not match · 5 network, disk or memory · 130 interrupted",
 )
 
 
@@ -61,6 +62,7 @@ def expand(
     no_verify: NoVerify = False,
     device: Device = None,
     report_file: ReportFile = None,
+    verify_tokens: VerifyTokens = None,
     revision: Revision = None,
     token: Token = None,
     cache_dir: CacheDir = None,
@@ -76,6 +78,10 @@ def expand(
     from hyperclone_cli.cli import output
     from hyperclone_cli.hub.download import Access
 
+    if verify_tokens is not None and no_verify:
+        raise typer.BadParameter(
+            "they are those of the verification: leave --no-verify out.", param_hint="--verify-tokens"
+        )
     if device is not None:
         if no_verify:
             raise typer.BadParameter("the verification runs there: leave --no-verify out.", param_hint="--device")
@@ -98,8 +104,16 @@ def expand(
                 "only a verified clone is pushed: leave --no-verify out.", param_hint="--push-to-hub"
             )
         target = Target(push_to_hub, token=token)  # refused before anything is written
+    max_memory = options["max_memory"]
+
+    def announce(plan: Any) -> None:
+        from hyperclone_cli.verifier.forecast import forecast
+
+        output.show_forecast(forecast(plan, out, device, max_memory, verify_tokens))
+
     with output.progress() as progress:
-        plan = api.expand(src, out, access=access, progress=progress, **options)
+        planned = None if no_verify else announce
+        plan = api.expand(src, out, access=access, progress=progress, planned=planned, **options)
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
@@ -107,7 +121,9 @@ def expand(
         kept = f"The clone is whole: `hyperclone verify {quote(str(out))}` checks it."
         with clone_is_kept(kept), output.progress() as progress:
             access = Access(token=token, cache_dir=cache_dir)
-            report = check(out, device=device, progress=progress, access=access)
+            report = check(
+                out, device=device, progress=progress, access=access, page_tokens=verify_tokens, max_memory=max_memory
+            )
     pushed = None
     try:
         if report_file is not None and report is not None:
@@ -139,10 +155,11 @@ def plan(
     from hyperclone_cli import api
     from hyperclone_cli.cli import output
     from hyperclone_cli.hub.download import Access
+    from hyperclone_cli.verifier.forecast import forecast
 
     with output.progress() as progress:
         plan = api.plan(src, access=Access(revision, token, cache_dir), progress=progress, **options)
-    output.show_plan(plan, as_json)
+    output.show_plan(plan, forecast(plan, Path.cwd(), device=None, max_memory=None), as_json)
 
 
 @app.command()
@@ -158,7 +175,23 @@ def verify(
         bool,
         checking("--checksum", help="Also compare the SHA-256 of every file with what `expand --checksum` recorded."),
     ] = False,
-    new_tokens: Annotated[int, checking(min=1, help="How many tokens greedy decoding adds to each prompt.")] = 16,
+    new_tokens: Annotated[
+        int | None,
+        checking(
+            min=1,
+            help="How many tokens greedy decoding adds to each prompt.",
+            show_default="16, or 4 if the source runs layer by layer",
+        ),
+    ] = None,
+    verify_tokens: VerifyTokens = None,
+    max_memory: Annotated[
+        str | None,
+        checking(
+            help="Memory that a model may take when it is run, such as 8GB. A larger model runs layer by layer: its "
+            "weights are read from their files as they are used.",
+            show_default="what is free",
+        ),
+    ] = None,
     report_file: ReportFile = None,
     revision: Revision = None,
     token: Token = None,
@@ -179,7 +212,9 @@ def verify(
         check_report(report_file, clone)  # refused before anything is computed
     with output.progress() as progress:
         access = Access(revision, token, cache_dir)
-        report = check(clone, src, device, dtype, weights_only, new_tokens, progress, access, checksum)
+        report = check(
+            clone, src, device, dtype, weights_only, new_tokens, progress, access, checksum, verify_tokens, max_memory
+        )
     output.show_report(report, as_json)
     if report_file is not None:
         from hyperclone_cli.verifier.html_report import write_report

@@ -85,6 +85,14 @@ PushToHub = Annotated[
     str | None,
     hub(metavar="REPO_ID", help="Push the clone to this repository once it is verified.", show_default=False),
 ]
+VerifyTokens = Annotated[
+    int | None,
+    checking(
+        min=2,
+        help="How many tokens of the page of English both models are run on.",
+        show_default="all, about 400",
+    ),
+]
 ReportFile = Annotated[
     Path | None,
     checking("--report", metavar="FILE", help="Also write the verification as one HTML page.", show_default=False),

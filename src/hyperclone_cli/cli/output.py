@@ -24,6 +24,7 @@ from hyperclone_cli.inspection.inspector import Inspection
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.symmetry import WHAT_TRAINING_DOES, advice
 from hyperclone_cli.progress import Progress
+from hyperclone_cli.verifier.forecast import Forecast
 from hyperclone_cli.verifier.report import Report, finite
 
 if TYPE_CHECKING:
@@ -64,10 +65,15 @@ def _show_notes(notes: Iterable[str]) -> None:
         _err.print(f"Note: {note}")
 
 
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """Print what `plan` would write."""
+def show_forecast(forecast: Forecast) -> None:
+    """Say how a clone will be verified, before it is written."""
+    _err.print(f"The clone will be verified {forecast}.")
+
+
+def show_plan(plan: Plan, forecast: Forecast, as_json: bool) -> None:
+    """Print what `plan` would write, and how it would be verified."""
     if as_json:
-        _print_json(plan.as_json())
+        _print_json({**plan.as_json(), "verification": asdict(forecast)})
         return
     _show_notes(plan.notes)
     _print_table("config.json", ("key", "before", "after"), _config_rows(plan))
@@ -82,6 +88,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ("on disk", f"{decimal(plan.nbytes)} in {len(plan.shards)} file(s)"),
         ("KV cache per token", f"{decimal(cache[0])} → {decimal(cache[1])}"),
         ("head", plan.head.why),
+        ("verification here", str(forecast)),
         ("exact", f"{len(plan.tensors) - len(plan.rounded())} of {len(plan.tensors)} tensors"),
         ("rounded once", ", ".join(rounded) or "none"),
         ("not written", ", ".join(f"{name} ({why})" for name, why in plan.dropped.items()) or "nothing"),
@@ -156,6 +163,13 @@ def show_report(report: Report, as_json: bool) -> None:
         figure = f"{exact.relative_error:.1e} (passes up to {exact.tolerance:.1e})"
         same = f"{exact.generation.identical + exact.generation.ties} of {exact.generation.prompts} prompts identical"
         rows.append(("logit error before rounding", f"{figure}, {same} up to ties"))
+    rows += [
+        (
+            f"{run.model} in {run.dtype}",
+            run.mode + (f", {run.passes} passes, {decimal(run.bytes_read)} read" if run.bytes_read else ""),
+        )
+        for run in report.runs
+    ]
     _print_table("", ("", ""), rows)
     if report.logits and report.failures:
         _print_table("copies", ("layer", "error"), [(name, f"{error:.1e}") for name, error in report.logits.layers])

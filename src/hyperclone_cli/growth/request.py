@@ -133,10 +133,12 @@ class Writing:
         "Discard what an interrupted run has written. Without it the same command goes on, and another is refused.",
     )
     threads: int | None = option(None, "How many blocks are worked on at once.", min=1, unset="one for each core")
-    max_memory: int | str = option(
-        "512MB",
-        "Memory for these blocks, in bytes or such as 2GB; fewer threads run where it is too little. PyTorch and"
-        " transformers take about 300 MB more.",
+    max_memory: int | str | None = option(
+        None,
+        "Memory for these blocks, in bytes or such as 2GB, and then for each model that the verification runs. Fewer"
+        " threads run where it is too little, and models layer by layer. PyTorch and transformers take about 300 MB"
+        " more.",
+        unset="512MB, and for the models what is free",
     )
     checksum: bool = option(
         False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.sizes import context_length
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import first_of
+from hyperclone_cli.errors import StorageError, first_of
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
@@ -50,7 +50,7 @@ def compare_gradients(
 
     clone  the directory with the tokenizer: training often saves none beside its checkpoints
 
-    Raises CheckpointError if tensors are missing from the checkpoint.
+    Raises CheckpointError if tensors are missing from the checkpoint, StorageError if there is too little memory.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -58,20 +58,25 @@ def compare_gradients(
     from hyperclone_cli.checkpoint.row_io import rows_in_memory
     from hyperclone_cli.checkpoint.transformers_model import gradients_of
     from hyperclone_cli.verifier import forward, text
+    from hyperclone_cli.verifier.loading import loaded, scratch_directory
+    from hyperclone_cli.verifier.memory import fit
 
-    progress.step(f"Loading {checkpoint.path} in float32")
-    model, problems = forward.load(checkpoint, torch.float32, device)
-    forward.check_complete(checkpoint, problems)
-    vocab_size = int(model.config.vocab_size)
+    vocab_size = int(checkpoint.config["vocab_size"])
     tokenizer, note = text.load_tokenizer(clone, vocab_size)
-    context = context_length(plan.source.config, plan.family)
-    ids = torch.tensor([text.page(tokenizer, vocab_size, context)], device=model.device)
-    progress.step(f"Running it forward and backward on {ids.shape[1]} tokens")
-    loss = cross_entropy(model(ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:])
-    loss.backward()  # type: ignore[no-untyped-call]
-
+    page = text.page(tokenizer, vocab_size, context_length(plan.source.config, plan.family))
+    scratch = scratch_directory(clone)
+    how = fit(checkpoint, plan.family, 2 * torch.float32.itemsize, len(page), None, device, scratch)  # and gradients
+    if how.mode != "in memory":
+        raise StorageError(f"{checkpoint.path}: with its gradients it {how}.", "Leave --gradients out.")
+    progress.step(f"Loading {checkpoint.path} in float32")
+    with loaded(checkpoint, torch.float32, device, how, scratch) as run:
+        forward.check_complete(checkpoint, run.problems)
+        ids = torch.tensor([page], device=run.device)
+        progress.step(f"Running it forward and backward on {ids.shape[1]} tokens")
+        loss = cross_entropy(run.model(ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:])
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = gradients_of(run.model)
     progress.step("Comparing the gradients of the copies")
-    gradients = gradients_of(model)
     read = rows_in_memory(gradients)
     similarities = {
         tensor.name: compare_copies(
@@ -83,7 +88,7 @@ def compare_gradients(
     figures = GradientFigures(
         text="a page of English" if tokenizer else "random tokens",
         tokens=ids.shape[1],
-        device=model.device.type,
+        device=device.type,
         loss=loss.item(),
         largest_difference=max((number for one in similarities.values() for number in one.differences), default=None),
     )

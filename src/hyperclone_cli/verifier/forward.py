@@ -1,4 +1,4 @@
-"""Load and run a checkpoint under stock transformers, and measure how far the outputs of two models differ."""
+"""Run a model under stock transformers, and measure how far the outputs of two models differ."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from hyperclone_cli.checkpoint.gguf import load_model
-from hyperclone_cli.checkpoint.source import GgufSource, Source
-from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, loading_problems, quiet_transformers, stock_config
+from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.experts import ALIGNED_BYTES
@@ -37,33 +35,6 @@ def choose_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown to torch, not compiled in, not there
         raise RequestError(f"--device {name}: {last_line(error)}", "Use --device cpu.") from None
     return device
-
-
-def load(checkpoint: Source, dtype: torch.dtype, device: torch.device) -> tuple[Any, list[str]]:
-    """(model in eval mode, loading problems) of a checkpoint. Raises CheckpointError if it cannot be loaded."""
-    from transformers import AutoModelForCausalLM
-
-    config = None if isinstance(checkpoint, GgufSource) else stock_config(checkpoint.config, checkpoint.path)
-    try:
-        if isinstance(checkpoint, GgufSource):
-            model, report = load_model(checkpoint.path, checkpoint.config["dtype"])
-            for parameter in model.parameters():  # buffers keep their dtype, as in a model from a directory
-                parameter.data = parameter.data.to(dtype)
-        else:
-            with quiet_transformers():
-                model, report = AutoModelForCausalLM.from_pretrained(
-                    checkpoint.path,
-                    config=config,
-                    dtype=dtype,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # the report names them
-                    **NOTHING_RUN,
-                )
-    except Exception as error:  # whatever transformers, safetensors or the config raise
-        raise CheckpointError(f"{checkpoint.path}: transformers cannot load it: {last_line(error)}") from error
-    if experts_note(model):
-        model.set_experts_implementation("eager")
-    return model.to(device).eval(), loading_problems(report)
 
 
 def experts_note(model: Any) -> list[str]:
@@ -100,9 +71,9 @@ def check_complete(checkpoint: Source, problems: list[str]) -> None:
 
 
 @torch.inference_mode()
-def run(model: Any, ids: list[int]) -> ForwardPass:
-    """Logits and hidden states of one sequence, on the CPU in float32."""
-    output = model(torch.tensor([ids], device=model.device), use_cache=False, output_hidden_states=True)
+def run(model: Any, ids: list[int], device: torch.device) -> ForwardPass:
+    """Logits and hidden states of one sequence, which is put on `device`; they are on the CPU, in float32."""
+    output = model(torch.tensor([ids], device=device), use_cache=False, output_hidden_states=True)
     hidden = tuple(state[0].float().cpu() for state in output.hidden_states or ())
     return ForwardPass(output.logits[0].float().cpu(), hidden)
 

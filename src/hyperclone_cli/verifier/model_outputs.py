@@ -7,30 +7,48 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from rich.filesize import decimal
 
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.checkpoint.sizes import context_length, read_sizes
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import CheckpointError, StorageError, is_memory_error, last_line
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.widths import tiled
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier import forward, generation, text
-from hyperclone_cli.verifier.report import LogitFigures, PartialReport
-from hyperclone_cli.verifier.run_options import RunOptions
+from hyperclone_cli.verifier.loading import LoadedModel, loaded, scratch_directory
+from hyperclone_cli.verifier.memory import Fit, fit
+from hyperclone_cli.verifier.report import LogitFigures, PartialReport, RunFigures
+from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, RunOptions
 
 TOLERANCE = 1e-5
 """Relative logit error that float32 arithmetic explains, with a margin: the bound where no weight was rounded."""
 
 
-@dataclass(frozen=True)
-class ModelRun:
-    """What one model computed on the page, the prompts that it decoded, if any, and the problems in loading it."""
+@dataclass
+class Decoding:
+    """Prompts, and what becomes of them: the source decodes, in the dtype of the clone, and the clone follows.
 
-    page: forward.ForwardPass
-    decoded: generation.Decoded | None
-    problems: list[str]
+    at_once  whether the models are given several tokens at a time, which the source decides
+    """
+
+    prompts: list[list[int]]
+    new_tokens: int
+    source: generation.Decoded | None = None
+    at_once: bool = True
+    chosen: torch.Tensor | None = None
+
+    def run(self, loaded: LoadedModel, progress: Progress) -> None:
+        """Let the first model decode, and the next follow it."""
+        model, device = loaded.model, loaded.device
+        if self.source is None:
+            self.source = generation.decode(model, self.prompts, self.new_tokens, device, progress.advance)
+            self.at_once = generation.takes_several(model, self.prompts, self.source, device)
+            return
+        follow = generation.follow if self.at_once else generation.follow_singly
+        self.chosen = follow(model, self.prompts, self.source.tokens, device, progress.advance)
 
 
 def compare_outputs(
@@ -47,8 +65,9 @@ def compare_outputs(
     plan   tells how the residual stream grew; without it the hidden states are compared as plain copies
     exact  allow the clone what float32 arithmetic explains, and nothing for the dtype that weights are stored in
 
-    One model is in memory at a time. Raises CheckpointError if either cannot be loaded, or the source's logits are not
-    finite.
+    One model is in memory at a time, or as much of it as there is room for. Where there is too little even for that,
+    a note says so, and nothing is compared. Raises CheckpointError if a model cannot be loaded, or the source's logits
+    are not finite, StorageError if memory runs out.
     """
     family = plan.family if plan else find_family(source.config)
     vocab_size = read_sizes(source.config, family)["vocab"]
@@ -59,37 +78,63 @@ def compare_outputs(
     context = context_length(source.config, family)
     tokenizer, note = text.load_tokenizer(source.path, vocab_size)
     partial.notes += [note] if note else []
-    ids = text.page(tokenizer, vocab_size, context)
-    prompts = text.prompts(tokenizer, vocab_size, context - options.new_tokens)
+    ids = text.page(tokenizer, vocab_size, min(context, options.page_tokens or context))
+    scratch = scratch_directory(clone.path)
 
-    def run(checkpoint: Source, dtype: torch.dtype) -> ModelRun:
-        what = f"the {'clone' if checkpoint is clone else 'source'} in {_name(dtype)}"
+    def fitting(checkpoint: Source, dtype: torch.dtype) -> Fit:
+        device = None if options.all_gpus else options.device
+        return fit(checkpoint, family, dtype.itemsize, len(ids), options.max_memory, device, scratch)
+
+    fits = {"source": fitting(source, torch.float32), "clone": fitting(clone, options.dtype)}
+    if short := [f"the {name} {one}" for name, one in fits.items() if one.mode == "weights only"]:
+        partial.notes.append(f"The models were not run, only the weights were compared: {'; '.join(short)}.")
+        return
+    few = options.new_tokens is None and fits["source"].mode != "in memory"
+    new_tokens = options.new_tokens or min(FEW_NEW_TOKENS if few else NEW_TOKENS, context - 1)
+    decoding = Decoding(text.prompts(tokenizer, vocab_size, context - new_tokens), new_tokens)
+
+    def run(checkpoint: Source, dtype: torch.dtype) -> tuple[forward.ForwardPass, list[str]]:
+        name = "clone" if checkpoint is clone else "source"
+        how = fitting(checkpoint, dtype)
+        what = f"the {name} in {_name(dtype)}" + (f", {how.mode}" if how.mode != "in memory" else "")
         progress.step(f"Loading {what}")
-        model, problems = forward.load(checkpoint, dtype, options.device)
-        partial.notes += forward.experts_note(model) if checkpoint is clone else []
-        decoded = None
-        if dtype == options.dtype:
-            progress.step(f"Decoding {len(prompts)} prompts with {what}", "tokens")
-            decoded = generation.decode(model, prompts, options.new_tokens, progress.advance)
-        progress.step(f"Running {what} on {len(ids)} tokens")
-        return ModelRun(forward.run(model, ids), decoded, problems)
+        try:
+            with loaded(checkpoint, dtype, options.device, how, scratch) as model:
+                progress.step(f"Running {what} on {len(ids)} tokens")
+                partial.notes += forward.experts_note(model.model) if checkpoint is clone else []
+                page = model.run(lambda: forward.run(model.model, ids, model.device))
+                if dtype == options.dtype:
+                    progress.step(f"Decoding {len(decoding.prompts)} prompts with {what}", "tokens")
+                    model.run(lambda: decoding.run(model, progress))
+                read = model.passes * model.pass_bytes
+                partial.runs.append(RunFigures(name, _name(dtype), how.mode, model.passes, read))
+                return page, model.problems
+        except Exception as error:
+            if not is_memory_error(error):
+                raise
+            raise StorageError(
+                f"{checkpoint.path}: memory ran out while {name} ran in {_name(dtype)}: {how}. ({last_line(error)})",
+                f"Use --max-memory {decimal(how.needs.in_memory // 2).replace(' ', '')} or less, which reads weights as"
+                " layers run, or --weights-only, which runs no model.",
+            ) from error
 
-    reference = run(source, torch.float32)
-    forward.check_complete(source, reference.problems)
-    if not bool(reference.page.logits.isfinite().all()):
+    reference, problems = run(source, torch.float32)
+    forward.check_complete(source, problems)
+    if not bool(reference.logits.isfinite().all()):
         raise CheckpointError(f"{source.path}: the source computes NaN or Inf, so no clone can be compared with it.")
     floor_dtype = options.dtype
     if options.dtype == torch.float32 and not exact:
         copied = [tensor for name, tensor in source.tensors.items() if not plan or name not in plan.dropped]
         floor_dtype = _coarsest_dtype([*copied, *clone.tensors.values()])
-    rounded = run(source, floor_dtype) if floor_dtype != torch.float32 else reference
-    floor = forward.relative_error(rounded.page.logits, reference.page.logits)
+    floor = 0.0
+    if floor_dtype != torch.float32:
+        floor = forward.relative_error(run(source, floor_dtype)[0].logits, reference.logits)
     if not math.isfinite(floor):
         partial.notes.append(f"The source itself overflows in {_name(floor_dtype)}: that allows the clone no error.")
         floor = 0.0
-    grown = run(clone, options.dtype)
+    grown, problems = run(clone, options.dtype)
 
-    expected, found_logits = reference.page.logits, grown.page.logits
+    expected, found_logits = reference.logits, grown.logits
     kl, top1 = forward.divergence(expected, found_logits)
     figures = LogitFigures(
         tokens=len(ids),
@@ -105,17 +150,18 @@ def compare_outputs(
         top1_agreement=top1,
         perplexity_source=forward.perplexity(expected, ids),
         perplexity_clone=forward.perplexity(found_logits, ids),
-        layers=_layer_errors(reference.page, grown.page, plan),
+        layers=_layer_errors(reference, grown, plan),
     )
-    decoded = reference.decoded or rounded.decoded
-    assert decoded is not None  # one of the source's runs was in the clone's dtype
-    assert grown.decoded is not None
     partial.logits = figures
-    partial.generation = generation.compare(decoded, grown.decoded, prompts, figures.max_abs_difference)
-    partial.continuations = text.continuations(
-        tokenizer, prompts, decoded.tokens.tolist(), grown.decoded.tokens.tolist()
+    assert decoding.source is not None  # one of the source's runs was in the clone's dtype
+    assert decoding.chosen is not None
+    partial.generation = generation.compare(
+        decoding.source, decoding.chosen, decoding.prompts, figures.max_abs_difference, decoding.at_once
     )
-    partial.failures += [f"loading: {problem}" for problem in grown.problems]
+    partial.continuations = text.continuations(
+        tokenizer, decoding.prompts, decoding.source.tokens.tolist(), decoding.chosen.tolist()
+    )
+    partial.failures += [f"loading: {problem}" for problem in problems]
     if not figures.relative_error <= figures.tolerance:
         partial.failures.append(
             f"logits: relative error {figures.relative_error:.1e} exceeds {figures.tolerance:.1e};"

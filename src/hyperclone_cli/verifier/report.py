@@ -68,9 +68,13 @@ class LogitFigures:
 class GenerationFigures:
     """Greedy decoding with the KV cache, one left-padded batch of prompts of different lengths.
 
-    identical   number of prompts with equal continuations
-    ties        number of prompts that first differ where the source's two best logits are closer than the logits' error
-    parted      (prompt, token), numbered from 0, of prompts that first differ anywhere else
+    The source decodes; the clone is given the source's tokens, and compared at each.
+
+    identical   number of prompts where the clone would choose every token that the source chose
+    ties        number of prompts where it differs, but only where the source's two best logits are closer than the
+                logits' error
+    parted      (prompt, token), numbered from 0, of the first other difference of each other prompt
+    steps       forward passes in which the clone was given the prompts and the tokens
     """
 
     prompts: int
@@ -79,6 +83,24 @@ class GenerationFigures:
     identical: int
     ties: int
     parted: tuple[tuple[int, int], ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """How one model was run.
+
+    model       "source" or "clone"
+    mode        "in memory" or "layer by layer"
+    passes      forward passes
+    bytes_read  bytes of weights that were read in these passes, after loading; 0 in memory
+    """
+
+    model: str
+    dtype: str
+    mode: str
+    passes: int
+    bytes_read: int
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,7 @@ class PartialReport:
     generation: GenerationFigures | None = None
     before_rounding: BeforeRounding | None = None
     continuations: tuple[Continuation, ...] = ()
+    runs: list[RunFigures] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -162,6 +185,7 @@ class Report:
 
     failures         one message each, naming a layer, tensor, config key or file; empty if the clone passed
     before_rounding  where rounding had to explain a difference of the outputs; else None
+    runs             how each model was run, in order
     hashed           number of files whose SHA-256 was compared; None if that was not asked for
     """
 
@@ -173,6 +197,7 @@ class Report:
     logits: LogitFigures | None = None
     generation: GenerationFigures | None = None
     before_rounding: BeforeRounding | None = None
+    runs: tuple[RunFigures, ...] = ()
     hashed: int | None = None
     continuations: tuple[Continuation, ...] = ()
     background: Background | None = None

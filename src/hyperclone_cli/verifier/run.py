@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyperclone_cli.checkpoint.checksums import differences
 from hyperclone_cli.checkpoint.source import Source, open_source
-from hyperclone_cli.errors import CheckpointError, RequestError, last_line
+from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
@@ -17,7 +17,6 @@ from hyperclone_cli.verifier.file_comparison import compare_config, compare_file
 from hyperclone_cli.verifier.report import PartialReport, Report, finite
 from hyperclone_cli.verifier.run_options import (
     DTYPE,
-    NEW_TOKENS,
     RunOptions,
     check_context,
     check_unused,
@@ -35,10 +34,12 @@ def verify(
     device: str | None = None,
     dtype: str = DTYPE,
     weights_only: bool = False,
-    new_tokens: int = NEW_TOKENS,
+    new_tokens: int | None = None,
     progress: Progress | None = None,
     access: Access | None = None,
     checksum: bool = False,
+    page_tokens: int | None = None,
+    max_memory: int | str | None = None,
 ) -> Report:
     """Compare a clone with its source: config, side files, every weight, logits, and greedy decoding.
 
@@ -47,11 +48,15 @@ def verify(
     dtype         what both models run in. In float32 the relative error of the logits may be at most
                   max(1e-5, the error that the source's own storage dtype makes); in any other dtype
                   at most twice the error that this dtype makes in the source
-    weights_only  skip everything that needs a forward pass; `device`, `dtype` and `new_tokens` are then refused
-    new_tokens    number of tokens by which greedy decoding continues each prompt
+    weights_only  skip everything that needs a forward pass; options about that are then refused
+    new_tokens    number of tokens by which greedy decoding continues each prompt; None: 16, or 4 if the source runs
+                  layer by layer
     progress      hears of every step, and of the weights compared and the tokens decoded
     access        revision (of `src`), token and cache for the Hub; None: the usual ones
     checksum      also compare the SHA-256 of every file with those that `expand` recorded
+    page_tokens   number of tokens of the page; None: all
+    max_memory    bytes, or a size such as "8GB", that a model may take on each device; None: what is free. A model that
+                  takes more is run layer by layer, and where that takes more too, only the weights are compared
 
     The result of a full verification is also written into the clone, see `verification_record`, if the source is the
     one that was expanded: the same config, and tensors of the same names and shapes. A failure against a source named
@@ -62,11 +67,11 @@ def verify(
     """
     clone, access, progress = Path(clone), access or Access(), progress or Progress()
     if weights_only:
-        check_unused(device, dtype, new_tokens)
+        check_unused(device, dtype, new_tokens, page_tokens, max_memory)
     checkpoint, record = open_source(clone), read_provenance(clone)
     if checksum and not (record and record.sha256):
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
-    options = None if weights_only else choose_run_options(device, dtype, new_tokens)
+    options = None if weights_only else choose_run_options(device, dtype, new_tokens, page_tokens, max_memory)
     source, plan = _open_source(clone, record, src, weights_only, access, progress)
     if options:
         check_context(options, source, plan)
@@ -82,6 +87,12 @@ def verify(
         _compare_contents(plan, checkpoint, partial, progress)
     if options:
         _compare_outputs(source, checkpoint, plan, options, partial, progress)
+        if not partial.logits and not partial.failures:
+            if plan is None:
+                raise StorageError(
+                    f"{clone}: {partial.notes[-1]}", "Without the clone's plan, nothing can be compared."
+                )
+            unrecorded = unrecorded or "only the weights were compared"
     report = Report(
         clone=str(clone),
         source=_display_name(source),
@@ -91,6 +102,7 @@ def verify(
         logits=partial.logits,
         generation=partial.generation,
         before_rounding=partial.before_rounding,
+        runs=tuple(partial.runs),
         hashed=len(record.sha256) if record and checksum else None,
         continuations=partial.continuations,
         background=background(source, checkpoint, plan, options.device if options else None),

@@ -9,7 +9,7 @@ from math import prod
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.request import Writing, bytes_of
+from hyperclone_cli.growth.request import bytes_of
 from hyperclone_cli.planning.tensors import GrownTensor
 
 LARGEST_BLOCK_BYTES = 4 << 20
@@ -20,6 +20,8 @@ SURVEY_BLOCK_BYTES = 1 << 20
 
 NOISE_ROWS = 64
 """Rows whose noise comes from one random generator, and which are therefore generated together."""
+
+_BLOCKS_BYTES = 512 * 10**6
 
 _COPIES = 16
 """Most memory of a thread, in multiples of its block: source rows, noise, and both in wider dtypes."""
@@ -34,18 +36,18 @@ class Budget:
 
 
 def plan_budget(
-    tensors: Iterable[GrownTensor], threads: int | None = None, max_memory: int | str = Writing.max_memory
+    tensors: Iterable[GrownTensor], threads: int | None = None, max_memory: int | str | None = None
 ) -> Budget:
     """The budget for growing `tensors`: fewer threads than asked for if so many would exceed the memory.
 
     threads     None: one for each core
-    max_memory  bytes, or a size such as "512MB", of all blocks that are in memory at once
+    max_memory  bytes, or a size such as "512MB", of all blocks that are in memory at once; None: 512MB
 
     Raises RequestError if `max_memory` is not a size, or too small for a single thread.
     """
     if threads is not None and threads < 1:
         raise RequestError(f"--threads {threads}: expected 1 or more.")
-    memory = bytes_of("--max-memory", max_memory)
+    memory = _BLOCKS_BYTES if max_memory is None else bytes_of("--max-memory", max_memory)
     smallest = max([SURVEY_BLOCK_BYTES, *map(_least_block_bytes, tensors)])
     if memory < _COPIES * smallest:
         raise RequestError(

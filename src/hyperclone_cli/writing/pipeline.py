@@ -44,6 +44,7 @@ def expand(
     writing: Writing | None = None,
     access: Access | None = None,
     progress: Progress | None = None,
+    planned: Callable[[Plan], None] | None = None,
 ) -> Plan:
     """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
 
@@ -51,6 +52,8 @@ def expand(
     a note of the plan names tensors that contain NaN or Inf. Until the clone is complete, `out` is absent, or the
     clone that was there before. An interrupted run of the same clone is resumed, unless `writing` says otherwise. The
     number of threads and their memory (see `plan_budget`) do not change a byte of the clone.
+
+    `planned` is called with the plan before anything is written.
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, the source changes
     while it is read, another run is writing `out`, or the Hub fails.
@@ -66,6 +69,8 @@ def expand(
     check_space(plan, out)
     progress.step("Checking that transformers accepts the clone")
     plan = check_loads(plan)
+    if planned:
+        planned(plan)
     budget = plan_budget(plan.tensors, writing.threads, writing.max_memory)
     key = _run_key(plan, src, access, out)
     with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:

@@ -1,0 +1,61 @@
+"""How a clone will be verified on this machine, told from its plan before it is written. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.filesize import decimal
+
+from hyperclone_cli.checkpoint.sizes import context_length
+from hyperclone_cli.growth.request import bytes_of
+from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.verifier.memory import Mode, fit_of, needs, needs_of
+from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, follow_passes
+
+_PAGE_TOKENS = 500
+"""About as many as the page has in any vocabulary of words."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How the clone will be run.
+
+    passes        forward passes over its weights
+    pass_bytes    of its weights as they are stored: read in each pass, if it runs layer by layer
+    needed_bytes  of memory, to run it in memory
+    least_bytes   of memory, to run it layer by layer
+    free_bytes    where it would run
+    """
+
+    mode: Mode
+    passes: int
+    pass_bytes: int
+    needed_bytes: int
+    least_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        needed, least, free = map(decimal, (self.needed_bytes, self.least_bytes, self.free_bytes))
+        if self.mode == "in memory":
+            return "in memory"
+        if self.mode == "layer by layer":
+            passes = f"about {self.passes} passes over {decimal(self.pass_bytes)}"
+            return f"layer by layer, {passes} (in memory it needs {needed}, and {free} are free)"
+        return f"by its weights only: it cannot be run here (layer by layer it needs {least}, and {free} are free)"
+
+
+def forecast(
+    plan: Plan, out: Path, device: str | None, max_memory: int | str | None, page_tokens: int | None = None
+) -> Forecast:
+    """How a clone that will be at `out` will be verified; see `verify` for the options."""
+    shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
+    tokens = min(page_tokens or _PAGE_TOKENS, context_length(plan.source.config, plan.family))
+    needed = needs_of(shapes, plan.config, plan.family, 4, tokens)
+    disk = next(one for one in out.absolute().parents if one.is_dir())
+    limit = None if max_memory is None else bytes_of("--max-memory", max_memory)
+    how = fit_of(needed, limit, device, disk)
+    of_source = needs(plan.source, plan.family, 4, tokens)
+    few = fit_of(of_source, limit, device, disk).mode != "in memory"
+    passes = 1 + follow_passes(FEW_NEW_TOKENS if few else NEW_TOKENS)
+    return Forecast(how.mode, passes, plan.nbytes, needed.in_memory, needed.layer_by_layer, how.free.total)
