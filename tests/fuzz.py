@@ -319,7 +319,7 @@ def judge(case: Case, work: Path, chance: float) -> Outcome:
             return Outcome(case, "good, called wrong" if good else "wrong, passed", figures, fault)
         if not good:
             return Outcome(case, "wrong, called wrong", figures, f"the clone is wrong: {figures} {failures}")
-        by_twin = "before rounding" in result.stderr
+        by_twin = "before rounding" in result.stdout
         damaged = sabotage(clone, case.seed) if Random(case.seed).random() < chance else {}
         missed = [f"{name}: {said}" for name, said in damaged.items() if said]
         fault = f"damage not found: {'; '.join(missed)}" if missed else ""

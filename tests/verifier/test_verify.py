@@ -414,3 +414,9 @@ def test_the_coarsest_dtype_of_a_mixed_checkpoint_decides(tmp_path: Path) -> Non
     expand(src, tmp_path / "clone", Request(embed_mult=2, ffn_mult=2, mixing=Mixing(noise_snr_db=10.0)))
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
+
+
+def test_a_clone_that_transformers_cannot_run_is_wrong(source: Sources, tmp_path: Path) -> None:
+    expand(source("helium"), tmp_path / "clone", DOUBLE)
+    set_config(tmp_path / "clone", hidden_size=193)
+    assert_fails(verify(tmp_path / "clone"), "transformers cannot run it")
