@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,11 @@ def test_a_model_type_that_transformers_does_not_know_is_named_with_the_next_ste
     known = json.loads((src / "config.json").read_text()) | {"model_type": "llama"}
     (src / "config.json").write_text(json.dumps(known))
     assert_grows_as_stock_sees_it(src, tmp_path / "clone")
+
+
+def test_several_threads_may_ask_at_once(source: Callable[[str], Path]) -> None:
+    """Transformers replaces methods of its classes while it loads; overlapping loads would leave them replaced."""
+    plan = make_plan(open_source(source("llama-gqa-tied")), TWICE)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(found is plan for found in pool.map(check_loads, [plan] * 32))
+    models.load(source("llama-gqa-tied"))

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hyperclone_cli.errors import CheckpointError, last_line
@@ -119,9 +120,18 @@ def starts_as_zeros(model: PreTrainedModel, name: str) -> bool:
     return not bool(module.get_parameter(leaf).any())
 
 
+_LOADING = RLock()
+"""Loading replaces methods of transformers' classes for a moment: two threads at once may leave them replaced."""
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Switch off transformers' progress bars and warnings meanwhile."""
+    """Switch off transformers' progress bars and warnings meanwhile, and keep other threads of ours out of it."""
+    with _LOADING:
+        yield from _quietly()
+
+
+def _quietly() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
