@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +41,7 @@ def stock_config(config: Mapping[str, Any], path: Path | str) -> PreTrainedConfi
 
     Raises CheckpointError, with the reason, for a config that transformers refuses.
     """
-    from transformers import CONFIG_MAPPING, AutoConfig, __version__
+    from transformers import CONFIG_MAPPING, __version__
 
     model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
@@ -52,12 +51,17 @@ def stock_config(config: Mapping[str, Any], path: Path | str) -> PreTrainedConfi
             "Install a version that does. Or if it is another architecture under a name of its own, change model_type"
             " in config.json to the name of that architecture.",
         )
-    with quiet_transformers(), tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "config.json").write_text(json.dumps(_without_kernels(config)), encoding="utf-8")
+    fields = json.loads(json.dumps(_without_kernels(config)), object_hook=_special_float)  # a copy, as if from a file
+    with quiet_transformers():
         try:
-            return AutoConfig.from_pretrained(directory, **NOTHING_RUN)
+            return CONFIG_MAPPING[model_type].from_dict(fields)  # as AutoConfig.from_pretrained does
         except Exception as error:  # each architecture raises its own kinds
             raise CheckpointError(f"{path}: transformers refuses the config: {last_line(error)}") from None
+
+
+def _special_float(item: dict[str, Any]) -> Any:
+    """NaN or Inf, which transformers writes as {"__float__": "NaN"}; any other object unchanged."""
+    return float(item["__float__"]) if item.keys() == {"__float__"} else item
 
 
 def _without_kernels(value: Any) -> Any:
