@@ -13,8 +13,6 @@ from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.growth.strategies import Mixing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hyperclone_cli.hub.download import Access
     from hyperclone_cli.hub.upload import Pushed, Target
     from hyperclone_cli.planning.planner import Plan
@@ -56,7 +54,6 @@ def expand(
     *,
     access: Access | None = None,
     progress: Progress | None = None,
-    planned: Callable[[Plan], None] | None = None,
     **options: Any,
 ) -> Plan:
     """Write a larger checkpoint that computes the same function as `src` to the new directory `out`.
@@ -67,7 +64,6 @@ def expand(
     request   what is asked for; or its fields and those of its `mixing`, as keywords. Those of Writing are keywords too
     access    revision, token and cache for the Hub; None: the usual ones
     progress  hears of every step, and of the bytes written
-    planned   called with the plan before anything is written
 
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub;
     then `out` is as it was. Raises TypeError for an unknown keyword.
@@ -75,7 +71,7 @@ def expand(
     from hyperclone_cli.writing import pipeline
 
     writing = Writing(**take(Writing, options))
-    return pipeline.expand(src, Path(out), Request.of(request, options), writing, access, progress, planned)
+    return pipeline.expand(src, Path(out), Request.of(request, options), writing, access, progress)
 
 
 def push(clone: Path, target: Target, force: bool = False) -> Pushed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,15 @@ def test_a_wrong_clone_fails_layer_by_layer(source: Sources, tmp_path: Path) -> 
     report = verify(forged, source("llama-gqa-tied"), max_memory=least_bytes(forged))
     assert modes(report)["clone"] == "layer by layer"
     assert any("layer 1" in failure for failure in report.failures)
+
+
+def test_nothing_but_steps_is_said_of_a_model_that_runs_layer_by_layer(source: Sources, tmp_path: Path) -> None:
+    expand(source("llama-gqa-tied"), tmp_path / "clone", embed_mult=2)
+    words = ["verify", tmp_path / "clone", "--max-memory", least_bytes(tmp_path / "clone"), "--json"]
+    command = [sys.executable, "-m", "hyperclone_cli", *map(str, words)]
+    result = subprocess.run(command, text=True, capture_output=True, timeout=120, check=True)
+    assert [line for line in result.stderr.splitlines() if not line.endswith("…")] == []
+    assert "the clone in float32, layer by layer" in result.stderr
 
 
 def test_a_clone_that_cannot_be_run_has_its_weights_compared(source: Sources, tmp_path: Path) -> None:

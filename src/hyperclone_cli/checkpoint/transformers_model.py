@@ -130,7 +130,7 @@ _LOADING = RLock()
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Switch off transformers' progress bars and warnings meanwhile, and keep other threads of ours out of it."""
+    """Switch off transformers' and accelerate's bars and warnings meanwhile, and keep other threads of ours out of it."""
     with _LOADING:
         yield from _quietly()
 
@@ -140,11 +140,15 @@ def _quietly() -> Iterator[None]:
 
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
+    accelerate = logging.getLogger("accelerate")
+    accelerate_level = accelerate.level
+    accelerate.setLevel(logging.CRITICAL)
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
+        accelerate.setLevel(accelerate_level)
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()

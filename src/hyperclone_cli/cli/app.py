@@ -27,6 +27,7 @@ from hyperclone_cli.cli.options import (
     takes_options,
 )
 from hyperclone_cli.errors import MismatchError, clone_is_kept
+from hyperclone_cli.growth.option import take
 from hyperclone_cli.growth.request import Dtype, Request, Writing
 from hyperclone_cli.growth.strategies import Mixing
 
@@ -112,8 +113,11 @@ def expand(
         output.show_forecast(forecast(plan, out, device, max_memory, verify_tokens))
 
     with output.progress() as progress:
+        from hyperclone_cli.writing import pipeline
+
+        writing = Writing(**take(Writing, options))
         planned = None if no_verify else announce
-        plan = api.expand(src, out, access=access, progress=progress, planned=planned, **options)
+        plan = pipeline.expand(src, out, Request.of(None, options), writing, access, progress, planned)
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
