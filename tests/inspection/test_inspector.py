@@ -173,9 +173,10 @@ def test_what_transformers_does_not_train_is_not_compared_and_that_is_noted(
     family = FAMILIES["llama"].variant("llama", tensors={"model.adapter": optional(linear("embed", "ffn"))})
     monkeypatch.setitem(FAMILIES, "llama", family)
     src = models.build("llama-mha", tmp_path / "source")
-    tensors = load_file(src / "model.safetensors") | {extra: torch.ones(48, 80)}
-    save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
     expand(src, tmp_path / "clone", request("symmetric"))
+    for path, weight in ((src, torch.ones(48, 80)), (tmp_path / "clone", torch.full((96, 160), 0.5))):
+        tensors = load_file(path / "model.safetensors") | {extra: weight}
+        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     found = inspect(tmp_path / "clone", gradients=True)
     assert difference(found) < EQUAL
     assert [note for note in found.notes if "1 of 17 matrices have no gradient" in note and extra in note]

@@ -130,7 +130,7 @@ _LOADING = RLock()
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Switch off transformers' and accelerate's bars and warnings meanwhile, and keep other threads of ours out of it."""
+    """Switch off the bars and warnings of transformers and accelerate meanwhile. One thread at a time."""
     with _LOADING:
         yield from _quietly()
 
