@@ -22,6 +22,10 @@ ITEM_BYTES = {
 }  # fmt: skip
 FLOAT_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's name of a float dtype → safetensors' name of it."""
+DTYPES = FLOAT_DTYPES | {
+    **{f"int{bits}": f"I{bits}" for bits in (64, 32, 16, 8)}, "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""The same of every dtype in ITEM_BYTES: masks and other buffers have one of these."""
 
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _MAX_DIMENSIONS = 8  # no weight has more, and the product of very many would take forever

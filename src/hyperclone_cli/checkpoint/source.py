@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperclone_cli.checkpoint.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.checkpoint.json_config import read_config, read_json
-from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor, check_regular_file, read_header
+from hyperclone_cli.checkpoint.safetensors_file import (
+    DTYPES,
+    StoredTensor,
+    check_regular_file,
+    read_header,
+)
 from hyperclone_cli.errors import CheckpointError, RequestError, first_of
 
 if TYPE_CHECKING:
@@ -183,7 +188,7 @@ def stored_tensors(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str,
 
     def dtype(tensor: torch.Tensor) -> str:
         name = str(tensor.dtype).removeprefix("torch.")
-        return FLOAT_DTYPES.get(name, name)
+        return DTYPES.get(name, name)
 
     return {name: StoredTensor(name, dtype(tensor), tuple(tensor.shape), path, 0) for name, tensor in weights.items()}
 

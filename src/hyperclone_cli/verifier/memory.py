@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.filesize import decimal
 
-from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.checkpoint.source import Source, TensorSource
 from hyperclone_cli.families import Family
@@ -63,8 +62,7 @@ def needs(checkpoint: Source, family: Family, item_bytes: int, tokens: int) -> N
     """What a model takes in a dtype of `item_bytes`, on a page of `tokens` tokens."""
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     own_files = not isinstance(checkpoint, TensorSource)
-    weights = [tensor for tensor in checkpoint.tensors.values() if tensor.dtype in ITEM_BYTES]  # not torch's own dtypes
-    copied = 0 if own_files else sum(tensor.nbytes for tensor in weights)
+    copied = 0 if own_files else sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     return needs_of(shapes, checkpoint.config, family, item_bytes, tokens, copied)
 
 
