@@ -264,7 +264,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a tensor without numbers": (save({"a": torch.ones(2, device="meta")}), "tensor 'a' is quantised, sparse or empty"),
     "a tensor of whole numbers": (
         lambda src: save(torch.load(src / BIN) | {"model.norm.weight": torch.ones(48, dtype=torch.int8)})(src),
-        "tensor 'model.norm.weight': expected floating-point weights, found int8",
+        "tensor 'model.norm.weight': expected floating-point weights, found I8",
     ),
     "a name that is long to print": (save({many_times(12): torch.ones(2)}), "found Tensor under ((("),
     "an archive that unpacks to more": (compress, "is compressed, and could unpack to any size"),
