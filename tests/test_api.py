@@ -90,7 +90,7 @@ def test_the_fields_are_the_keywords_with_their_defaults(function: Callable[...,
 
 def test_what_python_shows_of_a_function_is_what_it_takes() -> None:
     own = {"src", "out", "request", "access", "progress"}
-    assert inspect.signature(expand).parameters.keys() == own | {"planned"} | (MIXING | REST | WRITING).keys()
+    assert inspect.signature(expand).parameters.keys() == own | (MIXING | REST | WRITING).keys()
     assert inspect.signature(expand).parameters["kv_heads_mult"].annotation == float | None
     assert inspect.signature(plan).parameters.keys() == own - {"out"} | (MIXING | REST).keys()
 

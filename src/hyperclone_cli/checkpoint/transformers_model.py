@@ -51,9 +51,10 @@ def stock_config(config: Mapping[str, Any], path: Path | str) -> PreTrainedConfi
             "Install a version that does. Or if it is another architecture under a name of its own, change model_type"
             " in config.json to the name of that architecture.",
         )
-    fields = json.loads(json.dumps(_without_kernels(config)), object_hook=_special_float)  # a copy, as if from a file
     with quiet_transformers():
         try:
+            text = json.dumps(_without_kernels(config))
+            fields = json.loads(text, object_hook=_special_float)  # a copy, as if from a file
             return CONFIG_MAPPING[model_type].from_dict(fields)  # as AutoConfig.from_pretrained does
         except Exception as error:  # each architecture raises its own kinds
             raise CheckpointError(f"{path}: transformers refuses the config: {last_line(error)}") from None
