@@ -47,6 +47,17 @@ def test_the_cache_is_enough_offline(hub: LocalHub, run: Run) -> None:
     assert hub.requests == []
 
 
+def test_a_snapshot_in_the_hubs_cache_is_all_links_into_its_blobs(run: Run, tmp_path: Path) -> None:
+    run("expand", "--src", "a/llama", *GROWTH, "--out", "named", "--no-verify")
+    (snapshot,) = (tmp_path / "home").glob("hub/models--a--llama/snapshots/*")
+    assert all(path.is_symlink() for path in snapshot.rglob("*") if path.is_file())
+    run("expand", "--src", snapshot, *GROWTH, "--out", "path", "--no-verify")
+    names = ("model.safetensors", "LICENSE")
+    assert [(tmp_path / "named" / name).read_bytes() for name in names] == [
+        (tmp_path / "path" / name).read_bytes() for name in names
+    ]
+
+
 def test_the_single_file_is_fetched_where_there_are_shards_too(hub: LocalHub, run: Run) -> None:
     """As transformers reads it."""
     hub.repos["a/llama"].files()["model.safetensors"] = b"".join(

@@ -31,8 +31,10 @@ def test_a_plan_reads_headers_and_fetches_no_weights(hub: LocalHub, run: Run, tm
     src = models.build(
         "llama-gqa-tied", tmp_path / "wide", max_shard_size="2MB", vocab_size=8000, intermediate_size=8192
     )
+    (src / "modeling_wide.py").touch()
     hub.add("a/wide", src)
     planned = plan_of(run, "a/wide")
+    assert "modeling_wide.py" in planned["notes"][0]
     assert planned == plan_of(run, src)
     asked = hub.asked(WEIGHTS)
     assert set(fetched(hub.asked(CONTENT))) - set(fetched(asked)) == {"config.json", "model.safetensors.index.json"}

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyperclone_cli.checkpoint.boundary import check_length
 from hyperclone_cli.checkpoint.safetensors_file import check_regular_file
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError
+
+_MOST_BYTES = 1 << 26
+"""Of a JSON file: the longest index of a published model has 14 million."""
+
+_MARKS = {
+    codecs.BOM_UTF8: ("UTF-8", "tail -c +4"),
+    codecs.BOM_UTF16_LE: ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    codecs.BOM_UTF16_BE: ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
+}
+"""Byte order mark → (encoding, command that prints a file without it, in UTF-8)."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError if the file is missing, damaged or holds something else."""
     check_regular_file(path)
+    check_length(path, _MOST_BYTES)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file.", "Name a directory in the Hugging Face layout.") from None
+    for mark, (encoding, without) in _MARKS.items():
+        if content.startswith(mark):
+            old, new = shlex.quote(str(path)), shlex.quote(f"{path}.new")
+            raise CheckpointError(
+                f"{path}: begins with a byte order mark of {encoding}, which transformers does not read either.",
+                f"Save it as UTF-8 without one: {without} {old} > {new} && mv {new} {old}",
+            )
+    try:
+        value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}).", "Fetch the file again.") from None
     if not isinstance(value, dict):

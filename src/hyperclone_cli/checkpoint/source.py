@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hyperclone_cli.checkpoint.boundary import check_entries, read_file
 from hyperclone_cli.checkpoint.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.checkpoint.json_config import read_config, read_json
 from hyperclone_cli.checkpoint.safetensors_file import (
@@ -51,6 +52,9 @@ SIDE_FILES = (
     "LICEN[CS]E*", "Licen[cs]e*", "licen[cs]e*", "COPYING*", "NOTICE*", "Notice*", "USE_POLICY*",
 )  # fmt: skip
 """Side files: tokenizer, chat template, generation config, custom code, licence. Copied byte for byte to a clone."""
+
+_READ = (*SIDE_FILES, "README.md", "config.json", "adapter_config.json", "*.safetensors", "*.bin", "*.json", "*.jinja")
+"""All that is read of a checkpoint, here or by transformers."""
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
@@ -128,8 +132,8 @@ class Source:
         return sorted(path.relative_to(self.path) for path in found)
 
     def read_side_file(self, name: Path) -> bytes:
-        """The contents of one side file."""
-        return (self.path / name).read_bytes()
+        """The contents of one side file. Raises CheckpointError if it may not be read, see `boundary`."""
+        return read_file(self.path / name, self.path)
 
     def side_file_bytes(self) -> int:
         """The bytes in all side files together, without reading them."""
@@ -211,21 +215,28 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
     files = sorted(filter(is_gguf, path.iterdir()))
     if files and not (path / "config.json").exists():
         raise RequestError(f"{path}: a directory of GGUF files.", f"Name one of them: --src {files[0]}")
-    config = read_config(path)
+    check_entries(path, _READ, whole=(*SIDE_FILES, "README.md"))
+    config, notes = read_config(path), code_notes(file.name for file in path.glob("*.py"))
     # if both exist, transformers loads the single file
     if (path / SINGLE_NAME).exists():
-        return Source(path, config, read_header(path / SINGLE_NAME))
+        return Source(path, config, read_header(path / SINGLE_NAME), notes=notes)
     if (path / INDEX_NAME).exists():
-        return Source(path, config, _read_sharded(path / INDEX_NAME, read_header))
+        return Source(path, config, _read_sharded(path / INDEX_NAME, read_header), notes=notes)
     if (path / BIN_NAME).exists() or (path / BIN_INDEX_NAME).exists():
-        return _open_bins(path, config)
+        return _open_bins(path, config, notes)
     raise CheckpointError(
         f"{path}: neither {SINGLE_NAME} nor {BIN_NAME} was found, nor an index of shards of either.",
         "Save the model with transformers' save_pretrained first: it writes safetensors.",
     )
 
 
-def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
+def code_notes(names: Iterable[str]) -> tuple[str, ...]:
+    """A note that names the Python files among the side files, if there are any."""
+    code = sorted(name for name in names if matches_any(name, ("*.py",)))
+    return (f"Code, copied to the clone and published with it, but never run: {first_of(code)}.",) if code else ()
+
+
+def _open_bins(path: Path, config: Mapping[str, Any], notes: tuple[str, ...]) -> TensorSource:
     from hyperclone_cli.checkpoint.torch_bin import can_be_mapped, read_bin
 
     old_format: list[str] = []
@@ -238,8 +249,8 @@ def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
 
     single = path / BIN_NAME
     weights = read(single) if single.exists() else _read_sharded(path / BIN_INDEX_NAME, read)
-    notes = [f"{name} is in torch's old format: it is held in memory as a whole." for name in old_format[:1]]
-    return TensorSource(path, config, stored_tensors(path, weights), weights, notes=tuple(notes))
+    whole = [f"{name} is in torch's old format: it is held in memory as a whole." for name in old_format[:1]]
+    return TensorSource(path, config, stored_tensors(path, weights), weights, notes=(*notes, *whole))
 
 
 def _open_gguf(path: Path, dtype: str | None) -> GgufSource:
@@ -257,10 +268,13 @@ def _open_gguf(path: Path, dtype: str | None) -> GgufSource:
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Tensor name → shard file of an index. Raises CheckpointError if it is damaged."""
+    """Tensor name → shard file of an index, a plain name. Raises CheckpointError if the index is damaged."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: no weight_map from tensor names to file names.", "Fetch the file again.")
+    for shard in sorted(set(weight_map.values())):
+        if PurePosixPath(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
+            raise CheckpointError(f"{index}: shard name {shard!r} leads out of the directory.", "Do not use this file.")
     return weight_map
 
 
@@ -272,8 +286,6 @@ def _read_sharded(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> 
     path, weight_map = index.parent, read_index(index)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
-        if PurePosixPath(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
-            raise CheckpointError(f"{index}: shard name {shard!r} leads out of the directory.", "Do not use this file.")
         if not os.path.isfile(path / shard):  # unlike Path.is_file, it raises nothing for a name that is too long
             raise CheckpointError(f"{path / shard}: missing shard, listed in {index.name}.", "Fetch the file.")
         for name, tensor in read(path / shard).items():

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from hyperclone_cli.checkpoint.json_config import read_config
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, read_header
-from hyperclone_cli.checkpoint.source import Origin, Source, stored_tensors
+from hyperclone_cli.checkpoint.source import Origin, Source, code_notes, stored_tensors
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.families import known_family
 from hyperclone_cli.hub.download import Access, hub_session, open_checkpoint, open_snapshot
@@ -63,7 +63,7 @@ def open_headers(place: Path | Origin, access: Access, progress: Progress, dtype
             read = read_header if name.endswith(".safetensors") else _read_bin_header
             tensors |= read(path / name, open_file(name))
     source = RemoteSource(path, config, tensors, access, origin=snapshot.origin)
-    return replace(source, notes=_head_notes(source))
+    return replace(source, notes=(*code_notes(snapshot.files), *_head_notes(source)))
 
 
 def _head_notes(source: RemoteSource) -> tuple[str, ...]:

@@ -1,0 +1,174 @@
+"""A source that wants more than to be grown: what leads out of it is refused by name, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hyperclone_cli import expand, plan
+from hyperclone_cli.errors import CheckpointError
+from support import models
+from support.command_line import hyperclone
+
+GROWTH = ("--embed-mult", 2, "--ffn-mult", 2)
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.build("llama-gqa-tied", tmp_path_factory.mktemp("sharded") / "src", max_shard_size="60KB")
+
+
+@pytest.fixture
+def src(sharded: Path, tmp_path: Path) -> Path:
+    """A sharded checkpoint of the test's own, at `src`, and beside it what is nobody's business: `private`."""
+    (tmp_path / "private").mkdir()
+    for path in sharded.iterdir():
+        shutil.copy(path, tmp_path / "private")
+    (tmp_path / "private" / "token").write_text("hf_secret")
+    (tmp_path / "private" / "chat.jinja").write_text("hf_secret")
+    return Path(shutil.copytree(sharded, tmp_path / "src"))
+
+
+def link(name: str, to: str) -> Callable[[Path], object]:
+    """Replaces a file of the source by a link."""
+
+    def make(src: Path) -> None:
+        (src / name).unlink(missing_ok=True)
+        (src / name).symlink_to(to)
+
+    return make
+
+
+def pipe(name: str) -> Callable[[Path], object]:
+    def make(src: Path) -> None:
+        (src / name).unlink(missing_ok=True)
+        os.mkfifo(src / name)
+
+    return make
+
+
+def listen(src: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as end:
+        here = os.getcwd()
+        os.chdir(src)  # the names of sockets are short
+        end.bind("NOTICE")
+        os.chdir(here)
+
+
+def sparse(name: str, size: int) -> Callable[[Path], object]:
+    """Makes a file long that takes no room."""
+
+    def make(src: Path) -> None:
+        (src / name).touch()
+        os.truncate(src / name, size)
+
+    return make
+
+
+def link_inside(src: Path) -> None:
+    (src / "templates").mkdir()
+    (src / "templates" / "chat.jinja").touch()
+    link("additional_chat_templates", "templates")(src)
+
+
+SHARD = "model-00002-of-00004.safetensors"
+
+ENTRIES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a link to a private file": (link("LICENSE", "/etc/passwd"), "src/LICENSE: expected a file, found a link to /etc"),
+    "a relative link": (link("LICENSE", "../private/token"), "private/token, outside the checkpoint"),
+    "a link to the environment": (link("NOTICE", "/proc/self/environ"), "src/NOTICE: expected a file, found a link to"),
+    "a link through a link": (
+        lambda src: (link("aside", "../private")(src), link("LICENSE", "aside/token")(src)),
+        "outside the checkpoint",
+    ),
+    "a link for a config": (link("config.json", "../private/config.json"), "src/config.json: expected a file"),
+    "a link for an index": (link(INDEX, f"../private/{INDEX}"), f"src/{INDEX}: expected a file"),
+    "a link for a shard": (link(SHARD, f"../private/{SHARD}"), f"src/{SHARD}: expected a file"),
+    "a link for the weights": (link("model.safetensors", f"../private/{SHARD}"), "src/model.safetensors: expected a"),
+    "a link for a pickle": (link("pytorch_model.bin", "/etc/passwd"), "src/pytorch_model.bin: expected a file"),
+    "a link for a tokenizer": (link("tokenizer.json", "../private/token"), "src/tokenizer.json: expected a file"),
+    "a link for code": (link("modeling_a.py", "../private/token"), "src/modeling_a.py: expected a file"),
+    "a link for a card": (link("README.md", "../private/token"), "src/README.md: expected a file"),
+    "a link for a processor": (link("video_preprocessor_config.json", "../private/token"), "expected a file"),
+    "a link to a directory": (link("additional_chat_templates", "../private"), "found a link to the directory"),
+    "a link to a directory inside": (
+        link_inside,
+        "src/additional_chat_templates: expected a file, found a link to the directory",
+    ),
+    "a directory for a licence": (link("LICENSES", "../private"), "src/LICENSES: expected a file, found a link"),
+    "a link that leads nowhere": (link("LICENSE", "../gone"), "a link to ../gone, where nothing is"),
+    "links that lead to each other": (
+        lambda src: (link("LICENSE", "NOTICE")(src), link("NOTICE", "LICENSE")(src)),
+        "a link to NOTICE, where nothing is",
+    ),
+    "a link to a device": (link("LICENSE", "/dev/zero"), "outside the checkpoint"),
+    "a pipe": (pipe("LICENSE"), "src/LICENSE: expected a file, found a pipe"),
+    "a pipe for a tokenizer": (pipe("tokenizer.json"), "src/tokenizer.json: expected a file, found a pipe"),
+    "a pipe for a card": (pipe("README.md"), "src/README.md: expected a file, found a pipe"),
+    "a socket": (listen, "src/NOTICE: expected a file, found a socket"),
+    "a licence without end": (sparse("LICENSE", 1 << 43), "more than the 268,435,456"),
+    "a card without end": (sparse("README.md", 1 << 43), "more than the 268,435,456"),
+    "a config without end": (sparse("config.json", 1 << 43), "more than the 67,108,864"),
+    "an index without end": (sparse(INDEX, 1 << 43), "more than the 67,108,864"),
+    "a deep config": (lambda src: (src / "config.json").write_text("[" * 10**6), "not valid JSON"),
+    "a deep index": (lambda src: (src / INDEX).write_text('{"weight_map":' + "[" * 10**6), "not valid JSON"),
+    "a long number": (lambda src: (src / "config.json").write_text('{"a": ' + "9" * 10**6), "not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("spoil, words", ENTRIES.values(), ids=list(ENTRIES))
+@pytest.mark.parametrize("command", ["expand", "plan"])
+def test_what_leads_out_of_a_source_is_refused_by_name(
+    command: str, spoil: Callable[[Path], object], words: str, src: Path, tmp_path: Path
+) -> None:
+    spoil(src)
+    before = sorted(tmp_path.rglob("*"))
+    out = ["--out", "out"] if command == "expand" else []
+    result = hyperclone(command, "--src", "src", *GROWTH, *out, code=3, cwd=tmp_path)
+    assert words in result.stderr
+    assert "hf_secret" not in result.stderr + result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_becomes_a_link_later_is_not_copied(src: Path, tmp_path: Path) -> None:
+    (src / "LICENSE").write_text("free")
+    source = plan(src, embed_mult=2).source
+    link("LICENSE", "../private/token")(src)
+    with pytest.raises(CheckpointError, match="outside the checkpoint"):
+        source.copy_side_files(tmp_path / "private")
+
+
+def test_links_inside_a_source_and_to_it_are_followed(src: Path, tmp_path: Path) -> None:
+    (src / "weights").mkdir()
+    for shard in src.glob("*.safetensors"):
+        shard.rename(src / "weights" / shard.name)
+        shard.symlink_to(Path("weights") / shard.name)
+    (src / "LICENSE.txt").write_text("free")
+    (src / "LICENSE").symlink_to("LICENSE.txt")
+    (tmp_path / "link").symlink_to("src")
+    expand(tmp_path / "link", tmp_path / "out", embed_mult=2, ffn_mult=2)
+    assert (tmp_path / "out" / "LICENSE").read_text() == "free"
+    assert not (tmp_path / "out" / "LICENSE").is_symlink()
+
+
+def test_a_directory_that_only_looks_like_the_hubs_cache_leads_nowhere_else(src: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "1"
+    snapshot.parent.mkdir(parents=True)
+    src.rename(snapshot)
+    (tmp_path / "models--a--b" / "blobs").symlink_to(tmp_path / "private")
+    link("LICENSE", "../../blobs/token")(snapshot)
+    with pytest.raises(CheckpointError, match="outside the checkpoint"):
+        plan(snapshot, embed_mult=2)
+
+
+def test_code_that_is_copied_is_named_before_it_is(src: Path) -> None:
+    for name in ("modeling_a.py", "setup.py"):
+        (src / name).write_text("raise SystemExit")
+    note = "Code, copied to the clone and published with it, but never run: modeling_a.py, setup.py."
+    assert note in plan(src, embed_mult=2).notes
