@@ -178,7 +178,7 @@ def test_an_error_cancels_the_blocks_that_have_not_begun_and_waits_for_the_other
         ended.append(block)
 
     with pytest.raises(CancelledError), noisy.source.rows() as read, workers(1) as executor:
-        for _ in run_blocks(noisy.tensors, read, executor, Budget(8, 1000), work):
+        for _ in run_blocks(noisy.tensors, read, executor, Budget(8, 100), work):
             pass
     assert len(begun) < 8
     assert ended == begun[1:]

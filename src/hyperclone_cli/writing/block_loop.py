@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import torch
 
 from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, Read
+from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.planning.tensors import Filling, GrownTensor
 from hyperclone_cli.writing.arithmetic import grow_rows
@@ -25,8 +26,8 @@ Value = TypeVar("Value")
 Work = Callable[[Block, torch.Tensor, float], Value]
 """What is done with a block, its rows (the source's, or those of padding) and its tensor's noise power."""
 
-_BLOCKS_AHEAD = 4
-"""Blocks per thread that are submitted before the first result of theirs is taken: bounds the memory."""
+_JOBS_AHEAD = 4
+"""Jobs per thread that are submitted before the first result of theirs is taken: bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +54,22 @@ def run_blocks(
 ) -> Iterator[BlockResult[Value]]:
     """Cut each tensor into blocks, have `executor` read the rows of each and `work` on them; yield results in order.
 
-    At most 4 blocks a thread are submitted ahead of the result that is yielded, of whichever tensors. An error of
-    `work` is raised in the place of its result; then, or if the caller stops early, blocks that were submitted may
-    still be running until the executor is shut down.
+    Small blocks are submitted together, up to the bytes of one large block: handing each over would take longer than
+    growing it. At most 4 jobs a thread are submitted ahead of the result that is yielded, of whichever tensors. An
+    error of `work` is raised in the place of its job's results; then, or if the caller stops early, jobs that were
+    submitted may still be running until the executor is shut down.
 
     noise  whether `work` needs the noise power of noisy tensors, for which they are read once more
 
     Raises RequestError for noise in a tensor that contains NaN or Inf.
     """
-    running: deque[Future[BlockResult[Value]]] = deque()
-    for tensor in tensors:
-        noise_power, means = _survey(tensor, read, executor, noise)
-        blocks = cut_blocks(tensor, budget.block_bytes)
-        for number, block in enumerate(blocks, 1):
-            if len(running) == _BLOCKS_AHEAD * budget.threads:
-                yield running.popleft().result()
-            running.append(executor.submit(_run, work, read, block, noise_power, means, number == len(blocks)))
+    running: deque[Future[list[BlockResult[Value]]]] = deque()
+    for job in _jobs(tensors, read, executor, budget, work, noise):
+        if len(running) == _JOBS_AHEAD * budget.threads:
+            yield from running.popleft().result()
+        running.append(executor.submit(_run, job))
     while running:
-        yield running.popleft().result()
+        yield from running.popleft().result()
 
 
 @contextmanager
@@ -87,6 +86,34 @@ def workers(threads: int) -> Iterator[Executor]:
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def _jobs(
+    tensors: Iterable[GrownTensor],
+    read: Read,
+    executor: Executor,
+    budget: Budget,
+    work: Work[Value],
+    noise: bool,
+) -> Iterator[list[Callable[[], BlockResult[Value]]]]:
+    """What is done with each block, in lists that make about `budget.block_bytes`."""
+    job: list[Callable[[], BlockResult[Value]]] = []
+    nbytes = 0
+    for tensor in tensors:
+        noise_power, means = _survey(tensor, read, executor, noise)
+        blocks = cut_blocks(tensor, budget.block_bytes)
+        for number, block in enumerate(blocks, 1):
+            job.append(partial(_run_block, work, read, block, noise_power, means, number == len(blocks)))
+            nbytes += block.elements * ITEM_BYTES[tensor.dtype]
+            if nbytes >= budget.block_bytes:
+                yield job
+                job, nbytes = [], 0
+    if job:
+        yield job
+
+
+def _run(job: list[Callable[[], BlockResult[Value]]]) -> list[BlockResult[Value]]:
+    return [block() for block in job]
 
 
 def _survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> tuple[float, torch.Tensor | None]:
@@ -130,10 +157,10 @@ def _sum(read: Read, block: Block) -> torch.Tensor:
     return _rows(block, read).double().sum(0)
 
 
-def _run(
+def _run_block(
     work: Work[Value], read: Read, block: Block, noise_power: float, means: torch.Tensor | None, last: bool
 ) -> BlockResult[Value]:
-    """The job of one block: it takes and returns values alone, so that another process could run it."""
+    """The work on one block: it takes and returns values alone, so that another process could run it."""
     rows = _rows(block, read, means)
     finite = block.is_padding or is_finite(rows)
     return BlockResult(block, work(block, rows, noise_power), finite, last)
