@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,9 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from hyperclone_cli import expand, plan
 from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.verifier import text, trial
+from hyperclone_cli.writing.card import source_metadata
 from support import models
 from support.command_line import hyperclone
 
@@ -71,6 +78,13 @@ def sparse(name: str, size: int) -> Callable[[Path], object]:
     return make
 
 
+def with_keys(**keys: object) -> Callable[[Path], object]:
+    def make(src: Path) -> None:
+        (src / "config.json").write_text(json.dumps(json.loads((src / "config.json").read_text()) | keys))
+
+    return make
+
+
 def link_inside(src: Path) -> None:
     (src / "templates").mkdir()
     (src / "templates" / "chat.jinja").touch()
@@ -119,6 +133,8 @@ ENTRIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a deep config": (lambda src: (src / "config.json").write_text("[" * 10**6), "not valid JSON"),
     "a deep index": (lambda src: (src / INDEX).write_text('{"weight_map":' + "[" * 10**6), "not valid JSON"),
     "a long number": (lambda src: (src / "config.json").write_text('{"a": ' + "9" * 10**6), "not valid JSON"),
+    "a billion labels": (with_keys(num_labels=10**9), "num_labels 1000000000 is more than any model has"),
+    "a billion labels inside": (with_keys(vision_config={"num_labels": 10**9}), "num_labels 1000000000 is more"),
 }
 
 
@@ -172,3 +188,50 @@ def test_code_that_is_copied_is_named_before_it_is(src: Path) -> None:
         (src / name).write_text("raise SystemExit")
     note = "Code, copied to the clone and published with it, but never run: modeling_a.py, setup.py."
     assert note in plan(src, embed_mult=2).notes
+
+
+LOOP = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+NESTED = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+TOKENIZERS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
+    "a template without end": ({"chat_template": LOOP}, {}, "takes too long, or too much memory"),
+    "a template that fills memory": ({"chat_template": "{{ 'a' * 10**10 }}"}, {}, "takes too long, or too much"),
+    "a template that asks for the machine": (
+        {"chat_template": "{{ ''.__class__.__mro__[1].__subclasses__() }}"},
+        {},
+        "does not load (access to attribute '__class__' of 'str' object is unsafe.)",
+    ),
+    "a template that includes a file": (
+        {"chat_template": "{% include '/etc/passwd' %}"},
+        {},
+        "does not load (no loader",
+    ),
+    "code": ({"auto_map": {"AutoTokenizer": ["a.A", None]}, "tokenizer_class": "A"}, {}, "code of its own"),
+    "a vocabulary elsewhere": ({"vocab_file": "/etc/passwd"}, {}, "a file outside the checkpoint, /etc/passwd"),
+    "a regular expression without end": ({}, {"pre_tokenizer": NESTED}, "takes too long, or too much memory"),
+    "one without faults": ({}, {}, ""),
+}
+
+
+@pytest.mark.parametrize("config, fields, words", TOKENIZERS.values(), ids=list(TOKENIZERS))
+def test_a_hostile_tokenizer_is_not_used(
+    config: dict[str, object],
+    fields: dict[str, object],
+    words: str,
+    src: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = Tokenizer(WordLevel({"the": 3, "[UNK]": 4}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(src)
+    for name, changes in (("tokenizer_config.json", config), ("tokenizer.json", fields)):
+        (src / name).write_text(json.dumps(json.loads((src / name).read_text()) | changes))
+    monkeypatch.setattr(trial, "SECONDS", 2)
+    monkeypatch.setattr(text, "PAGE", "the " + "x" * 60)
+    found, note = text.load_tokenizer(src, 96)
+    assert words in note
+    assert bool(found) == (words == "")
+
+
+def test_a_card_of_megabytes_is_not_parsed(src: Path) -> None:
+    (src / "README.md").write_text("---\nlicense: mit\na: [" + "x," * 10**6 + "]\n---\n")
+    assert source_metadata(plan(src, embed_mult=2).source) == {}

@@ -16,6 +16,8 @@ from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 _MOST_BYTES = 1 << 26
 """Of a JSON file: the longest index of a published model has 14 million."""
 
+_MOST_LABELS = 1 << 20
+
 _MARKS = {
     codecs.BOM_UTF8: ("UTF-8", "tail -c +4"),
     codecs.BOM_UTF16_LE: ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
@@ -66,6 +68,10 @@ def check_readable(config: Mapping[str, Any]) -> None:
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise CheckpointError(f"config.json: the checkpoint is quantised (quant_method {method!r}).", DEQUANTISE)
+    for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
+        labels = part.get("num_labels")
+        if isinstance(labels, int) and labels > _MOST_LABELS:  # transformers makes a name for each
+            raise CheckpointError(f"config.json: num_labels {labels} is more than any model has.", "Take it out.")
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError("config.json: no model_type.", "`hyperclone families` lists those supported.")
 

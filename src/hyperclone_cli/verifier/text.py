@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.checkpoint.gguf import pretrained_arguments
+from hyperclone_cli.checkpoint.json_config import read_json
 from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, quiet_transformers
 from hyperclone_cli.errors import last_line
 from hyperclone_cli.verifier.report import Continuation
+from hyperclone_cli.verifier.trial import too_much
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 PAGE = """\
 The harbour wakes before the town does. At half past four the first boats come in past the breakwater,
@@ -58,10 +61,26 @@ def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
 
     if path.is_dir() and not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
         return None, ""
-    try:
+
+    def load() -> tuple[Any, list[list[int]]]:
         with quiet_transformers(), pretrained_arguments(path) as arguments:
             tokenizer = AutoTokenizer.from_pretrained(**arguments, **NOTHING_RUN)
-        encoded = [tokenizer(PAGE)["input_ids"], *_prompts(tokenizer)]
+        return tokenizer, [tokenizer(PAGE)["input_ids"], *_prompts(tokenizer)]
+
+    def try_all() -> None:
+        tokenizer, encoded = load()
+        for tokens in encoded:
+            _decode(tokenizer, tuple(tokens))
+
+    try:
+        if outside := _file_outside(path):
+            return (
+                None,
+                f"tokenizer_config.json names a file outside the checkpoint, {outside}; random tokens are used.",
+            )
+        if too_much(try_all):
+            return None, "The tokenizer takes too long, or too much memory, for a page of text; random tokens are used."
+        tokenizer, encoded = load()
     except Exception as error:  # tokenizers and chat templates raise their own kinds
         if "trust_remote_code" in str(error):  # transformers advises to run the code
             return None, "The tokenizer needs code of its own, which is never run; random tokens are used."
@@ -72,6 +91,16 @@ def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
     if largest >= vocab_size:
         return None, f"The tokenizer makes token {largest}, the vocabulary has {vocab_size}; random tokens are used."
     return tokenizer, ""
+
+
+def _file_outside(path: Path) -> str:
+    """A file that exists, is not in the directory `path`, and would be read as part of its tokenizer; "" if none is."""
+    config = path / "tokenizer_config.json"
+    stated = read_json(config) if config.is_file() else {}
+    files = [
+        one for key, one in stated.items() if key.endswith("_file") and isinstance(one, str) and os.path.exists(one)
+    ]
+    return next((one for one in files if path.resolve() not in Path(one).resolve().parents), "")
 
 
 def page(tokenizer: Any, vocab_size: int, limit: int) -> list[int]:

@@ -25,6 +25,9 @@ _BEGIN, _END = "<!-- hyperclone: verification -->", "<!-- /hyperclone: verificat
 _COPIED_METADATA = ("license", "license_name", "license_link", "language")
 """Metadata of the source's own card that is true of the clone too."""
 
+_MOST_CARD_BYTES = 1 << 20
+"""Of a card whose YAML is read: to parse a megabyte of it takes some seconds."""
+
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
@@ -83,7 +86,8 @@ def source_metadata(source: Source) -> dict[str, Any]:
 
     path = source.path / CARD_NAME
     try:
-        stated = (metadata_load(path) or {}) if path.is_file() else {}
+        readable = path.is_file() and path.stat().st_size <= _MOST_CARD_BYTES
+        stated = (metadata_load(path) or {}) if readable else {}
     except Exception:  # YAML written by hand: an error in it does not affect the clone
         return {}
     texts = {
