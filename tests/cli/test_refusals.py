@@ -93,7 +93,9 @@ def set_config(**changes: Any) -> Callable[[Path], None]:
 
 
 def quantise(src: Path) -> None:
-    edit_json(src / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    edit_json(src / "config.json", quantization_config={"quant_method": "aqlm", "nbits_per_codebook": 8})
+    codes = torch.zeros(4, 4, 2, dtype=torch.int8)
+    edit_tensors(src, lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.codes": codes}))
 
 
 def add_file(path: Path) -> None:
@@ -185,7 +187,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     ),
     "a weight map to no names": (lambda src: edit_json(src / INDEX, weight_map={"a": ["b"]}), 3, "no weight_map"),
     "no weight map": (lambda src: edit_json(src / INDEX, weight_map=[]), 3, "no weight_map"),
-    "quantised": (quantise, 3, "quantised (quant_method 'gptq')"),
+    "quantised": (quantise, 3, "quantised (quant_method 'aqlm')"),
     "PEFT adapter": (make_adapter, 3, "PEFT adapter"),
     "another model's tensors": (set_config(model_type="gpt_neox"), 3, "no rule of gpt_neox fits"),
 }

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from support import models
+from support import models, quantised
 from support.command_line import Run
 from support.local_hub import CONTENT, WEIGHTS, LocalHub, fetched, sent_bytes
 
@@ -45,10 +45,28 @@ def test_a_plan_reads_headers_and_fetches_no_weights(hub: LocalHub, run: Run, tm
     assert not list((tmp_path / "home").rglob("model-*.safetensors"))
 
 
-def test_a_plan_of_safetensors_on_the_hub_imports_neither_torch_nor_transformers(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_plan_of_a_quantised_model_reads_headers_and_no_scales(hub: LocalHub, run: Run, tmp_path: Path) -> None:
+    wide = models.build("llama-gqa-tied", tmp_path / "wide", torch.bfloat16, intermediate_size=8192)
+    src = quantised.fp8_blocks(wide, tmp_path / "src", 128, 128)
+    hub.add("a/fp8", src)
+    planned = plan_of(run, "a/fp8")
+    assert "14 tensors are dequantised to bfloat16" in planned["notes"][0]
+    assert planned == plan_of(run, src)
+    assert sent_bytes(hub.asked(WEIGHTS)) <= 1 << 17 < (src / "model.safetensors").stat().st_size / 4
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("repo_id", ["a/llama", "a/fp8"])
+def test_a_plan_of_safetensors_on_the_hub_imports_neither_torch_nor_transformers(
+    repo_id: str, hub: LocalHub, sharded: Path, tmp_path: Path
+) -> None:
+    plain = shutil.copytree(sharded, tmp_path / "plain", ignore=shutil.ignore_patterns("model*", "*.bin"))
+    tensors = {name: tensor for path in sharded.glob("model-*.safetensors") for name, tensor in load_file(path).items()}
+    save_file(tensors, plain / "model.safetensors")
+    hub.add("a/fp8", quantised.fp8_blocks(plain, tmp_path / "src", 16, 16))
     code = (
         "import sys; from hyperclone_cli.cli.app import app\n"
-        "try: app(['plan', '--src', 'a/llama', '--embed-mult', '2'])\n"
+        f"try: app(['plan', '--src', {repo_id!r}, '--embed-mult', '2'])\n"
         "except SystemExit as stop: assert not stop.code\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

@@ -22,7 +22,7 @@ from hyperclone_cli.verifier import generation, memory
 from hyperclone_cli.verifier.report import Report
 from hyperclone_cli.verifier.run_options import follow_passes, follow_steps
 from hyperclone_cli.verifier.verification_record import check_verified
-from support import models
+from support import models, quantised
 from support.command_line import as_json, hyperclone
 
 Sources = Callable[[str], Path]
@@ -70,13 +70,15 @@ def test_figures_layer_by_layer_are_those_in_memory(variant: str, steps: int, so
     assert [path.name for path in tmp_path.iterdir()] == ["clone"]
 
 
-@pytest.mark.parametrize("stored", ["bin", "gguf"])
+@pytest.mark.parametrize("stored", ["bin", "gguf", "fp8"])
 def test_sources_in_other_formats_run_layer_by_layer(stored: str, source: Sources, tmp_path: Path) -> None:
     src = source("llama-gqa-tied")
     if stored == "bin":
         shutil.copytree(src, tmp_path / "src", ignore=shutil.ignore_patterns("*.safetensors"))
         torch.save(load_file(src / "model.safetensors"), tmp_path / "src" / "pytorch_model.bin")
         src = tmp_path / "src"
+    elif stored == "fp8":
+        src = quantised.fp8_blocks(src, tmp_path / "src", 16, 16)
     else:
         pytest.importorskip("gguf")
         from checkpoint.test_gguf import write_gguf

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperclone_cli.checkpoint.boundary import check_length
 from hyperclone_cli.checkpoint.safetensors_file import check_regular_file
-from hyperclone_cli.errors import DEQUANTISE, CheckpointError
+from hyperclone_cli.errors import CheckpointError
 
 _MOST_BYTES = 1 << 26
 """Of a JSON file: the longest index of a published model has 14 million."""
@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The raw config.json in `directory`. Raises CheckpointError for an adapter, a quantised model, or none at all."""
+    """The raw config.json in `directory`. Raises CheckpointError for an adapter, or none at all."""
     if not (directory / "config.json").exists() and (directory / "adapter_config.json").exists():
         raise CheckpointError(
             f"{directory}: this is a PEFT adapter, not a model.",
@@ -63,11 +63,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def check_readable(config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for a config of a quantised model, or without a model_type."""
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise CheckpointError(f"config.json: the checkpoint is quantised (quant_method {method!r}).", DEQUANTISE)
+    """Raise CheckpointError for a config without a model_type, or of a model that cannot be made."""
     for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
         labels = part.get("num_labels")
         if isinstance(labels, int) and labels > _MOST_LABELS:  # transformers makes a name for each

@@ -13,17 +13,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 
+if TYPE_CHECKING:
+    from hyperclone_cli.checkpoint.quantised.packed import Packed
+
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
 }  # fmt: skip
 FLOAT_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's name of a float dtype → safetensors' name of it."""
 DTYPES = FLOAT_DTYPES | {
     **{f"int{bits}": f"I{bits}" for bits in (64, 32, 16, 8)}, "uint8": "U8", "bool": "BOOL",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
 """The same of every dtype in ITEM_BYTES: masks and other buffers have one of these."""
 
@@ -39,6 +44,7 @@ class StoredTensor:
     offset      of its first byte, from the start of the file
     transposed  whether the file stores (columns, rows); of a stack, whether it stores each matrix so
     zeros       whether it lies nowhere, and is all zeros
+    packed      how it is stored as other tensors, if it is: then it has no offset
     stack       (matrices, …) if the tensor is a stack of matrices, such as fused experts, whose first two dimensions
                 `shape` may merge into one; empty for a single matrix. Rows are numbered across the whole stack
     """
@@ -51,6 +57,12 @@ class StoredTensor:
     transposed: bool = False
     stack: tuple[int, ...] = ()
     zeros: bool = False
+    packed: Packed | None = None
+
+    @property
+    def paths(self) -> set[Path]:
+        """The files that it lies in."""
+        return set() if self.zeros else {part.path for part in self.packed.parts} if self.packed else {self.path}
 
     @property
     def nbytes(self) -> int:

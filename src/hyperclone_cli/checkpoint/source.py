@@ -6,17 +6,19 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from hyperclone_cli.checkpoint.boundary import check_entries, read_file
 from hyperclone_cli.checkpoint.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.checkpoint.json_config import read_config, read_json
+from hyperclone_cli.checkpoint.quantised.packed import unpacking
+from hyperclone_cli.checkpoint.quantised.unpack import unpack
 from hyperclone_cli.checkpoint.safetensors_file import (
     DTYPES,
     StoredTensor,
@@ -88,11 +90,21 @@ class Source:
     ignored: tuple[str, ...] = field(default=(), kw_only=True)
     origin: Origin | None = field(default=None, kw_only=True)
 
-    def rows(self) -> AbstractContextManager[Read]:
+    @property
+    def quantised(self) -> bool:
+        """Whether any tensor is stored as others, so that nobody else reads the weights as they are here."""
+        return any(tensor.packed for tensor in self.tensors.values())
+
+    @contextmanager
+    def rows(self) -> Iterator[Read]:
         """A context with the weight files open; it gives the function that reads rows of a tensor."""
+        with self._stored_rows() as read:
+            yield unpacking(read)
+
+    def _stored_rows(self) -> AbstractContextManager[Read]:
         from hyperclone_cli.checkpoint.row_io import rows_on_disk
 
-        return rows_on_disk(tensor.path for tensor in self.tensors.values() if not tensor.zeros)
+        return rows_on_disk(path for tensor in self.tensors.values() for path in tensor.paths)
 
     def as_loaded(self, ignored: Iterable[str], zeros: Mapping[str, int]) -> Source:
         """The checkpoint as transformers sees it: without tensors that it ignores, with biases that it fills in.
@@ -115,16 +127,37 @@ class Source:
             notes.append(f"Not stored, and written as zeros, which transformers takes it for: {first_of([*filled])}.")
         return replace(self, tensors=kept | filled, notes=tuple(notes), ignored=ignored)
 
+    def unpacked(self, dtype: str | None = None) -> Self:
+        """The checkpoint with quantised tensors as what they stand for, in `dtype`, and no word of it in the config.
+
+        Raises CheckpointError if it is quantised in a way that is not understood.
+        """
+        found = unpack(self.config, self.tensors, self.path, dtype)
+        return replace(self, config=found.config, tensors=found.tensors, notes=(*self.notes, *found.notes))
+
     def same_bytes(self, one: str, other: str) -> bool:
         """Whether two tensors, by name, have the same dtype, shape and bytes. Reads them block by block."""
         a, b = self.tensors[one], self.tensors[other]
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             return False
+        if a.packed or b.packed:
+            return self._same_rows(a, b)
         with a.path.open("rb") as left, b.path.open("rb") as right:
             left.seek(a.offset)
             right.seek(b.offset)
             sizes = (min(a.nbytes - start, _BLOCK_BYTES) for start in range(0, a.nbytes, _BLOCK_BYTES))
             return all(left.read(size) == right.read(size) for size in sizes)
+
+    def _same_rows(self, a: StoredTensor, b: StoredTensor) -> bool:
+        import torch
+
+        step = max(1, _BLOCK_BYTES * a.shape[0] // max(1, a.nbytes))
+        with self.rows() as read:
+            parts = (
+                [read(one, start, min(start + step, a.shape[0])).view(torch.uint8) for one in (a, b)]
+                for start in range(0, a.shape[0], step)
+            )
+            return all(torch.equal(*pair) for pair in parts)
 
     def side_files(self) -> list[Path]:
         """The side files, as paths relative to the checkpoint."""
@@ -152,8 +185,7 @@ class TensorSource(Source):
 
     weights: Mapping[str, torch.Tensor]
 
-    def rows(self) -> AbstractContextManager[Read]:
-        """A context that gives the function that slices rows of a tensor."""
+    def _stored_rows(self) -> AbstractContextManager[Read]:
         from hyperclone_cli.checkpoint.row_io import rows_in_memory
 
         return nullcontext(rows_in_memory(self.weights))
@@ -162,6 +194,8 @@ class TensorSource(Source):
         """Whether two tensors, by name, have the same dtype, shape and bytes."""
         import torch
 
+        if self.tensors[one].packed or self.tensors[other].packed:
+            return super().same_bytes(one, other)
         a, b = self.weights[one], self.weights[other]
         return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
@@ -200,7 +234,7 @@ def stored_tensors(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str,
 def open_source(path: Path, dtype: str | None = None) -> Source:
     """Open a local checkpoint: a GGUF file, or a directory with safetensors or, failing those, `.bin` files.
 
-    dtype  what a GGUF file is dequantised to; None: bfloat16
+    dtype  what a GGUF file or quantised tensors are dequantised to; None: bfloat16, or what config.json says
 
     Raises RequestError if `path` is neither, CheckpointError if the checkpoint is unsupported or damaged.
     """
@@ -219,12 +253,18 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
     config, notes = read_config(path), code_notes(file.name for file in path.glob("*.py"))
     # if both exist, transformers loads the single file
     if (path / SINGLE_NAME).exists():
-        return Source(path, config, read_header(path / SINGLE_NAME), notes=notes)
-    if (path / INDEX_NAME).exists():
-        return Source(path, config, _read_sharded(path / INDEX_NAME, read_header), notes=notes)
-    if (path / BIN_NAME).exists() or (path / BIN_INDEX_NAME).exists():
-        return _open_bins(path, config, notes)
-    raise CheckpointError(
+        source = Source(path, config, read_header(path / SINGLE_NAME), notes=notes)
+    elif (path / INDEX_NAME).exists():
+        source = Source(path, config, _read_sharded(path / INDEX_NAME, read_header), notes=notes)
+    elif (path / BIN_NAME).exists() or (path / BIN_INDEX_NAME).exists():
+        source = _open_bins(path, config, notes)
+    else:
+        raise _no_weights(path)
+    return source.unpacked(dtype)
+
+
+def _no_weights(path: Path) -> CheckpointError:
+    return CheckpointError(
         f"{path}: neither {SINGLE_NAME} nor {BIN_NAME} was found, nor an index of shards of either.",
         "Save the model with transformers' save_pretrained first: it writes safetensors.",
     )

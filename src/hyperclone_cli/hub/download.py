@@ -160,7 +160,7 @@ def open_checkpoint(
         config_check(config)
     side_files = [name for name in snapshot.files if matches_any(name, (*SIDE_FILES, "README.md"))]
     snapshot.fetch(side_files + weights)
-    return replace(open_source(snapshot.path), origin=snapshot.origin)
+    return replace(open_source(snapshot.path, dtype), origin=snapshot.origin)
 
 
 def open_snapshot(place: Origin, access: Access) -> Snapshot:

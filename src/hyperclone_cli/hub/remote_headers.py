@@ -38,8 +38,10 @@ class RemoteSource(Source):
         if a.path.suffix == ".bin":
             return True
         assert self.origin is not None
+        parts = [one.packed.parts if one.packed else (one,) for one in (a, b)]
         with remote_files(self.origin, self.access) as open_file:
-            return _first_block(open_file, a) == _first_block(open_file, b)
+            first = [[_first_block(open_file, part) for part in stored] for stored in parts]
+        return first[0] == first[1]
 
 
 def open_headers(place: Path | Origin, access: Access, progress: Progress, dtype: str | None = None) -> Source:
@@ -55,15 +57,16 @@ def open_headers(place: Path | Origin, access: Access, progress: Progress, dtype
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()
     if all((snapshot.path / name).exists() for name in weights):
-        return open_checkpoint(snapshot.origin, access, progress)
+        return open_checkpoint(snapshot.origin, access, progress, dtype)
     path = Path(snapshot.origin.repo_id)
     tensors: dict[str, StoredTensor] = {}
     with remote_files(snapshot.origin, access) as open_file:
         for name in weights:
             read = read_header if name.endswith(".safetensors") else _read_bin_header
             tensors |= read(path / name, open_file(name))
-    source = RemoteSource(path, config, tensors, access, origin=snapshot.origin)
-    return replace(source, notes=(*code_notes(snapshot.files), *_head_notes(source)))
+    notes = code_notes(snapshot.files)
+    source = RemoteSource(path, config, tensors, access, origin=snapshot.origin, notes=notes).unpacked(dtype)
+    return replace(source, notes=(*source.notes, *_head_notes(source)))
 
 
 def _head_notes(source: RemoteSource) -> tuple[str, ...]:

@@ -97,12 +97,12 @@ def loaded(
     """A model in eval mode, in memory or layer by layer, as `how` says; afterwards its memory is free again.
 
     scratch  an existing directory, for weights that transformers computes with in another layout than it stores, and
-             for those of `.bin` and GGUF files; what is put there is removed again
+             for those of `.bin` and GGUF files and quantised ones; what is put there is removed again
 
     Raises CheckpointError if the checkpoint cannot be loaded, MemoryError or torch's errors if memory is short.
     """
     by_layer = how.mode != "in memory"
-    needed = by_layer or len(how.free.gpus) > 1 or isinstance(checkpoint, GgufSource)
+    needed = by_layer or len(how.free.gpus) > 1 or isinstance(checkpoint, GgufSource) or checkpoint.quantised
     with tempfile.TemporaryDirectory(prefix=".hyperclone-", dir=scratch) if needed else nullcontext() as directory:
         try:
             model, problems = _load(checkpoint, dtype, device, how, Path(directory) if directory else None)
@@ -161,7 +161,7 @@ def _load(
 
 def _readable(checkpoint: Source, directory: Path | None) -> Path:
     """A directory that transformers reads the checkpoint from; its weights are in safetensors if one is given."""
-    if directory is None or not isinstance(checkpoint, TensorSource):
+    if directory is None or not (isinstance(checkpoint, TensorSource) or checkpoint.quantised):
         return checkpoint.path
     with checkpoint.rows() as read:
         write_checkpoint(directory, checkpoint.config, checkpoint.tensors.values(), read)

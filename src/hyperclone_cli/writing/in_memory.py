@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from hyperclone_cli.checkpoint.json_config import check_readable
+from hyperclone_cli.checkpoint.quantised.unpack import quantisation
 from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, put_rows
 from hyperclone_cli.checkpoint.source import TensorSource, stored_tensors
 from hyperclone_cli.checkpoint.transformers_model import (
@@ -19,7 +20,7 @@ from hyperclone_cli.checkpoint.transformers_model import (
     stock_config,
     weights_of,
 )
-from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 from hyperclone_cli.growth.option import takes
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
@@ -66,6 +67,9 @@ def open_model(model: PreTrainedModel) -> TensorSource:
     config = model.config.to_dict()
     check_readable(config)
     path = Path(type(model).__name__)
+    if stated := quantisation(config):
+        method = stated.get("quant_method", "unknown")
+        raise CheckpointError(f"{path}: the model is quantised (quant_method {str(method)!r}).", DEQUANTISE)
     absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if absent:
         raise CheckpointError(f"{path}: tensor {absent[0]!r} is not in memory.", "Load the model without offloading.")

@@ -112,7 +112,7 @@ def _run_key(plan: Plan, src: str | Path, access: Access, out: Path) -> RunKey:
 
 def _fingerprint(source: Source) -> dict[str, list[int]]:
     """File of weights → [bytes, time of its last change in nanoseconds], to notice a change of the source."""
-    paths = {tensor.path for tensor in source.tensors.values()}
+    paths = {path for tensor in source.tensors.values() for path in tensor.paths}
     files = sorted(file for path in paths for file in (path.glob("pytorch_model*.bin") if path.is_dir() else [path]))
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 

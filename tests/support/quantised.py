@@ -1,0 +1,109 @@
+"""Tiny checkpoints in the layouts in which quantised models are published, made of unquantised ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+FP8_MOST = torch.finfo(torch.float8_e4m3fn).max
+Tensors = dict[str, torch.Tensor]
+
+
+def rewritten(src: Path, out: Path, change: Callable[[str, torch.Tensor], Tensors], **quantization: Any) -> Path:
+    """Copy a checkpoint to `out`, with each tensor replaced by those that `change` makes of its name and numbers.
+
+    quantization  what config.json says of it under quantization_config; nothing if there is none
+    """
+    shutil.copytree(src, out)
+    tensors = load_file(out / "model.safetensors")
+    made = [change(name, tensor) for name, tensor in tensors.items()]
+    stored = {name: tensor.contiguous() for one in made for name, tensor in one.items()}
+    save_file(stored, out / "model.safetensors", metadata={"format": "pt"})
+    if quantization:
+        config = json.loads((out / "config.json").read_text()) | {"quantization_config": quantization}
+        (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
+def is_linear(name: str, tensor: torch.Tensor) -> bool:
+    """Whether quantisers take it for a linear layer: those outside the layers, and routers, they leave alone."""
+    return tensor.dim() == 2 and ".layers." in name and not name.endswith("mlp.gate.weight")
+
+
+def blocks_of(tensor: torch.Tensor, rows: int, columns: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """(row, column, numbers) of each block, from the first on; the last ones may be smaller."""
+    for row in range(0, tensor.shape[0], rows):
+        for column in range(0, tensor.shape[1], columns):
+            yield row // rows, column // columns, tensor[row : row + rows, column : column + columns]
+
+
+def fp8(tensor: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(numbers in FP8, scales of blocks): the largest magnitude of a block is the largest of FP8."""
+    whole = tensor.float()
+    scales = torch.empty(-(-whole.shape[0] // rows), -(-whole.shape[1] // columns))
+    for row, column, block in blocks_of(whole, rows, columns):
+        scales[row, column] = block.abs().max() / FP8_MOST
+    spread = scales.repeat_interleave(rows, 0).repeat_interleave(columns, 1)[: whole.shape[0], : whole.shape[1]]
+    return (whole / spread).to(torch.float8_e4m3fn), scales
+
+
+def fp8_blocks(src: Path, out: Path, rows: int, columns: int, stated: bool = True) -> Path:
+    """As DeepSeek V3 and Qwen 3 are published: `weight_scale_inv` for blocks, which config.json states."""
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if not is_linear(name, tensor):
+            return {name: tensor}
+        numbers, scales = fp8(tensor, rows, columns)
+        return {name: numbers, f"{name}_scale_inv": scales}
+
+    block = {"weight_block_size": [rows, columns]} if stated else {}
+    return rewritten(src, out, change, quant_method="fp8", activation_scheme="dynamic", fmt="e4m3", **block)
+
+
+def fp8_tensors(src: Path, out: Path) -> Path:
+    """As Ministral 3 is published: one scale for a tensor, and a measured one for its activations."""
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if not is_linear(name, tensor):
+            return {name: tensor}
+        numbers, scales = fp8(tensor, *tensor.shape)
+        scale = {f"{name}_scale_inv": scales.view(()).bfloat16()}
+        return {name: numbers, **scale, f"{name.removesuffix('weight')}activation_scale": torch.tensor(0.5)}
+
+    return rewritten(src, out, change, quant_method="fp8", activation_scheme="static", weight_block_size=None)
+
+
+def fp8_rows(src: Path, out: Path, method: str = "compressed-tensors", **scale_of: Any) -> Path:
+    """As compressed-tensors and FBGEMM write it: `weight_scale` (rows, 1) for each row."""
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if not is_linear(name, tensor):
+            return {name: tensor}
+        numbers, scales = fp8(tensor, 1, tensor.shape[1])
+        return {name: numbers, f"{name}_scale": scales.to(**scale_of)}
+
+    return rewritten(src, out, change, quant_method=method, format="float-quantized", config_groups={})
+
+
+def mxfp4(src: Path, out: Path) -> Path:
+    """As gpt-oss is published: experts in groups of 32 numbers of four bits, two in a byte, and powers of two."""
+    magnitudes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if tensor.dim() != 3:
+            return {name: tensor}
+        rows = tensor.float().transpose(1, 2)
+        groups = rows.reshape(*rows.shape[:2], -1, 32)
+        powers = torch.floor(torch.log2(groups.abs().amax(-1).clamp_min(1e-30))) - 1
+        scaled = groups / torch.exp2(powers)[..., None]
+        codes = (scaled.abs()[..., None] - magnitudes).abs().argmin(-1) + 8 * (scaled < 0)
+        pairs = codes[..., 0::2] + 16 * codes[..., 1::2]
+        return {f"{name}_blocks": pairs.to(torch.uint8), f"{name}_scales": (powers + 127).to(torch.uint8)}
+
+    return rewritten(src, out, change, quant_method="mxfp4", modules_to_not_convert=["model.layers.*.self_attn"])
