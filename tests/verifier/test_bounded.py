@@ -29,10 +29,10 @@ Sources = Callable[[str], Path]
 PAGE = 64
 
 
-def least_bytes(checkpoint: Path) -> int:
+def least_bytes(checkpoint: Path, tokens: int = PAGE) -> int:
     """The least memory that a checkpoint runs in, layer by layer."""
     source = open_source(checkpoint)
-    return memory.needs(source, find_family(source.config), 4, PAGE).layer_by_layer
+    return memory.needs(source, find_family(source.config), 4, tokens).layer_by_layer
 
 
 def modes(report: Report) -> dict[str, str]:
@@ -112,6 +112,18 @@ def test_nothing_but_steps_is_said_of_a_model_that_runs_layer_by_layer(source: S
     result = subprocess.run(command, text=True, capture_output=True, timeout=120, check=True)
     assert [line for line in result.stderr.splitlines() if not line.endswith("…")] == []
     assert "the clone in float32, layer by layer" in result.stderr
+
+
+def test_a_page_is_cut_to_the_tokens_that_there_is_memory_for(source: Sources, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    expand(source("llama-gqa-tied"), clone, embed_mult=2)
+    limit = least_bytes(clone, PAGE // 2)
+    report = verify(clone, max_memory=limit)
+    assert report.passed
+    assert report.logits is not None
+    assert report.logits.tokens == PAGE // 2
+    assert any("cut from 64 to 32 tokens" in note for note in report.notes)
+    assert verify(clone, max_memory=limit, page_tokens=PAGE).logits is None  # as many as were asked for, or none
 
 
 def test_a_clone_that_cannot_be_run_has_its_weights_compared(source: Sources, tmp_path: Path) -> None:

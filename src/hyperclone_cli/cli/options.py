@@ -90,7 +90,7 @@ VerifyTokens = Annotated[
     checking(
         min=2,
         help="How many tokens of the page of English both models are run on.",
-        show_default="all, about 400",
+        show_default="all, about 400; fewer if memory is short",
     ),
 ]
 ReportFile = Annotated[

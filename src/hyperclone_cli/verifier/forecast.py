@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from hyperclone_cli.checkpoint.sizes import context_length
 from hyperclone_cli.growth.request import bytes_of
 from hyperclone_cli.planning.planner import Plan
-from hyperclone_cli.verifier.memory import Mode, fit_of, needs, needs_of
+from hyperclone_cli.verifier.memory import Fit, Mode, fit_of, longest_page, needs, needs_of
 from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, follow_passes
 
 _PAGE_TOKENS = 500
@@ -50,12 +50,16 @@ def forecast(
 ) -> Forecast:
     """How a clone that will be at `out` will be verified; see `verify` for the options."""
     shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
-    tokens = min(page_tokens or _PAGE_TOKENS, context_length(plan.source.config, plan.family))
-    needed = needs_of(shapes, plan.config, plan.family, 4, tokens)
     disk = next(one for one in out.absolute().parents if one.is_dir())
     limit = None if max_memory is None else bytes_of("--max-memory", max_memory)
-    how = fit_of(needed, limit, device, disk)
-    of_source = needs(plan.source, plan.family, 4, tokens)
-    few = fit_of(of_source, limit, device, disk).mode != "in memory"
+
+    def fits(tokens: int) -> tuple[Fit, Fit]:
+        grown = needs_of(shapes, plan.config, plan.family, 4, tokens)
+        of_source = needs(plan.source, plan.family, 4, tokens)
+        return fit_of(grown, limit, device, disk), fit_of(of_source, limit, device, disk)
+
+    most = min(page_tokens or _PAGE_TOKENS, context_length(plan.source.config, plan.family))
+    how, of_source = fits(most if page_tokens else longest_page(most, fits))
+    needed, few = how.needs, of_source.mode != "in memory"
     passes = 1 + follow_passes(FEW_NEW_TOKENS if few else NEW_TOKENS)
     return Forecast(how.mode, passes, plan.nbytes, needed.in_memory, needed.layer_by_layer, how.free.total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,8 +25,11 @@ Mode = Literal["in memory", "layer by layer", "weights only"]
 _KEPT_LOGITS = 6
 """Sets of logits of the page: those of three runs are kept, and comparing two takes a difference and parts of both."""
 
-_LIBRARIES_BYTES = 300 << 20
+_LIBRARIES_BYTES = 350 << 20
 """What torch and transformers take beside weights and activations: imported modules, threads, the tokenizer."""
+
+_SHORTEST_PAGE = 32
+"""Tokens below which a page tells little."""
 
 _LOADING_SHARE = 0.1
 """Part of the weights that loading takes in addition: tensors that are converted or fused before they replace parts."""
@@ -125,6 +128,21 @@ def fit_of(needed: Needs, limit: int | None, device: str | torch.device | None, 
     elif needed.layer_by_layer <= free.total and needed.scratch <= shutil.disk_usage(scratch).free:
         mode = "layer by layer"
     return Fit(needed, free, mode)
+
+
+def longest_page(tokens: int, fits: Callable[[int], Iterable[Fit]]) -> int:
+    """The number of tokens, at most `tokens`, on which all models can be run: halved until they fit, down to 32.
+
+    fits  how each model can be run on so many tokens
+
+    Where nothing fits, `tokens`.
+    """
+    for shorter in (tokens >> halvings for halvings in range(tokens.bit_length())):
+        if shorter < min(tokens, _SHORTEST_PAGE):
+            break
+        if all(fit.mode != "weights only" for fit in fits(shorter)):
+            return shorter
+    return tokens
 
 
 def _largest(elements: Mapping[str, int]) -> int:

@@ -19,7 +19,7 @@ from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier import forward, generation, text
 from hyperclone_cli.verifier.loading import LoadedModel, loaded, scratch_directory
-from hyperclone_cli.verifier.memory import Fit, fit
+from hyperclone_cli.verifier.memory import Fit, fit, longest_page
 from hyperclone_cli.verifier.report import LogitFigures, PartialReport, RunFigures
 from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, RunOptions
 
@@ -81,11 +81,18 @@ def compare_outputs(
     ids = text.page(tokenizer, vocab_size, min(context, options.page_tokens or context))
     scratch = scratch_directory(clone.path)
 
-    def fitting(checkpoint: Source, dtype: torch.dtype) -> Fit:
+    def fitting(checkpoint: Source, dtype: torch.dtype, tokens: int) -> Fit:
         device = None if options.all_gpus else options.device
-        return fit(checkpoint, family, dtype.itemsize, len(ids), options.max_memory, device, scratch)
+        return fit(checkpoint, family, dtype.itemsize, tokens, options.max_memory, device, scratch)
 
-    fits = {"source": fitting(source, torch.float32), "clone": fitting(clone, options.dtype)}
+    def both(tokens: int) -> list[Fit]:
+        return [fitting(source, torch.float32, tokens), fitting(clone, options.dtype, tokens)]
+
+    tokens = len(ids) if options.page_tokens else longest_page(len(ids), both)
+    if tokens < len(ids):
+        partial.notes.append(f"The page was cut from {len(ids)} to {tokens} tokens, for which there is memory.")
+        ids = ids[:tokens]
+    fits = dict(zip(("source", "clone"), both(tokens), strict=True))
     if short := [f"the {name} {one}" for name, one in fits.items() if one.mode == "weights only"]:
         partial.notes.append(f"The models were not run, only the weights were compared: {'; '.join(short)}.")
         return
@@ -95,7 +102,7 @@ def compare_outputs(
 
     def run(checkpoint: Source, dtype: torch.dtype) -> tuple[forward.ForwardPass, list[str]]:
         name = "clone" if checkpoint is clone else "source"
-        how = fitting(checkpoint, dtype)
+        how = fitting(checkpoint, dtype, tokens)
         what = f"the {name} in {_name(dtype)}" + (f", {how.mode}" if how.mode != "in memory" else "")
         progress.step(f"Loading {what}")
         try:

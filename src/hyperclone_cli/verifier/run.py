@@ -54,7 +54,7 @@ def verify(
     progress      hears of every step, and of the weights compared and the tokens decoded
     access        revision (of `src`), token and cache for the Hub; None: the usual ones
     checksum      also compare the SHA-256 of every file with those that `expand` recorded
-    page_tokens   number of tokens of the page; None: all
+    page_tokens   number of tokens of the page; None: all that there is memory for
     max_memory    bytes, or a size such as "8GB", that a model may take on each device; None: what is free. A model that
                   takes more is run layer by layer, and where that takes more too, only the weights are compared
 
