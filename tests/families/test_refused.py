@@ -33,7 +33,7 @@ def test_an_architecture_that_is_named_instead_is_supported() -> None:
 
 def test_the_reason_comes_before_anything_else_that_is_wrong(tmp_path: Path) -> None:
     """A model of images keeps its numbers elsewhere; what it lacks is not the point."""
-    (tmp_path / "config.json").write_text('{"model_type": "gemma3", "text_config": {"hidden_size": 640}}')
+    (tmp_path / "config.json").write_text('{"model_type": "glm4v_moe", "text_config": {"hidden_size": 640}}')
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(CheckpointError, match="reads more than text; of text alone, the nearest is 'gemma3_text'"):
+    with pytest.raises(CheckpointError, match="reads more than text; of text alone, the nearest is 'glm4_moe'"):
         plan(tmp_path, embed_mult=2)

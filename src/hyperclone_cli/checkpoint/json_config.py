@@ -79,5 +79,15 @@ def with_value(config: Mapping[str, Any], key: str, number: Any) -> dict[str, An
 
 
 def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old value or None, new value) of every key of `after` that is new or has a different value."""
-    return [(key, before.get(key), new) for key, new in after.items() if key not in before or before[key] != new]
+    """(key, old value or None, new value) of every key of `after` that is new or has a different value.
+
+    Of a config inside, which has a model_type of its own, those of its keys, as "outer.inner".
+    """
+    changes: list[tuple[str, Any, Any]] = []
+    for key, new in after.items():
+        old = before.get(key)
+        if isinstance(new, Mapping) and isinstance(old, Mapping) and "model_type" in new:
+            changes += [(f"{key}.{inner}", was, now) for inner, was, now in config_changes(old, new)]
+        elif key not in before or old != new:
+            changes.append((key, old, new))
+    return changes

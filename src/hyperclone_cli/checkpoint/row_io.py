@@ -13,12 +13,13 @@ import torch
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, read_into, write_all
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-_STORED_DTYPES = TORCH_DTYPES | {
+"""safetensors' name of each dtype that a model computes in → torch's."""
+STORED_DTYPES = TORCH_DTYPES | {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
 }  # fmt: skip
-"""The same, and the dtypes of quantised numbers and their scales."""
+"""The same, and the dtypes of quantised numbers and their scales, of masks and other buffers."""
 
 Read = Callable[[StoredTensor, int, int], torch.Tensor]
 """Returns rows start … stop - 1 of a tensor: (stop - start, …) in the tensor's dtype, contiguous, on the CPU.
@@ -45,7 +46,7 @@ def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
         def read_matrix(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
             strips = stored.shape[0] if stored.transposed else 1
             shape = (strips, stop - start) if stored.transposed else (stop - start, *stored.shape[1:])
-            data = torch.empty(shape, dtype=_STORED_DTYPES[stored.dtype])
+            data = torch.empty(shape, dtype=STORED_DTYPES[stored.dtype])
             for piece, offset in _pieces(as_bytes(data), strips, stored, start):
                 try:
                     read_into(descriptors[stored.path], piece, offset)

@@ -81,14 +81,11 @@ def load_without_weights(
     Raises CheckpointError, with the reason, where transformers refuses the checkpoint.
     """
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES
 
     whole = stock_config(config, path)
-    if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise CheckpointError(f"{path}: transformers has no causal language model of model_type {whole.model_type!r}.")
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(whole)]
+    model_class = model_class_of(whole, path)
     known = whole if isinstance(whole, model_class.config_class) else whole.get_text_config()
     with quiet_transformers():
         try:
@@ -110,6 +107,21 @@ def load_without_weights(
         except Exception as error:  # each architecture raises its own kinds
             raise CheckpointError(f"{path}: transformers refuses the model: {last_line(error)}") from error
     return model, report
+
+
+def model_class_of(config: PreTrainedConfig, path: Path | str) -> Any:
+    """The stock class of a model that makes logits from text, and from pictures where it takes any.
+
+    path  of the checkpoint, for messages
+
+    Raises CheckpointError where transformers has none.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
+        if type(config) in mapping:
+            return mapping[type(config)]
+    raise CheckpointError(f"{path}: transformers has no causal language model of model_type {config.model_type!r}.")
 
 
 def starts_as_zeros(model: PreTrainedModel, name: str) -> bool:

@@ -151,6 +151,9 @@ def show_report(report: Report, as_json: bool) -> None:
             ("perplexity", f"source {logits.perplexity_source:.4f}, clone {logits.perplexity_clone:.4f}"),
             ("largest error of a layer's copies", f"{worst:.1e}"),
         ]
+    if picture := report.picture:
+        figure = f"{picture.relative_error:.1e} (passes up to {picture.tolerance:.1e})"
+        rows.append(("logit error after a picture", f"{figure}, {picture.input}, {picture.tokens} tokens"))
     if made := report.generation:
         ties = f", {made.ties} but for a tie of two tokens" if made.ties else ""
         rows.append(

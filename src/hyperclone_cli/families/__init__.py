@@ -15,6 +15,8 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.refused import REFUSED
 from hyperclone_cli.families.table import Family, Limit, PerLayer, Stated, stated_value
 from hyperclone_cli.families.tensor_names import Match
+from hyperclone_cli.families.wrapper import Wrapper, as_named
+from hyperclone_cli.families.wrappers import WRAPPERS
 
 __all__ = [
     "FAMILIES", "REFUSED", "Family", "Limit", "Match", "PerLayer", "Stated",
@@ -27,7 +29,7 @@ _LINEAGES = (
     # fused or transposed tensors
     *("persimmon", "bloom", "falcon", "gptj", "gpt_neo", "gpt2", "openai_gpt", "biogpt"),
     # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names
-    *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "latent_attention"),
+    *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "latent_attention", "llama4"),
     # recurrent and convolutional layers
     *("lfm2", "jamba", "recurrent_gemma", "mamba", "mamba2", "bamba", "rwkv", "qwen_delta"),
 )
@@ -39,15 +41,36 @@ _TABLES: Iterable[Family] = (
 FAMILIES: dict[str, Family] = {family.name: family for family in _TABLES}
 
 
+def _wrapped(wrapper: Wrapper, config: Mapping[str, Any], names: Iterable[str]) -> Family | None:
+    """The table of a wrapper around the text model that its config has inside; None if that has no table."""
+    own, names = wrapper.own(config), list(names)
+    stated = own["model_type"]
+    plain = [text for text in FAMILIES.values() if text.model_type == stated and text.wrapping is None]
+    texts = [text for text in wrapper.texts.get(stated, plain) if text.fits(own, text.layout.when)]
+    layouts = [wrapper.around(text, stated, naming) for naming in wrapper.namings for text in texts]
+    return as_named([family for family in layouts if family.is_stored_in(names)], names)
+
+
+for _wrapper in WRAPPERS.values():
+    _family = _wrapped(_wrapper, {_wrapper.config: {}}, ())
+    assert _family is not None, _wrapper.text
+    FAMILIES[_family.name] = _family
+
+
 def known_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family | None:
-    """The first table of a config's model_type that fits it, and the names of its tensors."""
+    """The first table of a config's model_type that fits it, and the names of its tensors.
+
+    Raises CheckpointError for the config of a wrapper that has none of its text model.
+    """
+    if wrapper := WRAPPERS.get(config["model_type"]):
+        return _wrapped(wrapper, config, names)
     layouts = [family for family in FAMILIES.values() if family.model_type == config["model_type"]]
     return _fitting(layouts, config, names)
 
 
 def _fitting(layouts: Iterable[Family], config: Mapping[str, Any], names: Iterable[str]) -> Family | None:
     """The first of these tables that fits a config and the names of its tensors."""
-    return next((f for f in layouts if f.fits(config, f.layout.when) and f.is_stored_in(names)), None)
+    return next((f for f in layouts if f.fits(f.own(config), f.layout.when) and f.is_stored_in(names)), None)
 
 
 def find_family(config: Mapping[str, Any], names: Iterable[str] = (), instead: str | None = None) -> Family:
@@ -68,6 +91,13 @@ def find_family(config: Mapping[str, Any], names: Iterable[str] = (), instead: s
     if family is None and model_type in REFUSED:
         raise CheckpointError(
             f"config.json: model_type {model_type!r} is not supported: {REFUSED[model_type]}.",
+            "`hyperclone families` lists those that are.",
+        )
+    if family is None and model_type in WRAPPERS:
+        inside = WRAPPERS[model_type].own(config)["model_type"]
+        raise CheckpointError(
+            f"config.json: the text model inside {model_type} has model_type {inside!r}, which is not supported"
+            + (f": {REFUSED[inside]}." if inside in REFUSED else "."),
             "`hyperclone families` lists those that are.",
         )
     if family is None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class Axis:
     """One axis.
 
-    part     the part of the network: "stream", "embedding", "vocabulary", "feed-forward", "experts", "attention" or
-             "recurrent"; "config" for a number of config.json that is no dimension of a tensor
+    part     the part of the network: "stream", "embedding", "vocabulary", "projector", "feed-forward", "experts",
+             "attention" or "recurrent"; "config" for a number of config.json that is no dimension of a tensor
     follows  the axis in proportion to which it grows unless something else is asked for; empty: it is asked for by an
              option of its own, follows from others (see `growth.resolve`), or never grows
     options  names of the request's options for it: its size, its multiplier; either may be empty
@@ -44,6 +44,8 @@ _TABLE = (
     Axis("embed", "the residual stream", "stream", options=("hidden_size", "embed_mult"), tiny=64),
     Axis("proj", "the width of the embedding, where it is not that of the residual stream", "embedding",
          follows="embed", derived=True, tiny=64),
+    Axis("projector", "the inner width of what projects into the residual stream, where it is as wide as that",
+         "projector", follows="embed"),
     Axis("vocab", "the vocabulary", "vocabulary", tiny=96),
     Axis("layers", "the layers", "config", tiny=2),
     Axis("ffn", "the feed-forward width", "feed-forward", options=("intermediate_size", "ffn_mult"), tiny=96),

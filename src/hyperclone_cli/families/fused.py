@@ -5,6 +5,7 @@ config.json is that of checkpoints with a tensor for each expert: the names of t
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from hyperclone_cli.families import deepseek, mixtral, qwen_moe
 from hyperclone_cli.families.table import Family, Layout
@@ -23,7 +24,7 @@ _RENAMED = {
 """Modules beside the experts that have another name in memory."""
 
 
-def fused(family: Family, renamed: Mapping[str, str]) -> Family:
+def fused(family: Family, renamed: Mapping[str, str] = MappingProxyType({})) -> Family:
     """The table of a mixture whose experts are fused, with other modules `renamed`."""
     numbered = [module for module in family.tensors if module.count("*") == 2]
     kind = family.tensors[numbered[0]].layer_kind

@@ -13,8 +13,9 @@ from hyperclone_cli.families.blocks import (
     qk_norms,
     under,
 )
+from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.qwen_moe import EXPERTS, QWEN2_MOE, QWEN3_MOE, SHARED_EXPERT
+from hyperclone_cli.families.qwen_moe import EXPERTS, QWEN2_MOE, QWEN3_MOE, SHARED_EXPERT, experts
 from hyperclone_cli.families.table import Family, NextToken
 from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter
 
@@ -106,4 +107,24 @@ QWEN3_5 = Family(
     next_token=NextToken("mtp_num_hidden_layers", "mtp."),
 )
 
-FAMILIES = (QWEN3_NEXT, QWEN3_5)
+QWEN3_5_MOE = QWEN3_5.without(*GATED_MLP).variant(
+    "qwen3_5_moe_text",
+    known_as="Qwen 3.5 MoE (text)",
+    tiny={**_TINY, "num_experts_per_tok": 2},
+    sizes={
+        **_SIZES,
+        "ffn": "moe_intermediate_size",
+        "shared_ffn": "shared_expert_intermediate_size",
+        "experts": "num_experts",
+    },
+    aliases=QWEN3_MOE.aliases,
+    tensors={**experts("model.layers.*.mlp", "ffn"), **SHARED_EXPERT},
+    defaults={
+        "num_key_value_heads": 2,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+        "num_experts": 256,
+    },
+)
+
+FAMILIES = (fused(QWEN3_5_MOE), QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE)

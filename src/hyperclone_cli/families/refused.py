@@ -27,25 +27,16 @@ _WRAPPERS = {
     "cohere2": "aya_vision cohere2_vision",
     "ernie4_5_moe": "ernie4_5_vl_moe",
     "exaone4": "exaone4_5",
-    "gemma": "paligemma",
-    "gemma3_text": "gemma3 shieldgemma2",
-    "gemma3n_text": "gemma3n",
-    "gemma4_text": "gemma4",
-    "gemma4_unified_text": "gemma4_unified",
-    "glm4": "glm4v",
+    "gemma3_text": "shieldgemma2",
     "glm4_moe": "glm4v_moe",
     "granite": "granite_speech",
-    "llama": (
-        "deepseek_vl idefics idefics3 janus llava llava_next_video mllama perception_lm smolvlm video_llava "
-        "vipllava voxtral"
-    ),
-    "mistral": "idefics2 llava_next mistral3",
+    "llama": "deepseek_vl idefics janus llava_next_video mllama perception_lm video_llava vipllava voxtral",
+    "mistral": "idefics2",
     "opt": "blip-2",
     "persimmon": "fuyu",
     "phi3": "phi4_multimodal",
-    "qwen2": "internvl llava_onevision ovis2 qwen2_5_omni qwen2_5_vl qwen2_audio qwen2_vl",
-    "qwen3": "qwen3_vl",
-    "qwen3_moe": "qwen3_omni_moe qwen3_vl_moe",
+    "qwen2": "llava_onevision ovis2 qwen2_5_omni qwen2_audio",
+    "qwen3_moe": "qwen3_omni_moe",
 }
 """The supported model_type nearest to the language model inside, or "" for none → architectures, in one string."""
 

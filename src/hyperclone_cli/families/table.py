@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.families.positions import Positions, Rotary
 from hyperclone_cli.families.tensor_names import TensorNames
 from hyperclone_cli.families.vocabulary import Form
+
+if TYPE_CHECKING:
+    from hyperclone_cli.families.wrapper import Wrapping
 
 
 def stated_value(config: Mapping[str, Any], key: str) -> tuple[Any] | tuple[()]:
@@ -155,6 +158,7 @@ class Family:
     per_layer   how layers differ; None: they have the same widths
     limits      growths that this architecture cannot have
     tiny        what the config of a tiny model needs besides its sizes; see `hyperclone families --check`
+    wrapping    what makes it the table of a wrapper around a text model; None for a text model's own
     """
 
     model_type: str
@@ -177,6 +181,23 @@ class Family:
     per_layer: PerLayer | None = None
     limits: tuple[Limit, ...] = ()
     tiny: Mapping[str, Any] = field(default_factory=dict)
+    wrapping: Wrapping | None = None
+
+    def own(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part of config.json that the table's keys are in: all of it, or a wrapper's config of its text model.
+
+        Raises CheckpointError where a wrapper has none.
+        """
+        return self.wrapping.wrapper.own(config) if self.wrapping else config
+
+    def is_tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether config.json, the whole of it, makes head and embedding one matrix."""
+        if self.wrapping is None:
+            return bool(self.value(config, "tie_word_embeddings"))
+        wrapper, text = self.wrapping.wrapper, self.wrapping.text
+        tied = config.get("tie_word_embeddings")
+        inside = wrapper.tie_inside and bool(text.value(self.own(config), "tie_word_embeddings"))
+        return bool(wrapper.tied if tied is None else tied) or inside
 
     @property
     def has_heads(self) -> bool:
@@ -249,13 +270,14 @@ class Family:
         return [
             module
             for module, form in self.tensors.items()
-            if form.kind == kind and "*" not in module and form.parameters["weight"][0].axes == (axis,)
+            if form.kind == kind and "*" not in module and not form.part
+            if form.parameters["weight"][0].axes == (axis,)
         ]
 
     @cached_property
     def tensor_names(self) -> TensorNames:
         """The names that a checkpoint's tensors may have."""
-        return TensorNames(self.tensors, self.prefix)
+        return TensorNames(self.tensors, self.prefix, self.wrapping.towers if self.wrapping else ())
 
     def is_stored_in(self, names: Iterable[str]) -> bool:
         """Whether a checkpoint with tensors of these names has the module that tells this layout, if there is one."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from hyperclone_cli.families.vocabulary import Form
+from hyperclone_cli.families.vocabulary import KEPT, Form
 
 
 class Match(NamedTuple):
@@ -52,10 +52,13 @@ def _starred(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 class TensorNames:
-    """The names that a table's `tensors` (module → form) allow, with or without the base model's `prefix`."""
+    """The names that a table's `tensors` (module → form) allow, with or without the base model's `prefix`.
 
-    def __init__(self, tensors: Mapping[str, Form], prefix: str) -> None:
-        self._tensors, self._prefix = tensors, prefix
+    Other names under those of `towers` are kept as they are.
+    """
+
+    def __init__(self, tensors: Mapping[str, Form], prefix: str, towers: Sequence[str] = ()) -> None:
+        self._tensors, self._prefix, self._towers = tensors, prefix, towers
         self._before_layers = {module.partition("*")[0] for module in tensors if "*" in module}
         # name with a `*` for every number → (module, parameter, what stands for these numbers in the table)
         self._rules: dict[str, list[tuple[str, str, tuple[str, ...]]]] = defaultdict(list)
@@ -74,7 +77,15 @@ class TensorNames:
                 if all(wanted in ("*", number) for wanted, number in pairs):
                     indices = tuple(int(number) for wanted, number in pairs if wanted == "*")
                     found.append(Match(full, module, parameter, self._tensors[module], indices))
-        return found
+        return found or self._kept(name)
+
+    def _kept(self, name: str) -> list[Match]:
+        for full in (name, f"{self._prefix}.{name}"):
+            for tower in self._towers:
+                inside = full.removeprefix(f"{tower}.")
+                if inside != full or full == tower:
+                    return [Match(full, tower, inside if inside != full else "", KEPT, ())]
+        return []
 
     def layer_of(self, name: str) -> int | None:
         """The number of the layer that a tensor belongs to, also where no rule fits its name; None outside."""

@@ -87,6 +87,8 @@ class Form:
     writes         norms whose output is added to the residual stream, or is the query or key itself
     normed         linear layers whose output is normalised before it is used: queries and keys under QK-norm
     transposed     modules that store their weight as (in, out)
+    by_shape       stacks that are stored as they are computed with, or with each matrix transposed: their shape tells.
+                   The clone has the first form, which transformers takes whatever the shape
     from_stream    linear layers that read the residual stream itself, not a norm of it
     forward_power  p where the forward pass multiplies this module's output by embed**p
     forward_bits   significant bits to which the forward pass rounds this factor; 0: it does not
@@ -97,6 +99,7 @@ class Form:
                    or experts. Each copy of such a unit is a module of its own
     layer_kind     the kind of layer that a module belongs to; empty for modules of every layer. Where layers differ
                    in two places, such as mixer and feed-forward, it is "place/kind"
+    part           the part of the network, where its axes do not tell
     """
 
     kind: str
@@ -105,6 +108,7 @@ class Form:
     writes: bool = False
     normed: bool = False
     transposed: bool = False
+    by_shape: bool = False
     from_stream: bool = False
     forward_power: float = 0.0
     forward_bits: int = 0
@@ -113,6 +117,11 @@ class Form:
     stacked: bool = False
     numbered: str = ""
     layer_kind: str = ""
+    part: str = ""
+
+
+KEPT = Form("kept", {}, optional=True, part="tower")
+"""A tensor of any shape and dtype that is copied byte for byte, such as one of a vision tower."""
 
 
 def linear(out: str, into: str, forward_power: float = 0.0) -> Form:
@@ -136,6 +145,12 @@ def depthwise(width: str) -> Form:
     """`nn.Conv1d` over time, each unit by itself: weight (width, 1, kernel), and a bias (width)."""
     units = dimension(Role.OUT, width)
     return Form("conv", {"weight": (units, dimension(Role.OUT, "1"), dimension(Role.OUT, ANY)), "bias": (units,)})
+
+
+def convolution(out: str, dimensions: int) -> Form:
+    """`nn.Conv2d` or `nn.Conv3d`: weight (out, in, kernel …), of so many dimensions, and a bias (out)."""
+    rows = dimension(Role.OUT, out)
+    return Form("conv", {"weight": (rows, *[dimension(Role.OUT, ANY)] * (dimensions - 1)), "bias": (rows,)})
 
 
 def normed(form: Form) -> Form:
@@ -189,6 +204,11 @@ def stacked(form: Form) -> Form:
     return replace(form, stacked=True)
 
 
+def either_way(form: Form) -> Form:
+    """The same stack, which checkpoints may have with each matrix transposed: their shape tells."""
+    return replace(form, by_shape=True)
+
+
 def numbered(packed: str, form: Form) -> Form:
     """The same form for each unit of packed axes: a module whose name ends in the unit's number."""
     return replace(form, numbered=packed)
@@ -202,6 +222,11 @@ def drop(reason: str) -> Form:
 def optional(form: Form) -> Form:
     """The same form, for a module that the config or the exporter may leave out."""
     return replace(form, optional=True)
+
+
+def in_part(part: str, forms: Mapping[str, Form]) -> dict[str, Form]:
+    """The same modules, as belonging to this part of the network."""
+    return {module: replace(form, part=part) for module, form in forms.items()}
 
 
 def in_layers(kind: str, forms: Mapping[str, Form]) -> dict[str, Form]:

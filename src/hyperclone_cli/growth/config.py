@@ -41,13 +41,48 @@ def grow_config(proposal: Proposal, growths: Mapping[str, Growth], tied: bool) -
         grown = with_value(grown, scale_key, scale / float(head_dim.ratio))
     if grown.get(family.next_token.layers):
         grown[family.next_token.layers] = 0
-    ties = [name for name in family.names("tie_word_embeddings") if name in config]
-    if tied != bool(family.value(config, "tie_word_embeddings")) or not ties:
-        grown |= dict.fromkeys(ties or ["tie_word_embeddings"], tied)
-    if dtype is not None:
-        for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]:
-            grown[key] = dtype
+    if family.wrapping is None:
+        ties = [name for name in family.names("tie_word_embeddings") if name in config]
+        if tied != bool(family.value(config, "tie_word_embeddings")) or not ties:
+            grown |= dict.fromkeys(ties or ["tie_word_embeddings"], tied)
+        grown = _with_dtype(grown, dtype)
     return grown
+
+
+def placed(
+    grown: Mapping[str, Any], config: Mapping[str, Any], proposal: Proposal, growths: Mapping[str, Growth], tied: bool
+) -> dict[str, Any]:
+    """config.json of the clone, from what `grow_config` made of the table's part of the source's `config`.
+
+    Around a text model that is the source's whole config, with the text model's grown, and the width of its residual
+    stream wherever a tower's config states it. The tie and the dtype are the wrapper's, and the text model's too where
+    its own config states them.
+    """
+    family, dtype = proposal.family, proposal.request.dtype
+    if family.wrapping is None:
+        return dict(grown)
+    wrapper, own = family.wrapping.wrapper, dict(proposal.config)
+    stated = {key: value for key, value in grown.items() if key not in own or own[key] != value}
+    inside = config.get(wrapper.config)
+    inner = {**(config if inside is None else inside), **stated}
+    if "tie_word_embeddings" in inner:
+        inner["tie_word_embeddings"] = tied
+    if inside is None:
+        whole = dict(inner)
+    else:
+        if any(key in inner for key in ("dtype", "torch_dtype")):
+            inner = _with_dtype(inner, dtype)
+        whole = {**config, wrapper.config: inner}
+    whole["tie_word_embeddings"] = tied
+    if any(growth.grows for growth in growths.values()):
+        for key in wrapper.widths:
+            whole = with_value(whole, key, growths["embed"].target)
+    return _with_dtype(whole, dtype)
+
+
+def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+    return config if dtype is None else {**config, **dict.fromkeys(keys, dtype)}
 
 
 def targets_of(growths: Mapping[str, Growth]) -> dict[str, int]:

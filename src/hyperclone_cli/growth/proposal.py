@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.axes import AXES
@@ -25,7 +26,7 @@ class Proposal:
     """What is asked of which source.
 
     family  the table of the source's architecture
-    config  the source's config.json
+    config  the part of the source's config.json that the table's keys are in, see `Family.own`
     sizes   axis → units of the source, see `checkpoint.sizes.read_sizes`
     """
 
@@ -33,6 +34,12 @@ class Proposal:
     family: Family
     config: Mapping[str, Any]
     sizes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, request: Request, family: Family, config: Mapping[str, Any]) -> Proposal:
+        """A request put to the source with this config.json. Raises CheckpointError for sizes that are none."""
+        own = family.own(config)
+        return cls(request, family, own, read_sizes(own, family))
 
     def changed(self, **options: Any) -> Proposal:
         """The same source, asked for something else."""

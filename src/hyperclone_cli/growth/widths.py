@@ -177,6 +177,12 @@ def _packed(
     return beside([reduce(nested, map(axis, axes)) for axes in parts])
 
 
+def size_of(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> int:
+    """The units of the source in a dimension that packs `parts`."""
+    units: int = _packed(parts, lambda word: int(word) if word.isdecimal() else growths[word].source, mul, sum)
+    return units
+
+
 def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mapping[str, Growth]) -> Growth:
     """The growth of a tensor dimension of `size` units that packs `parts`, as `grow_axes` reads them.
 
@@ -184,7 +190,7 @@ def grow_dimension(parts: tuple[tuple[str, ...], ...], size: int, growths: Mappi
     """
     if parts == ((ANY,),):
         return tiled(size, 1)
-    expected = _packed(parts, lambda word: int(word) if word.isdecimal() else growths[word].source, mul, sum)
+    expected = size_of(parts, growths)
     if expected != size:  # known before a run of it is made: of absurd sizes there would be as many
         raise ValueError(str(expected))
     return grow_axes(parts, growths)

@@ -71,8 +71,8 @@ def open_headers(place: Path | Origin, access: Access, progress: Progress, dtype
 
 def _head_notes(source: RemoteSource) -> tuple[str, ...]:
     """A note if a tied head that is stored twice was taken for equal to the embedding without reading all of it."""
-    family = known_family(source.config)
-    if not family or not family.value(source.config, "tie_word_embeddings"):
+    family = known_family(source.config, source.tensors)
+    if not family or not family.is_tied(source.config):
         return ()
     stored = {match.name: name for name in source.tensors for match in family.tensor_names.matches(name)}
     head, embedding = (stored.get(f"{module}.weight") for module in (family.head, family.embedding))

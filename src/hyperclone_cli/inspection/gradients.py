@@ -61,9 +61,9 @@ def compare_gradients(
     from hyperclone_cli.verifier.loading import loaded, scratch_directory
     from hyperclone_cli.verifier.memory import fit
 
-    vocab_size = int(checkpoint.config["vocab_size"])
+    vocab_size = plan.proposal.sizes["vocab"]
     tokenizer, note = text.load_tokenizer(clone, vocab_size)
-    page = text.page(tokenizer, vocab_size, context_length(plan.source.config, plan.family))
+    page = text.page(tokenizer, vocab_size, context_length(plan.proposal.config, plan.family))
     scratch = scratch_directory(clone)
     how = fit(checkpoint, plan.family, 2 * torch.float32.itemsize, len(page), None, device, scratch)  # and gradients
     if how.mode != "in memory":

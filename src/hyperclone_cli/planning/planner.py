@@ -10,18 +10,17 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
-from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError, first_of
 from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
 from hyperclone_cli.families.vocabulary import Role, dimension
-from hyperclone_cli.growth.config import grow_config
+from hyperclone_cli.growth.config import grow_config, placed
 from hyperclone_cli.growth.layers import grow_layer_numbers, grow_layers, kv_shared_layers
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request, bytes_of
@@ -147,7 +146,7 @@ def make_plan(source: Source, request: Request) -> Plan:
     """
     _check_known(source, request)
     family = find_family(source.config, source.tensors, request.family)
-    proposal = Proposal(request, family, source.config, read_sizes(source.config, family))
+    proposal = Proposal.of(request, family, source.config)
     if request.target_params is not None:
         return _plan_of_size(source, proposal)
     growths = resolve(proposal)
@@ -168,6 +167,7 @@ def make_plan(source: Source, request: Request) -> Plan:
     config = grow_config(proposal, growths, head.tied)
     if any(growth.grows for growth in growths.values()):
         config = grow_layer_numbers(config, proposal, layers)
+    config = placed(config, source.config, proposal, growths, head.tied)
     return Plan(
         source=source,
         proposal=proposal,
@@ -181,6 +181,7 @@ def make_plan(source: Source, request: Request) -> Plan:
         notes=(
             *_silent_heads(growths["kv_heads"]),
             *_noise_warning(request, tensors),
+            *filter(None, [kept_note(family, tensors)]),
             *_left_out(dropped),
             *alignment_note(proposal, growths, tensors),
             *source.notes,
@@ -203,6 +204,23 @@ def _noise_warning(request: Request, tensors: list[GrownTensor]) -> list[str]:
     return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}. Verification may fail; in float32 it passes."]
 
 
+def kept_note(family: Family, tensors: Sequence[GrownTensor]) -> str:
+    """What of a wrapper stays as it is, for the user; "" for a text model alone."""
+    if family.wrapping is None:
+        return ""
+    kept = {tower: sum(one.kept for one in tensors if _is_in(one.name, tower)) for tower in family.wrapping.towers}
+    joins = {one.pattern.rpartition(".")[0] for one in tensors if one.part == "projector"}
+    named = ", ".join(f"{tower} ({number} tensor{'s' * (number > 1)})" for tower, number in kept.items() if number)
+    return (
+        f"{family.model_type} is {family.wrapping.text.model_type} with towers, which are copied byte for byte,"
+        f" whatever --dtype says: {named}. What joins them to the text model grows with it: {first_of(sorted(joins))}."
+    )
+
+
+def _is_in(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
 def _left_out(dropped: Mapping[str, str]) -> list[str]:
     named = {why: [name for name, reason in dropped.items() if reason == why] for why in UNUSUAL}
     return [f"Not written, {why}: {first_of(names)}." for why, names in named.items() if names]
@@ -221,7 +239,7 @@ def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
     plan = make_plan(source, choose_sizes(proposal, count))
     total = plan.parameters()[1].total()
     keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
-    shape = ", ".join(f"{key} {family.value(plan.config, key)}" for key in keys)
+    shape = ", ".join(f"{key} {family.value(family.own(plan.config), key)}" for key in keys)
     note = f"--target-params {target:,}: {shape} make {total:,} ({total / target - 1:+.1%})."
     return replace(plan, notes=(note, *plan.notes))
 

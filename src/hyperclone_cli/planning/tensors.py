@@ -13,10 +13,10 @@ from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, ITEM_BYTES,
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError, RequestError
 from hyperclone_cli.families import Family, Match
 from hyperclone_cli.families.axes import AXES
-from hyperclone_cli.families.vocabulary import Dimension, Form, Role, words_of
+from hyperclone_cli.families.vocabulary import KEPT, Dimension, Form, Role, words_of
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
-from hyperclone_cli.growth.widths import Growth, Run, grow_dimension
+from hyperclone_cli.growth.widths import Growth, Run, grow_dimension, size_of, tiled
 
 
 class Filling(Enum):
@@ -34,13 +34,13 @@ class GrownTensor:
     Element = gain · (w + offset) · (scales of its output dimensions, shares of its input dimensions)
     - offset, rounded once to `dtype`; offset is 1 for norms that multiply by (1 + w), else 0.
 
-    Dimensions are (rows, columns) = (out, in) for every matrix, also where the source, and so the
-    clone, is transposed on disk.
+    Dimensions are (rows, columns) = (out, in) for every matrix, also where it is transposed on disk.
 
-    pattern   the name with a `*` for every number
-    layer     the number of its layer; None outside of the layers
-    part      the part of the network: "attention", "feed-forward", "norms", …
-    fillings  those of the padding in each dimension
+    pattern     the name with a `*` for every number
+    layer       the number of its layer; None outside of the layers
+    part        the part of the network: "attention", "feed-forward", "norms", …
+    fillings    those of the padding in each dimension
+    transposed  whether the clone has it transposed on disk
     """
 
     name: str
@@ -55,6 +55,7 @@ class GrownTensor:
     mixing: Mixing
     gain: float = 1.0
     offset: float = 0.0
+    transposed: bool = False
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -63,7 +64,7 @@ class GrownTensor:
             flat = (self.stack[0] * self.stack[1], *self.stack[2:])
             return self.stack if len(self.source.shape) == len(self.stack) else flat
         targets = tuple(growth.target for growth in self.growths)[: len(self.source.shape)]
-        return targets[::-1] if self.source.transposed else targets
+        return targets[::-1] if self.transposed else targets
 
     @cached_property
     def stack(self) -> tuple[int, ...]:
@@ -73,11 +74,16 @@ class GrownTensor:
         experts = self.source.stack[0]
         rows, *columns = (growth.target for growth in self.growths)
         matrix = (rows // experts, *columns)
-        return (experts, *(matrix[::-1] if self.source.transposed else matrix))
+        return (experts, *(matrix[::-1] if self.transposed else matrix))
 
     def like(self, stored: StoredTensor) -> StoredTensor:
         """`stored`, a tensor of the clone's name and shape, to be read by rows as this one is."""
-        return replace(stored, transposed=self.source.transposed, stack=self.stack)
+        return replace(stored, transposed=self.transposed, stack=self.stack)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is copied byte for byte, of whatever dtype it is."""
+        return self.part == KEPT.part
 
     @property
     def elements(self) -> int:
@@ -148,6 +154,8 @@ def grow_tensor(
     RequestError for a norm over a width that does not grow evenly.
     """
     form, parameter = match.form, match.parameter
+    if form is KEPT:
+        return _kept(stored, name, match, request)
     dimensions = form.parameters[parameter]
     stack = _stack(stored, len(dimensions), growths["experts"].source) if form.stacked else ()
     shape = stack[1:] or stored.shape or (1,)
@@ -156,6 +164,9 @@ def grow_tensor(
             f"tensor {stored.name!r}: expected {len(dimensions)} dimensions, found shape {list(stored.shape)}."
         )
     transposed = form.transposed and len(dimensions) == 2
+    if form.by_shape:
+        sizes = [size_of(dimension.parts, growths) for dimension in dimensions]
+        transposed = [shape[0] * math.prod(stack[:1]), *shape[1:]] != sizes
     rows, *columns = shape[::-1] if transposed else shape
     grown = []
     for dimension, size in zip(dimensions, (rows * math.prod(stack[:1]), *columns), strict=True):
@@ -201,6 +212,24 @@ def grow_tensor(
         mixing=request.mixing,
         gain=gain,
         offset=float(form.plus_one and parameter != "bias"),
+        transposed=transposed and not form.by_shape,
+    )
+
+
+def _kept(stored: StoredTensor, name: str, match: Match, request: Request) -> GrownTensor:
+    """A tensor of any dtype that is copied byte for byte."""
+    shape = stored.shape or (1,)
+    return GrownTensor(
+        name=name,
+        pattern=match.name,
+        layer=None,
+        source=stored,
+        dtype=stored.dtype,
+        part=KEPT.part,
+        roles=(Role.OUT,) * len(shape),
+        growths=tuple(tiled(size, 1) for size in shape),
+        fillings=(Filling.ZERO,) * len(shape),
+        mixing=request.mixing,
     )
 
 
@@ -266,6 +295,8 @@ def _filling(dimension: Dimension, form: Form, parameter: str, family: Family) -
 
 def _part(form: Form) -> str:
     """The part of the network, read off the axes of the whole module."""
+    if form.part:
+        return form.part
     dimensions = [dimension for parameter in form.parameters.values() for dimension in parameter]
     parts = {AXES[word].part for word in words_of(a for d in dimensions for a in d.axes) if word in AXES}
     if form.kind == "norm":

@@ -41,7 +41,7 @@ def decide_head(
     embedding = by_name[f"{family.embedding}.weight"]
     heads = [tensor for tensor in tensors if tensor.part == "head" and tensor.name.endswith(".weight")]
     redundant: dict[str, str] = {}
-    if family.value(source.config, "tie_word_embeddings"):
+    if family.is_tied(source.config):
         for head in heads:
             if source.same_bytes(head.source.name, embedding.source.name):
                 redundant[head.source.name] = "the tied head, stored a second time"
@@ -62,7 +62,7 @@ def decide_head(
     factor = divided / (copy.copies * copy.scale * embedding.gain)
     if request.tie_embeddings != "untie" and factor == 1.0:
         return tensors, Head(True, "tied, as in the source"), redundant
-    fold = next((fold for fold in family.carriers if family.fits(source.config, fold.when)), None)
+    fold = next((fold for fold in family.carriers if family.fits(proposal.config, fold.when)), None)
     module = fold.module.replace(".-1.", f".{growths['layers'].source - 1}.") if fold else None
     foldable = f"{module}.weight" in by_name
     if request.tie_embeddings == "keep" and not foldable:

@@ -26,7 +26,7 @@ from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import plan_budget
 from hyperclone_cli.writing.pipeline import bytes_needed, write_checkpoint
 
-OUTPUT_FAILURES = ("logits: ", "greedy decoding: ")
+OUTPUT_FAILURES = ("logits: ", "picture: ", "greedy decoding: ")
 """How the failures begin that rounding can explain."""
 
 

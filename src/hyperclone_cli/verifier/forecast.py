@@ -58,7 +58,7 @@ def forecast(
         of_source = needs(plan.source, plan.family, 4, tokens)
         return fit_of(grown, limit, device, disk), fit_of(of_source, limit, device, disk)
 
-    most = min(page_tokens or _PAGE_TOKENS, context_length(plan.source.config, plan.family))
+    most = min(page_tokens or _PAGE_TOKENS, context_length(plan.proposal.config, plan.family))
     how, of_source = fits(most if page_tokens else longest_page(most, fits))
     needed, few = how.needs, of_source.mode != "in memory"
     passes = 1 + follow_passes(FEW_NEW_TOKENS if few else NEW_TOKENS)

@@ -17,7 +17,13 @@ import torch
 
 from hyperclone_cli.checkpoint.source import GgufSource, Source, TensorSource
 from hyperclone_cli.checkpoint.spool import write_checkpoint
-from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, loading_problems, quiet_transformers, stock_config
+from hyperclone_cli.checkpoint.transformers_model import (
+    NOTHING_RUN,
+    loading_problems,
+    model_class_of,
+    quiet_transformers,
+    stock_config,
+)
 from hyperclone_cli.errors import CheckpointError, HypercloneError, is_memory_error, last_line
 from hyperclone_cli.verifier.forward import experts_note
 from hyperclone_cli.verifier.memory import Fit, Mode
@@ -144,8 +150,6 @@ def _return_freed_memory() -> None:
 def _load(
     checkpoint: Source, dtype: torch.dtype, device: torch.device, how: Fit, directory: Path | None
 ) -> tuple[Any, list[str]]:
-    from transformers import AutoModelForCausalLM
-
     free, needs = how.free, how.needs
     placement: dict[str, Any] = {}
     if how.mode != "in memory" or len(free.gpus) > 1:
@@ -157,9 +161,10 @@ def _load(
         placement = {"device_map": "auto", "max_memory": most, "offload_folder": directory / "converted"}
     config = stock_config(checkpoint.config, checkpoint.path)
     with quiet_transformers():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model_class = model_class_of(config, checkpoint.path)
+        model, report = model_class.from_pretrained(
             _readable(checkpoint, directory),
-            config=config,
+            config=config if isinstance(config, model_class.config_class) else config.get_text_config(),
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # the report names them

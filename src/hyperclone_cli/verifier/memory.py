@@ -78,7 +78,7 @@ def needs_of(
     copied: int = 0,
 ) -> Needs:
     """What a model takes whose tensors have these `shapes`, and of which `copied` bytes are in files of other kinds."""
-    sizes = read_sizes(config, family)
+    sizes = read_sizes(family.own(config), family)
     width, layers, heads = sizes["embed"], sizes.get("layers", 1), sizes.get("kv_heads", 1) * sizes.get("group", 1)
     logits = _KEPT_LOGITS * tokens * sizes["vocab"] * 4
     hidden = 3 * (layers + 1) * tokens * width * 4

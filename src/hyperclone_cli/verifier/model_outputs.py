@@ -20,6 +20,7 @@ from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier import forward, generation, text
 from hyperclone_cli.verifier.loading import LoadedModel, loaded, scratch_directory
 from hyperclone_cli.verifier.memory import Fit, fit, longest_page
+from hyperclone_cli.verifier.picture import Seen, placeholders
 from hyperclone_cli.verifier.report import LogitFigures, PartialReport, RunFigures
 from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, RunOptions
 
@@ -69,16 +70,18 @@ def compare_outputs(
     a note says so, and nothing is compared. Raises CheckpointError if a model cannot be loaded, or the source's logits
     are not finite, StorageError if memory runs out.
     """
-    family = plan.family if plan else find_family(source.config)
-    vocab_size = read_sizes(source.config, family)["vocab"]
-    if clone.config.get("vocab_size") != vocab_size:
-        found = clone.config.get("vocab_size")
+    family = plan.family if plan else find_family(source.config, source.tensors)
+    own = family.own(source.config)
+    vocab_size = read_sizes(own, family)["vocab"]
+    found = family.value(family.own(clone.config), family.sizes["vocab"])
+    if found != vocab_size:
         partial.failures.append(f"config.json: vocab_size should be {vocab_size}, found {found!r}")
         return
-    context = context_length(source.config, family)
+    context = context_length(own, family)
     tokenizer, note = text.load_tokenizer(source.path, vocab_size)
     partial.notes += [note] if note else []
-    ids = text.page(tokenizer, vocab_size, min(context, options.page_tokens or context))
+    avoid = placeholders(source.config)
+    ids = text.page(tokenizer, vocab_size, min(context, options.page_tokens or context), avoid)
     scratch = scratch_directory(clone.path)
 
     def fitting(checkpoint: Source, dtype: torch.dtype, tokens: int) -> Fit:
@@ -98,7 +101,8 @@ def compare_outputs(
         return
     few = options.new_tokens is None and fits["source"].mode != "in memory"
     new_tokens = options.new_tokens or min(FEW_NEW_TOKENS if few else NEW_TOKENS, context - 1)
-    decoding = Decoding(text.prompts(tokenizer, vocab_size, context - new_tokens), new_tokens)
+    seen = Seen(source.path, family.wrapping.wrapper.pixels if family.wrapping else "", ids)
+    decoding = Decoding(text.prompts(tokenizer, vocab_size, context - new_tokens, avoid), new_tokens)
 
     def run(checkpoint: Source, dtype: torch.dtype) -> tuple[forward.ForwardPass, list[str]]:
         name = "clone" if checkpoint is clone else "source"
@@ -110,6 +114,9 @@ def compare_outputs(
                 progress.step(f"Running {what} on {len(ids)} tokens")
                 partial.notes += forward.experts_note(model.model) if checkpoint is clone else []
                 page = model.run(lambda: forward.run(model.model, ids, model.device))
+                if seen.form:
+                    progress.step(f"Running {what} on a picture")
+                    seen.run(model, checkpoint is clone)
                 if dtype == options.dtype:
                     progress.step(f"Decoding {len(decoding.prompts)} prompts with {what}", "tokens")
                     model.run(lambda: decoding.run(model, progress))
@@ -125,8 +132,8 @@ def compare_outputs(
                 " layers run, or --weights-only, which runs no model.",
             ) from error
 
-    reference, problems = run(source, torch.float32)
-    forward.check_complete(source, problems)
+    reference, known = run(source, torch.float32)
+    forward.check_complete(source, known)
     if not bool(reference.logits.isfinite().all()):
         raise CheckpointError(f"{source.path}: the source computes NaN or Inf, so no clone can be compared with it.")
     floor_dtype = options.dtype
@@ -168,12 +175,14 @@ def compare_outputs(
     partial.continuations = text.continuations(
         tokenizer, decoding.prompts, decoding.source.tokens.tolist(), decoding.chosen.tolist()
     )
-    partial.failures += [f"loading: {problem}" for problem in problems]
+    # what transformers does not load of the source's towers, it does not load of the clone's
+    partial.failures += [f"loading: {problem}" for problem in problems if problem not in known]
     if not figures.relative_error <= figures.tolerance:
         partial.failures.append(
             f"logits: relative error {figures.relative_error:.1e} exceeds {figures.tolerance:.1e};"
             f" the copies first differ from the source at {figures.first_bad_layer}"
         )
+    seen.compare(options.dtype == torch.float32, TOLERANCE, partial)
     for prompt, step in partial.generation.parted:
         partial.failures.append(f"greedy decoding: prompt {prompt + 1} differs from the source at token {step + 1}")
 

@@ -65,6 +65,21 @@ class LogitFigures:
 
 
 @dataclass(frozen=True)
+class PictureFigures:
+    """The clone's logits compared with the source's on a text with a picture in it.
+
+    tokens  of the text, those that stand for the picture included
+    input   what the picture was: "a picture, by the processor" or "random pixels"
+    """
+
+    tokens: int
+    input: str
+    relative_error: float
+    tolerance: float
+    floor: float
+
+
+@dataclass(frozen=True)
 class GenerationFigures:
     """Greedy decoding with the KV cache, one left-padded batch of prompts of different lengths.
 
@@ -173,6 +188,7 @@ class PartialReport:
     failures: list[str] = field(default_factory=list)
     weights: WeightFigures | None = None
     logits: LogitFigures | None = None
+    picture: PictureFigures | None = None
     generation: GenerationFigures | None = None
     before_rounding: BeforeRounding | None = None
     continuations: tuple[Continuation, ...] = ()
@@ -184,6 +200,7 @@ class Report:
     """A complete verification.
 
     failures         one message each, naming a layer, tensor, config key or file; empty if the clone passed
+    picture          the outputs after a picture; None for a model that takes none, or where none could be prepared
     before_rounding  where rounding had to explain a difference of the outputs; else None
     runs             how each model was run, in order
     hashed           number of files whose SHA-256 was compared; None if that was not asked for
@@ -195,6 +212,7 @@ class Report:
     failures: tuple[str, ...] = ()
     weights: WeightFigures | None = None
     logits: LogitFigures | None = None
+    picture: PictureFigures | None = None
     generation: GenerationFigures | None = None
     before_rounding: BeforeRounding | None = None
     runs: tuple[RunFigures, ...] = ()

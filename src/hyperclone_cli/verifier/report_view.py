@@ -17,6 +17,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "weights": ("tensor ",),
     "loading": ("loading: ",),
     "logits": ("logits: ",),
+    "picture": ("picture: ",),
     "greedy decoding": ("greedy decoding: ",),
 }
 """What is compared → how the messages of its failures begin."""
@@ -74,13 +75,14 @@ def summary(report: Report) -> str:
 
 def checks(report: Report) -> list[Check]:
     """Every comparison, and what failed without being one of them."""
-    weights, logits, made = report.weights, report.logits, report.generation
+    weights, logits, picture, made = report.weights, report.logits, report.picture, report.generation
     hashed = f", SHA-256 of {report.hashed} files" if report.hashed is not None else ""
     whats = {
         "config and files": weights and f"as the plan and the source have them{hashed}",
         "weights": weights and f"{weights.tensors:,} tensors, {weights.elements:,} weights",
         "loading": logits and "by stock transformers, with no tensor missing, unexpected or mismatched",
         "logits": logits and f"{logits.text}, {logits.tokens} tokens, {logits.dtype}, {logits.device}",
+        "picture": picture and f"{picture.input}, {picture.tokens} tokens",
         "greedy decoding": made and f"{made.identical} of {made.prompts} prompts identical",
     }
     found = []
@@ -90,7 +92,7 @@ def checks(report: Report) -> list[Check]:
         rest = [failure for failure in rest if not failure.startswith(beginnings)]
         if failed:
             found.append(Check(name, "failed", f"{len(failed):,} {'failure' if len(failed) == 1 else 'failures'}"))
-        else:
+        elif name != "picture" or picture:  # most models take none
             found.append(Check(name, "passed" if whats[name] else "not compared", whats[name] or ""))
     if made and made.ties and found[-1].status == "passed":  # the last check is the decoding
         ties = f"{whats['greedy decoding']}, {made.ties} part where the source has a near tie"

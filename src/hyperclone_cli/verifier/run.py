@@ -100,6 +100,7 @@ def verify(
         failures=tuple(partial.failures),
         weights=partial.weights,
         logits=partial.logits,
+        picture=partial.picture,
         generation=partial.generation,
         before_rounding=partial.before_rounding,
         runs=tuple(partial.runs),

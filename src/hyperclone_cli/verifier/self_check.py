@@ -10,15 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
-from hyperclone_cli.checkpoint.json_config import with_value
-from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, loading_problems, quiet_transformers
+from hyperclone_cli.checkpoint.json_config import read_config, with_value
+from hyperclone_cli.checkpoint.transformers_model import (
+    NOTHING_RUN,
+    loading_problems,
+    model_class_of,
+    quiet_transformers,
+    stock_config,
+)
 from hyperclone_cli.errors import last_line
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.axes import AXES
+from hyperclone_cli.families.tiny_towers import TINY_TOWERS
+from hyperclone_cli.families.wrapper import Wrapping
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.progress import Progress
+from hyperclone_cli.verifier.picture import random_pixels
 from hyperclone_cli.writing.pipeline import expand
 
 FACTORS = (2, 3)
@@ -45,6 +54,8 @@ class FamilyCheck:
 
 def tiny_config(family: Family) -> dict[str, Any]:
     """The config of a tiny model: a size for every axis of the table, and the table's own keys for tiny models."""
+    if family.wrapping:
+        return _with_towers(family.wrapping)
     config: dict[str, Any] = {family.context: 64, **_TOKENS}
     for axis, key in family.sizes.items():
         if AXES[axis].tiny:
@@ -53,6 +64,17 @@ def tiny_config(family: Family) -> dict[str, Any]:
     for key, value in {**family.layout.when, **family.tiny}.items():
         if value is not ...:
             config = with_value(config, key, value)
+    return config
+
+
+def _with_towers(wrapping: Wrapping) -> dict[str, Any]:
+    wrapper = wrapping.wrapper
+    config: dict[str, Any] = {wrapper.config: tiny_config(wrapping.text) | {"model_type": wrapper.text}}
+    for key, value in {**TINY_TOWERS[wrapper.model_type], **dict.fromkeys(wrapper.widths, AXES["embed"].tiny)}.items():
+        inside = config
+        for part in key.split(".")[:-1]:
+            inside = inside.setdefault(part, {})
+        inside[key.rpartition(".")[2]] = value
     return config
 
 
@@ -91,27 +113,43 @@ def check_family(family: Family) -> FamilyCheck:
         source = Path(directory) / "source"
         try:
             config = AutoConfig.for_model(family.model_type, **tiny_config(family))
-            model = AutoModelForCausalLM.from_config(config)
+            model = model_class_of(config, family.name)(config)
             randomise(model)
             model.save_pretrained(source, save_original_format=not family.layout.module)
-            expected = _logits(source)
+            expected = _logits(source, family)
             for factor in FACTORS:
                 clone = Path(directory) / f"times {factor}"
                 expand(source, clone, Request(embed_mult=factor, ffn_mult=factor))
-                errors[factor] = float((_logits(clone) - expected).norm() / expected.norm())
+                errors[factor] = _error(_logits(clone, family), expected)
         except Exception as error:  # each architecture raises its own kinds
             return FamilyCheck(errors, last_line(error))
     return FamilyCheck(errors)
 
 
-@torch.no_grad()
-def _logits(path: Path) -> torch.Tensor:
-    """Logits of random tokens in float64. Raises ValueError for missing, unexpected or mismatched tensors."""
-    model, report = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, output_loading_info=True, **NOTHING_RUN
-    )
+def _error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """The largest relative error, of the logits after text and after a picture."""
+    return max(float((one - other).norm() / other.norm()) for one, other in zip(found, expected, strict=True))
+
+
+def _logits(path: Path, family: Family) -> list[torch.Tensor]:
+    """Logits of random tokens in float64, and around a wrapper those of random pixels too.
+
+    Raises ValueError for missing, unexpected or mismatched tensors.
+    """
+    model_class = model_class_of(stock_config(read_config(path), path), path)
+    model, report = model_class.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **NOTHING_RUN)
     if problems := loading_problems(report):
         raise ValueError(", ".join(problems))
-    ids = torch.randint(3, AXES["vocab"].tiny, (2, 24), generator=torch.Generator().manual_seed(7))
-    logits: torch.Tensor = model.eval()(ids).logits.double()
+    return tiny_logits(model.eval(), family)
+
+
+@torch.no_grad()
+def tiny_logits(model: Any, family: Family) -> list[torch.Tensor]:
+    """Logits of a tiny model in float64: of random tokens, and where it takes pictures of random pixels among them."""
+    # the last tokens stand for pictures and sounds
+    ids = torch.randint(3, AXES["vocab"].tiny - 6, (2, 24), generator=torch.Generator().manual_seed(7))
+    logits = [model(ids).logits.double()]
+    if family.wrapping:
+        pixels = random_pixels(model, family.wrapping.wrapper.pixels, ids[0].tolist())
+        logits.append(model(**pixels).logits.double())
     return logits

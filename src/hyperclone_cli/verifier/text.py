@@ -15,7 +15,7 @@ from hyperclone_cli.verifier.report import Continuation
 from hyperclone_cli.verifier.trial import too_much
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 PAGE = """\
 The harbour wakes before the town does. At half past four the first boats come in past the breakwater,
@@ -103,18 +103,18 @@ def _file_outside(path: Path) -> str:
     return next((one for one in files if path.resolve() not in Path(one).resolve().parents), "")
 
 
-def page(tokenizer: Any, vocab_size: int, limit: int) -> list[int]:
-    """The first `limit` token ids of the page; random ones without a tokenizer."""
+def page(tokenizer: Any, vocab_size: int, limit: int, avoid: Collection[int] = ()) -> list[int]:
+    """The first `limit` token ids of the page; random ones without a tokenizer, and none of those to `avoid`."""
     if tokenizer is None:
-        return _random_ids(min(limit, 256), vocab_size)
+        return _random_ids(min(limit, 256), vocab_size, avoid)
     ids: list[int] = tokenizer(PAGE)["input_ids"]
     return ids[:limit]
 
 
-def prompts(tokenizer: Any, vocab_size: int, limit: int) -> list[list[int]]:
+def prompts(tokenizer: Any, vocab_size: int, limit: int, avoid: Collection[int] = ()) -> list[list[int]]:
     """The last `limit` token ids of each prompt, as a chat if the tokenizer has a template; or random ones."""
     random = tokenizer is None
-    ids = [_random_ids(length, vocab_size) for length in RANDOM_LENGTHS] if random else _prompts(tokenizer)
+    ids = [_random_ids(length, vocab_size, avoid) for length in RANDOM_LENGTHS] if random else _prompts(tokenizer)
     return [prompt[-limit:] for prompt in ids]
 
 
@@ -168,8 +168,10 @@ def _decode(tokenizer: Any, tokens: tuple[int, ...]) -> str:
     return str(tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def _random_ids(count: int, vocab_size: int) -> list[int]:
+def _random_ids(count: int, vocab_size: int, avoid: Collection[int]) -> list[int]:
     from random import Random
 
     random = Random(count)
-    return [random.randrange(vocab_size) for _ in range(count)]
+    ids = [random.randrange(vocab_size) for _ in range(count)]
+    instead = next((token for token in range(vocab_size) if token not in avoid), 0)
+    return [instead if token in avoid else token for token in ids]

@@ -30,7 +30,7 @@ from hyperclone_cli.writing.provenance import read_provenance
 
 SCHEMA_VERSION = 1
 
-_FIGURES = ("passed", "weights", "logits", "generation", "before_rounding")
+_FIGURES = ("passed", "weights", "logits", "picture", "generation", "before_rounding")
 
 
 def file_digests(clone: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from math import sqrt
 
 import torch
 
-from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES
+from hyperclone_cli.checkpoint.row_io import STORED_DTYPES
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families.vocabulary import Role
 from hyperclone_cli.planning.tensors import GrownTensor
@@ -51,7 +51,7 @@ def grow_rows(rows: torch.Tensor, block: Block, noise: torch.Tensor | None = Non
     be rounded is computed in the next wider dtype; see `share_columns_rounded` for where the remainder goes.
     """
     tensor = block.tensor
-    dtype = TORCH_DTYPES[tensor.dtype]
+    dtype = STORED_DTYPES[tensor.dtype]
     exact = tensor.exact and noise is None
     rows = scale_rows(rows.to(dtype if exact else wide_dtype(tensor)), block)
     if tensor.roles[-1] is Role.OUT:

@@ -15,7 +15,7 @@ from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.growth.option import options_of
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.hub.download import origin_of
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.planner import Plan, kept_note
 from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.writing.clone_files import CARD_NAME
 
@@ -44,7 +44,7 @@ def model_card(plan: Plan) -> str:
         base_model=repo_id,
         base_model_relation="finetune" if repo_id else None,  # the nearest of the Hub's relations
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag="image-text-to-text" if plan.family.wrapping else "text-generation",
         tags=["hyperclone", "model-growth"],
         **carried,
     )
@@ -59,6 +59,8 @@ def model_card(plan: Plan) -> str:
         command=command(plan.request, *named(plan.source)),
         version=__version__,
         head=f"Its head is {plan.head.why}.",
+        kept=kept_note(plan.family, plan.tensors),
+        auto_class="AutoModelForImageTextToText" if plan.family.wrapping else "AutoModelForCausalLM",
         verification=_marked("Not verified yet: `hyperclone verify` does it."),
         advice=advice(plan),
         licence=_licence(source, carried.get("license_name") or carried.get("license")),
@@ -156,6 +158,9 @@ def _figures(verification: Mapping[str, Any]) -> str:
             ("same most likely token", f"{logits['top1_agreement']:.2%}"),
             ("perplexity", _pair(logits["perplexity_source"], logits["perplexity_clone"])),
         ]
+    if picture := verification.get("picture"):
+        figure = f"{_short(picture['relative_error'])} (passes up to {_short(picture['tolerance'])})"
+        rows.append((f"the same after {picture['input']}, {picture['tokens']} tokens", figure))
     if made := verification["generation"]:
         rows.append(("greedy decoding", f"{made['identical']} of {made['prompts']} prompts identical"))
     if exact := verification["before_rounding"]:

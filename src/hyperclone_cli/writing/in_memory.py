@@ -11,7 +11,7 @@ import torch
 
 from hyperclone_cli.checkpoint.json_config import check_readable
 from hyperclone_cli.checkpoint.quantised.unpack import quantisation
-from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, put_rows
+from hyperclone_cli.checkpoint.row_io import STORED_DTYPES, TORCH_DTYPES, put_rows
 from hyperclone_cli.checkpoint.source import TensorSource, stored_tensors
 from hyperclone_cli.checkpoint.transformers_model import (
     NOTHING_RUN,
@@ -79,7 +79,7 @@ def open_model(model: PreTrainedModel) -> TensorSource:
 
 def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
     """Every tensor of a plan, whole, on the CPU."""
-    grown = {tensor.name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype]) for tensor in plan.tensors}
+    grown = {tensor.name: torch.empty(tensor.shape, dtype=STORED_DTYPES[tensor.dtype]) for tensor in plan.tensors}
     stored = stored_tensors(plan.source.path, grown)
     budget = plan_budget(plan.tensors)
 
@@ -102,7 +102,9 @@ def _load_like(model: Model, plan: Plan) -> Model:
             None,
             config=type(model.config).from_dict(dict(plan.config)),
             state_dict=grow_tensors(plan),
-            dtype=reduce(torch.promote_types, {TORCH_DTYPES[tensor.dtype] for tensor in plan.tensors}),
+            dtype=reduce(
+                torch.promote_types, {TORCH_DTYPES[tensor.dtype] for tensor in plan.tensors if not tensor.kept}
+            ),
             attn_implementation=model.config._attn_implementation,
             output_loading_info=True,
             **NOTHING_RUN,

@@ -15,7 +15,6 @@ from rich.filesize import decimal
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.checksums import checksums
-from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.checkpoint.source import INDEX_NAME, Source
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.families import find_family
@@ -138,7 +137,7 @@ def _check_request(config: Mapping[str, Any], request: Request) -> None:
     """Raise RequestError if the config alone rules the request out, before gigabytes are fetched."""
     family = find_family(config, instead=request.family)
     if request.target_params is None:
-        resolve(Proposal(request, family, config, read_sizes(config, family)))
+        resolve(Proposal.of(request, family, config))
 
 
 def check_space(plan: Plan, out: Path) -> None:

@@ -24,15 +24,18 @@ def check_loads(plan: Plan) -> Plan:
     Raises CheckpointError if transformers refuses the source, or loads it otherwise than it is read here; RequestError
     if it accepts the source and refuses the clone's config.
     """
-    source = _as_loaded(plan)
+    source, unexpected = _as_loaded(plan)
     if source is not plan.source:
         plan = make_plan(source, plan.request)
-    _check_clone(plan)
+    _check_clone(plan, unexpected)
     return plan
 
 
-def _as_loaded(plan: Plan) -> Source:
-    """The source as transformers sees it: without what is ignored, with the zeros that are filled in."""
+def _as_loaded(plan: Plan) -> tuple[Source, list[str]]:
+    """(the source as transformers sees it, names that it does not know).
+
+    Without the tensors of the table that it ignores, and with the zeros that it fills in.
+    """
     from hyperclone_cli.checkpoint.transformers_model import load_without_weights
 
     source = plan.source
@@ -48,10 +51,11 @@ def _as_loaded(plan: Plan) -> Source:
             f"{source.path}: transformers finds no tensor {first_of(others)}, and would fill it with random numbers.",
             "Fetch config.json and the weights again, from one revision.",
         )
-    written = {tensor.source.name for tensor in plan.tensors}
+    written = {tensor.source.name for tensor in plan.tensors if not tensor.kept}
     unexpected = sorted(report["unexpected_keys"])
-    ignored = [name for name in source.tensors if name in written and name in _spellings(plan, unexpected)]
-    return source.as_loaded(ignored, zeros) if ignored or zeros else source
+    spelt = _spellings(plan, unexpected)
+    ignored = [name for name in source.tensors if name in written and name in spelt]
+    return (source.as_loaded(ignored, zeros) if ignored or zeros else source), unexpected
 
 
 def _spellings(plan: Plan, names: Sequence[str]) -> set[str]:
@@ -77,7 +81,7 @@ def _check_shapes(source: Source, report: dict[str, Any]) -> None:
 
 def _hint(plan: Plan) -> str:
     """What to do about a source that transformers refuses; "" if nothing particular is known."""
-    pad, vocabulary = plan.source.config.get("pad_token_id"), plan.proposal.sizes["vocab"]
+    pad, vocabulary = plan.proposal.config.get("pad_token_id"), plan.proposal.sizes["vocab"]
     if type(pad) is int and not -vocabulary <= pad < vocabulary:
         return (
             f"config.json: pad_token_id {pad} is beyond the {vocabulary} rows of the embedding. Set it to null or to a"
@@ -91,15 +95,19 @@ def _hint(plan: Plan) -> str:
     return ""
 
 
-def _check_clone(plan: Plan) -> None:
-    """Raise RequestError for a config, CheckpointError for tensors that transformers would not load."""
+def _check_clone(plan: Plan, unexpected: Sequence[str]) -> None:
+    """Raise RequestError for a config, CheckpointError for tensors that transformers would not load.
+
+    unexpected  names of the source's tensors that it does not load either: those of towers, which stay as they are
+    """
     from hyperclone_cli.checkpoint.transformers_model import load_without_weights, loading_problems
 
     try:
         _, report = load_without_weights(plan.config, plan.tensors, "the clone")
     except CheckpointError as error:  # the source's is valid, so the request is not
         raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
-    if problems := loading_problems(report):
+    known = {f"unexpected tensor {name}" for name in unexpected}
+    if problems := [problem for problem in loading_problems(report) if problem not in known]:
         raise CheckpointError(
             f"{plan.source.path}: transformers would not load its clone: {first_of(problems)}.",
             "The table of this architecture does not fit the checkpoint: please report it."

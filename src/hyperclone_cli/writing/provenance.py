@@ -16,6 +16,7 @@ from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.json_config import read_json
 from hyperclone_cli.checkpoint.source import Origin, Source, open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
+from hyperclone_cli.families.wrapper import Wrapping
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.hub.download import Access, locate
@@ -57,9 +58,15 @@ def provenance(plan: Plan, out: Path) -> dict[str, Any]:
         "source": asdict(origin) if origin else os.path.relpath(_resolved(plan.source.path), out.resolve()),
         "request": asdict(plan.request),
         "plan_digest": plan.digest,
+        **({"wrapper": _wrapper(plan.family.wrapping)} if plan.family.wrapping else {}),
         **({"ignored": list(ignored)} if ignored else {}),
         **({"zeros": zeros} if zeros else {}),
     }
+
+
+def _wrapper(wrapping: Wrapping) -> dict[str, Any]:
+    """What a wrapper is around, and the towers that were left as they are."""
+    return {"text_model": wrapping.text.model_type, "kept": list(wrapping.towers)}
 
 
 def _resolved(path: Path) -> Path:
