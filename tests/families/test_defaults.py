@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from hyperclone_cli.families import FAMILIES, Family, known_family
-from hyperclone_cli.families.text_sizes import TEXT_SIZES
+from hyperclone_cli.families.text_sizes import CAUSAL_CLASSES, TEXT_SIZES
 from hyperclone_cli.families.wrapper import Wrapper
 from hyperclone_cli.families.wrappers import WRAPPERS
 
@@ -54,6 +55,13 @@ def test_sizes_that_the_text_model_of_a_wrapper_leaves_out_are_those_of_transfor
         stated = getattr(config, key, assumed)  # a mixture has no width of its own for what is dense
         found = stated[0] if isinstance(stated, list) else stated
         assert found == (config.hidden_size // config.num_attention_heads if assumed is None else assumed), key
+
+
+def test_classes_of_text_models_are_those_of_transformers() -> None:
+    found = {name: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(name) for name in CAUSAL_CLASSES}
+    assert found == CAUSAL_CLASSES
+    texts = [FAMILIES[name].wrapping for name in WRAPPERS]
+    assert {wrapping.text.model_type for wrapping in texts if wrapping} <= CAUSAL_CLASSES.keys()
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=list(WRAPPERS))

@@ -160,7 +160,8 @@ def test_a_verification_reports_the_picture_and_the_card_what_was_left_alone(tmp
     assert "| `text_config.hidden_size` | `64` | `128` |" in card
     assert "the same after random pixels" in card
     made = json.loads((tmp_path / "clone" / "hyperclone.json").read_text())
-    assert made["wrapper"] == {"text_model": "mistral", "kept": ["vision_tower", "multi_modal_projector"]}
+    kept = ["vision_tower", "multi_modal_projector"]
+    assert made["wrapper"] == {"model_type": "mistral3", "text_model": "mistral", "kept": kept}
 
 
 def test_a_text_model_without_a_table_is_named(tmp_path: Path) -> None:

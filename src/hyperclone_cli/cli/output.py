@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth.capabilities import capabilities, grown_keys
 from hyperclone_cli.hub.upload import Pushed
@@ -274,10 +273,7 @@ def show_trials(trials: Mapping[str, FamilyCheck], as_json: bool) -> None:
 
 
 def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    rows = [
-        (key, "–" if old is None else str(old), str(new))
-        for key, old, new in config_changes(plan.source.config, plan.config)
-    ]
+    rows = [(key, "–" if old is None else str(old), str(new)) for key, old, new in plan.config_changes()]
     return rows or [("nothing changes", "", "")]
 
 

@@ -64,7 +64,13 @@ def known_family(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family
     """
     if wrapper := WRAPPERS.get(config["model_type"]):
         return _wrapped(wrapper, config, names)
+    names = list(names)
     layouts = [family for family in FAMILIES.values() if family.model_type == config["model_type"]]
+    for wrapper in WRAPPERS.values():
+        naming = wrapper.namings[0]
+        if wrapper.text == config["model_type"] and wrapper.reads_text and naming.is_of(names):
+            text = _fitting(layouts, config, [naming.alone(name, layouts[0].prefix) for name in names])
+            return wrapper.beside(text) if text else None
     return _fitting(layouts, config, names)
 
 

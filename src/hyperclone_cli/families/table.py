@@ -158,6 +158,7 @@ class Family:
     per_layer   how layers differ; None: they have the same widths
     limits      growths that this architecture cannot have
     tiny        what the config of a tiny model needs besides its sizes; see `hyperclone families --check`
+    whole       module → form of all tensors in it that `tensors` does not have
     wrapping    what makes it the table of a wrapper around a text model; None for a text model's own
     """
 
@@ -181,6 +182,7 @@ class Family:
     per_layer: PerLayer | None = None
     limits: tuple[Limit, ...] = ()
     tiny: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, Form] = field(default_factory=dict)
     wrapping: Wrapping | None = None
 
     def own(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -277,7 +279,7 @@ class Family:
     @cached_property
     def tensor_names(self) -> TensorNames:
         """The names that a checkpoint's tensors may have."""
-        return TensorNames(self.tensors, self.prefix, self.wrapping.towers if self.wrapping else ())
+        return TensorNames(self.tensors, self.prefix, self.whole)
 
     def is_stored_in(self, names: Iterable[str]) -> bool:
         """Whether a checkpoint with tensors of these names has the module that tells this layout, if there is one."""

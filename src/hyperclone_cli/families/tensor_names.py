@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from hyperclone_cli.families.vocabulary import KEPT, Form
+from hyperclone_cli.families.vocabulary import Form
 
 
 class Match(NamedTuple):
@@ -54,11 +55,13 @@ def _starred(name: str) -> tuple[str, tuple[str, ...]]:
 class TensorNames:
     """The names that a table's `tensors` (module → form) allow, with or without the base model's `prefix`.
 
-    Other names under those of `towers` are kept as they are.
+    All other names under those of `whole` have its form.
     """
 
-    def __init__(self, tensors: Mapping[str, Form], prefix: str, towers: Sequence[str] = ()) -> None:
-        self._tensors, self._prefix, self._towers = tensors, prefix, towers
+    def __init__(
+        self, tensors: Mapping[str, Form], prefix: str, whole: Mapping[str, Form] = MappingProxyType({})
+    ) -> None:
+        self._tensors, self._prefix, self._whole = tensors, prefix, whole
         self._before_layers = {module.partition("*")[0] for module in tensors if "*" in module}
         # name with a `*` for every number → (module, parameter, what stands for these numbers in the table)
         self._rules: dict[str, list[tuple[str, str, tuple[str, ...]]]] = defaultdict(list)
@@ -77,14 +80,14 @@ class TensorNames:
                 if all(wanted in ("*", number) for wanted, number in pairs):
                     indices = tuple(int(number) for wanted, number in pairs if wanted == "*")
                     found.append(Match(full, module, parameter, self._tensors[module], indices))
-        return found or self._kept(name)
+        return found or self._inside(name)
 
-    def _kept(self, name: str) -> list[Match]:
+    def _inside(self, name: str) -> list[Match]:
         for full in (name, f"{self._prefix}.{name}"):
-            for tower in self._towers:
-                inside = full.removeprefix(f"{tower}.")
-                if inside != full or full == tower:
-                    return [Match(full, tower, inside if inside != full else "", KEPT, ())]
+            for module, form in self._whole.items():
+                inside = full.removeprefix(f"{module}.")
+                if inside != full or full == module:
+                    return [Match(full, module, inside if inside != full else "", form, ())]
         return []
 
     def layer_of(self, name: str) -> int | None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.families.table import Family, Layout, Limit
-from hyperclone_cli.families.text_sizes import TEXT_SIZES
-from hyperclone_cli.families.vocabulary import Form, in_part
+from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.text_sizes import CAUSAL_CLASSES, TEXT_SIZES
+from hyperclone_cli.families.vocabulary import KEPT, Form, drop, in_part
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Naming:
         """The name in the wrapper of a module of the text model, whose own name for its body is `base`."""
         inner = module.removeprefix(f"{base}.")
         return f"{self.rest}{module}" if inner == module else f"{self.body}.{inner}"
+
+    def is_of(self, names: Iterable[str]) -> bool:
+        """Whether any of a checkpoint's names has the text model's body in it."""
+        return any(name.startswith(f"{self.body}.") for name in names)
 
     def alone(self, name: str, base: str) -> str:
         """The name in the text model of a tensor of the wrapper's."""
@@ -56,8 +60,11 @@ class Wrapper:
     flat         older files state the text model's numbers beside those of the wrapper
     widths       keys of config.json that state the width of the text model's residual stream besides its own
     tied         whether the head is tied where config.json does not say
+    reads_text   whether transformers loads the text model alone from tensors of the wrapper's names too
     tie_inside   whether it is tied too where the text model's own config says so
     limits       growths that it cannot have, besides those of its text model
+    alone        what the config of the text model alone states, where that has no causal class of its own
+    not_alone    why the text model cannot be written alone; "" where it can
     pixels       the form of a picture as the model takes it: "whole", pixels (1, channels, side, side); "sized", these
                  and their sides; "tiles", (1, tiles, …) and the sides of the whole; "frames", (1, 1, …); "grid", rows
                  of pixels of a patch, and how many patches high and wide; "placed", such rows, each with its place
@@ -75,8 +82,16 @@ class Wrapper:
     widths: tuple[str, ...] = ()
     tied: bool = False
     tie_inside: bool = False
+    reads_text: bool = False
     limits: tuple[Limit, ...] = ()
+    alone: Mapping[str, Any] = field(default_factory=dict)
+    not_alone: str = ""
     pixels: str = "whole"
+
+    @staticmethod
+    def causal_class(model_type: str) -> str:
+        """The name of the class of a text model alone, for loaders that go by it; "" for one that is not listed."""
+        return CAUSAL_CLASSES.get(model_type, "")
 
     def own(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The text model's config, which states its model_type. Raises CheckpointError if there is none."""
@@ -92,26 +107,45 @@ class Wrapper:
 
     def around(self, text: Family, model_type: str, naming: Naming) -> Family:
         """The table of the wrapper with a text model of this table and model_type, and tensors of these names."""
-
-        def name(module: str) -> str:
-            return naming.wrapped(module, text.prefix)
-
         joins = in_part("projector", {f"{naming.others}{module}": form for module, form in self.joins.items()})
         follows = any("projector" in d.axes for form in joins.values() for ds in form.parameters.values() for d in ds)
         other = "" if model_type == self.text else model_type
         named = " ".join(filter(None, (other, text.layout.name)))
+        inside = _renamed(text, naming)
         return replace(
-            text,
+            inside,
             model_type=self.model_type,
             known_as=self.known_as,
-            layout=Layout(named, text.layout.when, text.layout.module and name(text.layout.module)),
+            layout=replace(inside.layout, name=named),
             sizes={**text.sizes, **({"projector": text.sizes["embed"]} if follows else {})},
-            tensors={**{name(module): form for module, form in text.tensors.items()}, **joins},
+            tensors={**inside.tensors, **joins},
+            whole={f"{naming.others}{tower}": KEPT for tower in self.towers},
             defaults={**text.defaults, **TEXT_SIZES.get(model_type, {})},
-            folds=tuple(replace(fold, module=name(fold.module)) for fold in text.folds),
             limits=(*text.limits, *self.limits),
             wrapping=Wrapping(self, naming, text),
         )
+
+    def beside(self, text: Family) -> Family:
+        """The table of the text model alone with tensors of the wrapper's names, and without those of its towers."""
+        naming = self.namings[0]
+        return replace(_renamed(text, naming), whole={f"{naming.others}{tower}": _NOT_TEXT for tower in self.towers})
+
+
+_NOT_TEXT = drop("of a tower, which transformers does not load for the text model alone")
+
+
+def _renamed(text: Family, naming: Naming) -> Family:
+    """The table of a text model with the names that it has in a wrapper."""
+
+    def name(module: str) -> str:
+        return naming.wrapped(module, text.prefix)
+
+    return replace(
+        text,
+        layout=replace(text.layout, module=text.layout.module and name(text.layout.module)),
+        tensors={name(module): form for module, form in text.tensors.items()},
+        folds=tuple(replace(fold, module=name(fold.module)) for fold in text.folds),
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +158,7 @@ class Wrapping:
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """The names of the modules that are kept as they are."""
+        """The names of the modules that are kept as they are, but for what joins them to the text model."""
         return tuple(f"{self.naming.others}{tower}" for tower in self.wrapper.towers)
 
     def alone(self, name: str) -> str:

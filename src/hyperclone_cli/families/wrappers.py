@@ -84,6 +84,7 @@ GEMMA3 = Wrapper(
 GEMMA3N = Wrapper(
     "gemma3n",
     known_as="Gemma 3n E2B and E4B",
+    reads_text=True,
     text="gemma3n_text",
     towers=("vision_tower", "embed_vision", "audio_tower", "embed_audio"),
     joins={f"{name}.embedding_projection": linear("embed", "*") for name in ("embed_vision", "embed_audio")},
@@ -96,6 +97,7 @@ GEMMA4 = replace(
     pixels="placed",
     known_as="Gemma 4 E2B to 31B",
     text="gemma4_text",
+    reads_text=False,
     joins={module: optional(form) for module, form in GEMMA3N.joins.items()},
 )
 GEMMA4_UNIFIED = replace(
@@ -175,9 +177,16 @@ QWEN3_VL_MOE = replace(
     known_as="Qwen3-VL 30B-A3B and 235B-A22B",
     text="qwen3_vl_moe_text",
     texts={"qwen3_vl_moe_text": (_QWEN3_VL_MOE_TEXT,)},
+    alone={"norm_topk_prob": True},
 )
 QWEN3_5 = replace(
-    QWEN3_VL, model_type="qwen3_5", known_as="Qwen 3.5 and 3.6", text="qwen3_5_text", texts={}, joins=_MERGER
+    QWEN3_VL,
+    model_type="qwen3_5",
+    known_as="Qwen 3.5 and 3.6",
+    text="qwen3_5_text",
+    texts={},
+    joins=_MERGER,
+    reads_text=True,
 )
 QWEN3_5_MOE = replace(QWEN3_5, model_type="qwen3_5_moe", known_as="Qwen 3.5 MoE", text="qwen3_5_moe_text")
 _GATE_UP = ("gate_proj", "up_proj")
@@ -199,6 +208,7 @@ GLM4V = replace(
     },
     namings=(CURRENT,),
     flat=False,
+    alone={"attention_bias": True},
     limits=(_SECTIONS, Limit("pads", "where a norm spans the width of the text model in what joins pictures to it")),
 )
 

@@ -43,7 +43,7 @@ def grow_config(proposal: Proposal, growths: Mapping[str, Growth], tied: bool) -
         grown[family.next_token.layers] = 0
     if family.wrapping is None:
         ties = [name for name in family.names("tie_word_embeddings") if name in config]
-        if tied != bool(family.value(config, "tie_word_embeddings")) or not ties:
+        if tied != proposal.tied or not ties:
             grown |= dict.fromkeys(ties or ["tie_word_embeddings"], tied)
         grown = _with_dtype(grown, dtype)
     return grown

@@ -27,6 +27,7 @@ class Proposal:
 
     family  the table of the source's architecture
     config  the part of the source's config.json that the table's keys are in, see `Family.own`
+    tied    whether head and embedding are one matrix in the source
     sizes   axis → units of the source, see `checkpoint.sizes.read_sizes`
     """
 
@@ -34,12 +35,13 @@ class Proposal:
     family: Family
     config: Mapping[str, Any]
     sizes: Mapping[str, int]
+    tied: bool = False
 
     @classmethod
     def of(cls, request: Request, family: Family, config: Mapping[str, Any]) -> Proposal:
         """A request put to the source with this config.json. Raises CheckpointError for sizes that are none."""
         own = family.own(config)
-        return cls(request, family, own, read_sizes(own, family))
+        return cls(request, family, own, read_sizes(own, family), family.is_tied(config))
 
     def changed(self, **options: Any) -> Proposal:
         """The same source, asked for something else."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 from hyperclone_cli.errors import RequestError
@@ -61,6 +61,10 @@ class Request:
         "The table of another architecture, such as llama, for a model_type without one. A refusal names the table that"
         " fits all tensors; the verification shows whether the architecture computes the same too.",
     )
+    text_only: bool = option(
+        False,
+        "Of a model of text and pictures or sound, write the text model alone: the causal language model that it is.",
+    )
     target_params: int | str | None = option(
         None,
         "The clone's number of parameters, such as 1.3B, instead of hidden_size and the feed-forward width. The closest"
@@ -99,6 +103,10 @@ class Request:
                 )
         if self.target_params is None and self.multiple_of != Request.multiple_of:
             raise RequestError("--multiple-of is for the widths that --target-params chooses.", "Leave it out.")
+
+    def recorded(self) -> dict[str, Any]:
+        """The request as JSON; options of wrappers only where they are used."""
+        return {name: value for name, value in asdict(self).items() if name != "text_only" or value}
 
     @classmethod
     def of(cls, given: Request | None, options: Mapping[str, Any]) -> Request:

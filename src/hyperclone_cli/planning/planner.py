@@ -11,7 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hyperclone_cli.checkpoint.json_config import config_changes
@@ -30,6 +30,7 @@ from hyperclone_cli.growth.widths import Growth, grow_axes
 from hyperclone_cli.planning.experts import alignment_note
 from hyperclone_cli.planning.matching import UNUSUAL, match_tensors, names_of_copies
 from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
+from hyperclone_cli.planning.text_alone import LEFT_OUT, config_alone, named_alone, text_alone
 from hyperclone_cli.planning.tied_head import Head, decide_head
 
 SCHEMA_VERSION = 1
@@ -42,12 +43,14 @@ LEAST_SNR_DB_IN_16_BITS = 10
 class Plan:
     """Everything that will be written.
 
-    layers   the growths in each layer, where layers differ; empty where they do not
-    shards   file → names of its tensors
-    dropped  stored tensors that are not written → why
+    source_family  the table of the source, which is not the clone's where a text model is written without its wrapper
+    layers         the growths in each layer, where layers differ; empty where they do not
+    shards         file → names of its tensors
+    dropped        stored tensors that are not written → why
     """
 
     source: Source
+    source_family: Family
     proposal: Proposal
     growths: Mapping[str, Growth]
     layers: Mapping[int, Mapping[str, Growth]]
@@ -76,10 +79,18 @@ class Plan:
         decided = {
             "source": sorted([t.name, t.dtype, t.shape] for t in self.source.tensors.values()),
             "source_config": self.source.config,
-            "request": asdict(self.request),
+            "request": self.request.recorded(),
             "config": self.config,
         }
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
+
+    def config_changes(self) -> list[tuple[str, Any, Any]]:
+        """(key, old value or None, new value) of what the clone's config has otherwise than the source's.
+
+        Where a text model is written without its wrapper, than that part of it.
+        """
+        before = self.proposal.config if self.request.text_only else self.source.config
+        return config_changes(before, self.config)
 
     def parameters(self) -> tuple[Counter[str], Counter[str]]:
         """Parameters by part of the network, before and after; a tied head counts once."""
@@ -118,9 +129,7 @@ class Plan:
         return {
             "schema_version": SCHEMA_VERSION,
             "model_type": self.family.model_type,
-            "config": {
-                key: {"before": old, "after": new} for key, old, new in config_changes(self.source.config, self.config)
-            },
+            "config": {key: {"before": old, "after": new} for key, old, new in self.config_changes()},
             "parameters": {
                 "before": {**before, "total": sum(before.values())},
                 "after": {**after, "total": sum(after.values())},
@@ -146,12 +155,17 @@ def make_plan(source: Source, request: Request) -> Plan:
     """
     _check_known(source, request)
     family = find_family(source.config, source.tensors, request.family)
-    proposal = Proposal.of(request, family, source.config)
+    stated = proposal = Proposal.of(request, family, source.config)
     if request.target_params is not None:
         return _plan_of_size(source, proposal)
+    if request.text_only:
+        proposal = text_alone(source, stated)
+        family = proposal.family
     growths = resolve(proposal)
     layers = grow_layers(proposal, growths)
-    matched = match_tensors(source, proposal)
+    matched = match_tensors(source, stated)
+    if request.text_only:
+        matched = named_alone(matched, stated)
     dropped = {name: match.form.dropped for name, match in matched.items() if match.form.dropped}
     tensors = [
         grow_tensor(source.tensors[stored], name, match, family, of_layer, request)
@@ -167,9 +181,13 @@ def make_plan(source: Source, request: Request) -> Plan:
     config = grow_config(proposal, growths, head.tied)
     if any(growth.grows for growth in growths.values()):
         config = grow_layer_numbers(config, proposal, layers)
-    config = placed(config, source.config, proposal, growths, head.tied)
+    if request.text_only:
+        config = config_alone(config, source, stated, family, growths, head.tied)
+    else:
+        config = placed(config, source.config, proposal, growths, head.tied)
     return Plan(
         source=source,
+        source_family=stated.family,
         proposal=proposal,
         growths=growths,
         layers=layers,
@@ -181,7 +199,7 @@ def make_plan(source: Source, request: Request) -> Plan:
         notes=(
             *_silent_heads(growths["kv_heads"]),
             *_noise_warning(request, tensors),
-            *filter(None, [kept_note(family, tensors)]),
+            *filter(None, [kept_note(stated.family, request, tensors)]),
             *_left_out(dropped),
             *alignment_note(proposal, growths, tensors),
             *source.notes,
@@ -204,10 +222,13 @@ def _noise_warning(request: Request, tensors: list[GrownTensor]) -> list[str]:
     return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}. Verification may fail; in float32 it passes."]
 
 
-def kept_note(family: Family, tensors: Sequence[GrownTensor]) -> str:
-    """What of a wrapper stays as it is, for the user; "" for a text model alone."""
+def kept_note(family: Family, request: Request, tensors: Sequence[GrownTensor]) -> str:
+    """What of a wrapper, the source, stays as it is or is left out, for the user; "" for a text model."""
     if family.wrapping is None:
         return ""
+    if request.text_only:
+        out = ", ".join(family.wrapping.towers)
+        return f"The text model of {family.model_type}, {family.wrapping.text.model_type}, alone. Left out: {out}."
     kept = {tower: sum(one.kept for one in tensors if _is_in(one.name, tower)) for tower in family.wrapping.towers}
     joins = {one.pattern.rpartition(".")[0] for one in tensors if one.part == "projector"}
     named = ", ".join(f"{tower} ({number} tensor{'s' * (number > 1)})" for tower, number in kept.items() if number)
@@ -229,14 +250,22 @@ def _left_out(dropped: Mapping[str, str]) -> list[str]:
 def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
     family, target = proposal.family, proposal.request.target_params
     assert isinstance(target, int)
-    unchanged = make_plan(source, Request(family=proposal.request.family))  # a fault of the source is found here
-    kept = {name: tensor for name, tensor in source.tensors.items() if name not in unchanged.dropped}
+    asked = proposal.request
+    unchanged = make_plan(
+        source, Request(family=asked.family, text_only=asked.text_only)
+    )  # a fault of the source is found here
+    kept = {
+        name: tensor
+        for name, tensor in source.tensors.items()
+        if unchanged.dropped.get(name, LEFT_OUT.dropped) == LEFT_OUT.dropped
+    }
     counted = replace(source, tensors=kept)  # without a second tied head, which each plan would read again
 
     def count(candidate: Request) -> int:
         return make_plan(counted, candidate).parameters()[1].total()
 
     plan = make_plan(source, choose_sizes(proposal, count))
+    family = plan.family
     total = plan.parameters()[1].total()
     keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
     shape = ", ".join(f"{key} {family.value(family.own(plan.config), key)}" for key in keys)

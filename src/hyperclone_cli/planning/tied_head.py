@@ -41,7 +41,7 @@ def decide_head(
     embedding = by_name[f"{family.embedding}.weight"]
     heads = [tensor for tensor in tensors if tensor.part == "head" and tensor.name.endswith(".weight")]
     redundant: dict[str, str] = {}
-    if family.is_tied(source.config):
+    if proposal.tied:
         for head in heads:
             if source.same_bytes(head.source.name, embedding.source.name):
                 redundant[head.source.name] = "the tied head, stored a second time"

@@ -29,10 +29,11 @@ def background(source: Source, clone: Source, plan: Plan | None, device: torch.d
     name, revision = named(source)
     caches = plan.kv_cache_bytes() if plan else (None, None)
     counts: tuple[Mapping[str, int], ...] = plan.parameters() if plan else tuple(map(_stored, (source, clone)))
+    before = plan.proposal.config if plan and plan.request.text_only else source.config
     return Background(
         source=ModelSizes(name, dict(counts[0]), _bytes(source), caches[0]),
         clone=ModelSizes(Path(os.path.abspath(clone.path)).name, dict(counts[1]), _bytes(clone), caches[1]),
-        config=tuple(config_changes(source.config, clone.config)),
+        config=tuple(config_changes(before, clone.config)),
         command=command(plan.request, name, revision) if plan else "",
         environment=environment(device),
     )

@@ -55,7 +55,7 @@ def forecast(
 
     def fits(tokens: int) -> tuple[Fit, Fit]:
         grown = needs_of(shapes, plan.config, plan.family, 4, tokens)
-        of_source = needs(plan.source, plan.family, 4, tokens)
+        of_source = needs(plan.source, plan.source_family, 4, tokens)
         return fit_of(grown, limit, device, disk), fit_of(of_source, limit, device, disk)
 
     most = min(page_tokens or _PAGE_TOKENS, context_length(plan.proposal.config, plan.family))

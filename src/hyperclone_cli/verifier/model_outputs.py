@@ -70,10 +70,11 @@ def compare_outputs(
     a note says so, and nothing is compared. Raises CheckpointError if a model cannot be loaded, or the source's logits
     are not finite, StorageError if memory runs out.
     """
-    family = plan.family if plan else find_family(source.config, source.tensors)
+    family = plan.source_family if plan else find_family(source.config, source.tensors)
+    grown_family = plan.family if plan else find_family(clone.config, clone.tensors)
     own = family.own(source.config)
     vocab_size = read_sizes(own, family)["vocab"]
-    found = family.value(family.own(clone.config), family.sizes["vocab"])
+    found = grown_family.value(grown_family.own(clone.config), grown_family.sizes["vocab"])
     if found != vocab_size:
         partial.failures.append(f"config.json: vocab_size should be {vocab_size}, found {found!r}")
         return
@@ -86,7 +87,15 @@ def compare_outputs(
 
     def fitting(checkpoint: Source, dtype: torch.dtype, tokens: int) -> Fit:
         device = None if options.all_gpus else options.device
-        return fit(checkpoint, family, dtype.itemsize, tokens, options.max_memory, device, scratch)
+        return fit(
+            checkpoint,
+            grown_family if checkpoint is clone else family,
+            dtype.itemsize,
+            tokens,
+            options.max_memory,
+            device,
+            scratch,
+        )
 
     def both(tokens: int) -> list[Fit]:
         return [fitting(source, torch.float32, tokens), fitting(clone, options.dtype, tokens)]
@@ -101,7 +110,8 @@ def compare_outputs(
         return
     few = options.new_tokens is None and fits["source"].mode != "in memory"
     new_tokens = options.new_tokens or min(FEW_NEW_TOKENS if few else NEW_TOKENS, context - 1)
-    seen = Seen(source.path, family.wrapping.wrapper.pixels if family.wrapping else "", ids)
+    wrapping = grown_family.wrapping
+    seen = Seen(source.path, wrapping.wrapper.pixels if wrapping else "", ids)
     decoding = Decoding(text.prompts(tokenizer, vocab_size, context - new_tokens, avoid), new_tokens)
 
     def run(checkpoint: Source, dtype: torch.dtype) -> tuple[forward.ForwardPass, list[str]]:

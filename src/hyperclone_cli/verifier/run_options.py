@@ -95,7 +95,7 @@ def check_unused(
 
 def check_context(options: RunOptions, source: Source, plan: Plan | None) -> None:
     """Raise RequestError if the new tokens do not fit into the models' context."""
-    family = plan.family if plan else find_family(source.config)
+    family = plan.source_family if plan else find_family(source.config)
     context = context_length(family.own(source.config), family)
     if (options.new_tokens or 1) >= context:
         raise RequestError(

@@ -10,7 +10,6 @@ from typing import Any
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.gguf import is_gguf
-from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.growth.option import options_of
 from hyperclone_cli.growth.request import Request
@@ -59,7 +58,7 @@ def model_card(plan: Plan) -> str:
         command=command(plan.request, *named(plan.source)),
         version=__version__,
         head=f"Its head is {plan.head.why}.",
-        kept=kept_note(plan.family, plan.tensors),
+        kept=kept_note(plan.source_family, plan.request, plan.tensors),
         auto_class="AutoModelForImageTextToText" if plan.family.wrapping else "AutoModelForCausalLM",
         verification=_marked("Not verified yet: `hyperclone verify` does it."),
         advice=advice(plan),
@@ -117,14 +116,14 @@ def command(request: Request, src: str, revision: str | None = None, out: str = 
         for option in options_of(type(declared)):
             value = getattr(declared, option.name)
             if value != option.default:
-                words += [option.flag, option.format(value)]
+                words += [option.flag] if value is True else [option.flag, option.format(value)]
     return shlex.join([*words, "--out", out])
 
 
 def _sizes(plan: Plan) -> list[tuple[str, str, str]]:
     before, after = (sum(part.values()) for part in plan.parameters())
     cache = plan.kv_cache_bytes()
-    changes = config_changes(plan.source.config, plan.config)
+    changes = plan.config_changes()
     return [
         *((f"`{key}`", "–" if old is None else f"`{old}`", f"`{new}`") for key, old, new in changes),
         ("parameters", f"{before:,}", f"{after:,}"),

@@ -60,7 +60,7 @@ def _as_loaded(plan: Plan) -> tuple[Source, list[str]]:
 
 def _spellings(plan: Plan, names: Sequence[str]) -> set[str]:
     """Names of a model's tensors, with and without the prefix of the base model."""
-    prefix = f"{plan.family.prefix}."
+    prefix = f"{plan.source_family.prefix}."
     return {spelt for name in names for spelt in (name, name.removeprefix(prefix), prefix + name)}
 
 

@@ -56,17 +56,18 @@ def provenance(plan: Plan, out: Path) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "tool": f"hyperclone {__version__}",
         "source": asdict(origin) if origin else os.path.relpath(_resolved(plan.source.path), out.resolve()),
-        "request": asdict(plan.request),
+        "request": plan.request.recorded(),
         "plan_digest": plan.digest,
-        **({"wrapper": _wrapper(plan.family.wrapping)} if plan.family.wrapping else {}),
+        **({"wrapper": _wrapper(plan.source_family.wrapping, plan.request)} if plan.source_family.wrapping else {}),
         **({"ignored": list(ignored)} if ignored else {}),
         **({"zeros": zeros} if zeros else {}),
     }
 
 
-def _wrapper(wrapping: Wrapping) -> dict[str, Any]:
-    """What a wrapper is around, and the towers that were left as they are."""
-    return {"text_model": wrapping.text.model_type, "kept": list(wrapping.towers)}
+def _wrapper(wrapping: Wrapping, request: Request) -> dict[str, Any]:
+    """What a wrapper is around, and the towers that were left as they are, or left out."""
+    found = {"model_type": wrapping.wrapper.model_type, "text_model": wrapping.text.model_type}
+    return {**found, "left out" if request.text_only else "kept": list(wrapping.towers)}
 
 
 def _resolved(path: Path) -> Path:
