@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import hyperclone_cli
-from hyperclone_cli.families import FAMILIES, REFUSED, starcoder2, vocabulary
+from hyperclone_cli.families import FAMILIES, REFUSED, layer_rules, starcoder2, vocabulary
 from hyperclone_cli.families.axes import AXES, Axis
 from hyperclone_cli.growth.capabilities import capabilities
 from hyperclone_cli.growth.option import flag
@@ -47,6 +47,9 @@ prints the error.
 - **feed-forward**: *any* width; or *implied* by the hidden size, where config.json has no key for it.
 - **tied head**: a tied head stays *tied*, where a norm before it can carry the factor that it needs; or becomes
   *untied*, a matrix of its own.
+- **layers**: *any* number from the source's up, in any [order](design.md#depth); *whole periods*, where kinds of layers
+  follow a period that `config.json` cannot write out as a list; new layers *on top* of the source's alone, or *not on
+  top*; or *kept*.
 
 The head size grows in whole multiples, but not with rotary positions of type `yarn`, `dynamic` or `longrope`.
 A mixture of experts keeps the number of its experts and the choices of its router; each expert grows in width.
@@ -102,13 +105,20 @@ A dimension of a tensor packs axes, written as one string, the outermost first:
 ### Words for modules
 
 {forms}
+
+### Rules for layers
+
+Where `config.json` tells layers apart by their numbers, a table says how, so that a deeper clone has each layer as it
+was. The rules are in `families/layer_rules.py`:
+
+{rules}
 """
 
 
 def architectures() -> str:
     """What each architecture can grow, which are refused, and how a table is written."""
     found = [capabilities(family) for family in FAMILIES.values()]
-    titles = ("architecture", "known as", "hidden size", "heads", "feed-forward", "tied head")
+    titles = ("architecture", "known as", "hidden size", "heads", "feed-forward", "tied head", "layers")
     limited = [(f"`{one.architecture}`", limit) for one in found for limit in one.limits.split("; ") if limit]
     return MARK + ARCHITECTURES.format(
         layouts=len(FAMILIES),
@@ -123,6 +133,7 @@ def architectures() -> str:
         ),
         words=_words(vocabulary.__doc__ or ""),
         forms=table(("form", "meaning"), _forms()),
+        rules=table(("rule", "meaning"), [(f"`{rule.__name__}`", _first_line(rule)) for rule in _rules()]),
     )
 
 
@@ -160,6 +171,17 @@ def _forms() -> list[tuple[str, str]]:
         for name, function in vars(vocabulary).items()
         if inspect.isfunction(function) and "Form" in function.__annotations__.get("return", "")
     ]
+
+
+def _rules() -> list[type]:
+    """The rules by which a config tells layers apart, in the order of their module."""
+    return [
+        rule for rule in vars(layer_rules).values() if inspect.isclass(rule) and layer_rules.LayerRule in rule.__bases__
+    ]
+
+
+def _first_line(documented: type) -> str:
+    return (documented.__doc__ or "").split("\n")[0]
 
 
 def options() -> str:

@@ -75,6 +75,9 @@ def clone_is_kept(message: str) -> Iterator[None]:
         raise StorageError(f"memory ran out: {last_line(error)}", message) from error
 
 
+NOT_PRESERVED = 6
+"""Exit code of `verify` for a clone whose weights are as planned, and which is not function-preserving by request."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it (128 + SIGINT)."""
 

@@ -26,9 +26,9 @@ from hyperclone_cli.cli.options import (
     checking,
     takes_options,
 )
-from hyperclone_cli.errors import MismatchError, clone_is_kept
+from hyperclone_cli.errors import NOT_PRESERVED, MismatchError, clone_is_kept
 from hyperclone_cli.growth.option import take
-from hyperclone_cli.growth.request import Dtype, Request, Writing
+from hyperclone_cli.growth.request import BY_REQUEST, Dtype, Request, Writing
 from hyperclone_cli.growth.strategies import Mixing
 
 app = typer.Typer(
@@ -36,7 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Grow a pretrained language model into a larger one that computes the same function.",
     epilog="Exit codes: 0 done · 1 unexpected · 2 usage · 3 checkpoint unsupported or damaged"
-    " · 4 the clone does not match · 5 network, disk or memory · 130 interrupted",
+    " · 4 the clone does not match · 5 network, disk or memory · 6 not function-preserving by request"
+    " · 130 interrupted",
 )
 
 
@@ -104,6 +105,10 @@ def expand(
             raise typer.BadParameter(
                 "only a verified clone is pushed: leave --no-verify out.", param_hint="--push-to-hub"
             )
+        if options["depth_init"] == "copy":
+            raise typer.BadParameter(
+                f"only a verified clone is pushed, and this one is {BY_REQUEST}.", param_hint="--push-to-hub"
+            )
         target = Target(push_to_hub, token=token)  # refused before anything is written
     max_memory = options["max_memory"]
 
@@ -138,7 +143,7 @@ def expand(
             pushed = api.push(out, target)
     finally:
         output.show_clone(plan, out, report, pushed, as_json)  # what was expanded and verified, pushed or not
-    if report is not None and not report.passed:
+    if report is not None and report.failures:
         raise MismatchError(f"{out}: the clone does not match its source.", "Please report it with the lines above.")
 
 
@@ -224,8 +229,10 @@ def verify(
         from hyperclone_cli.verifier.html_report import write_report
 
         write_report(report, report_file)
-    if not report.passed:
+    if report.failures:
         raise MismatchError(f"{clone}: the clone does not match its source.")
+    if report.by_request:
+        raise typer.Exit(NOT_PRESERVED)
 
 
 @app.command()

@@ -180,7 +180,8 @@ def show_report(report: Report, as_json: bool) -> None:
         _out.print(f"✗ {failure}")
     if len(report.failures) > 20:
         _out.print(f"✗ … and {len(report.failures) - 20} more; --json lists them all")
-    _out.print(f"{'passed' if report.passed else 'FAILED'}: {report.clone} against {report.source}")
+    verdict = "FAILED" if report.failures else report.by_request or "passed"
+    _out.print(f"{verdict}: {report.clone} against {report.source}")
 
 
 EQUAL, NEARLY_EQUAL = 1e-3, 5e-2
@@ -239,9 +240,10 @@ def show_families(families: Sequence[Family], refused: Mapping[str, str], as_jso
         _print_json({"schema_version": SCHEMA_VERSION, "families": found, "refused": dict(refused)})
         return
     rows = [
-        (found.architecture, found.hidden_size, found.heads, found.feed_forward, found.tied_head) for found in described
+        (found.architecture, found.hidden_size, found.heads, found.feed_forward, found.tied_head, found.layers)
+        for found in described
     ]
-    _print_table("", ("architecture", "hidden size", "heads", "feed-forward", "tied head"), rows)
+    _print_table("", ("architecture", "hidden size", "heads", "feed-forward", "tied head", "layers"), rows)
     limited = [(found.architecture, found.limits) for found in described if found.limits]
     if limited:
         _print_table("limits", ("", ""), limited)
@@ -259,17 +261,18 @@ def show_trials(trials: Mapping[str, FamilyCheck], as_json: bool) -> None:
         found = {name: trial.as_json() for name, trial in trials.items()}
         _print_json({"schema_version": SCHEMA_VERSION, "transformers": version("transformers"), "families": found})
         return
-    factors = sorted({factor for trial in trials.values() for factor in trial.errors})
+    growths = sorted({growth for trial in trials.values() for growth in trial.errors})
     rows = [
         (
             name,
-            *(f"{trial.errors[factor]:.1e}" if factor in trial.errors else "–" for factor in factors),
+            *(f"{trial.errors[growth]:.1e}" if growth in trial.errors else "–" for growth in growths),
             "exact" if trial.passed else trial.failure or "NOT EXACT",
         )
         for name, trial in trials.items()
     ]
     title = f"relative logit error with transformers {version('transformers')}"
-    _print_table(title, ("architecture", *(f"{factor}×" for factor in factors), ""), rows)
+    columns = (f"{growth}×" if growth.isdecimal() else growth for growth in growths)
+    _print_table(title, ("architecture", *columns, ""), rows)
 
 
 def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from hyperclone_cli.families.blocks import ATTENTION, EMBEDDING_AND_HEAD, NORMS, gated_mlp, norms, sizes, under
 from hyperclone_cli.families.granite_moe import EXPERTS
+from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed, Numbers
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family
@@ -31,6 +32,7 @@ BAMBA = Family(
     },
     defaults={**_DEFAULTS, "num_key_value_heads": 8, "partial_rotary_factor": 0.5},
     positions=Rotary(fraction="partial_rotary_factor"),
+    layer_rules=(Numbers("attn_layer_indices"),),
     limits=(NORMED,),
 )
 
@@ -42,6 +44,7 @@ FALCON_H1 = BAMBA.variant(
     sizes={**_SIZES, "ssm_inner": "mamba_d_ssm"},
     tensors={**_MAMBA, **ATTENTION, "model.layers.*.mamba.norm": optional(norm("ssm_inner"))},
     defaults={"mamba_d_ssm": 1024, "partial_rotary_factor": 1.0},
+    layer_rules=(),
     limits=(replace(NORMED, when={"mamba_rms_norm": True}),),
 )
 
@@ -63,6 +66,7 @@ GRANITE = Family(
     },
     defaults={**_DEFAULTS, "num_local_experts": 8, "shared_intermediate_size": 1024},
     positions=Rotary(constant_scale="attention_multiplier"),
+    layer_rules=(LAYER_TYPES, Listed("layers_block_type")),
     limits=(NORMED,),
 )
 

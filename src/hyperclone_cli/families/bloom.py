@@ -3,7 +3,7 @@
 from hyperclone_cli.families.blocks import mlp, norms
 from hyperclone_cli.families.gpt2 import EMBEDDING_AND_HEAD
 from hyperclone_cli.families.positions import Alibi
-from hyperclone_cli.families.table import Family
+from hyperclone_cli.families.table import Family, Limit
 from hyperclone_cli.families.vocabulary import embedding, linear, optional, post_norm
 
 BLOOM = Family(
@@ -26,6 +26,13 @@ BLOOM = Family(
     defaults={"tie_word_embeddings": True},
     norm="layer",
     positions=Alibi(),
+    limits=(
+        Limit(
+            "layers",
+            "where each layer adds to the norm of the stream, so that none leaves the stream as it is",
+            {"apply_residual_connection_post_layernorm": True},
+        ),
+    ),
 )
 
 MPT = Family(

@@ -1,5 +1,6 @@
 """Cohere's Command R: attention and feed-forward side by side after one LayerNorm, rotary positions in pairs."""
 
+from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import HeadRule, Limit
@@ -12,11 +13,13 @@ COHERE2 = LLAMA.without("model.layers.*.post_attention_layernorm").variant(
     norm="layer",
     positions=Rotary("neighbours"),
     heads=HeadRule.FREE,
+    layer_rules=(types_by_period("sliding_window_pattern", length=4),),
 )
 
 COHERE = COHERE2.variant(
     "cohere",
     known_as="Command R",
+    layer_rules=(),
     tensors={
         "model.layers.*.self_attn.q_norm": optional(head_norm("heads", "query")),
         "model.layers.*.self_attn.k_norm": optional(head_norm("kv_heads", "key")),

@@ -5,6 +5,7 @@ DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`,
 """
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, gated_mlp, sizes
+from hyperclone_cli.families.layer_rules import Between, First, windows_from
 from hyperclone_cli.families.llama import ERNIE4_5, MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS
@@ -41,6 +42,7 @@ LATENT_DEFAULTS = {
     "q_lora_rank": 1536,
     "kv_lora_rank": 512,
 }
+_DENSE_LAYERS = First("first_k_dense_replace")
 _MOE_SIZES = {"moe_ffn": "moe_intermediate_size", "experts": "n_routed_experts", "shared": "n_shared_experts"}
 
 DEEPSEEK_V2 = Family(
@@ -50,7 +52,8 @@ DEEPSEEK_V2 = Family(
     sizes=LATENT_SIZES | _MOE_SIZES,
     aliases={"num_attention_heads": ("num_key_value_heads",)},
     tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **_MIXTURE, **NORMS},
-    defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64},
+    defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64, "first_k_dense_replace": 0},
+    layer_rules=(_DENSE_LAYERS,),
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
     heads=HeadRule.DIVIDES_EMBED,
@@ -60,7 +63,12 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     "deepseek_v3",
     known_as="DeepSeek V3 and R1, Moonlight",
     tensors=CORRECTION,
-    defaults={"n_shared_experts": 1, "n_routed_experts": 256, "moe_intermediate_size": 2048},
+    defaults={
+        "n_shared_experts": 1,
+        "n_routed_experts": 256,
+        "moe_intermediate_size": 2048,
+        "first_k_dense_replace": 3,
+    },
     heads=HeadRule.FREE,
     next_token=NextToken("num_nextn_predict_layers"),
 )
@@ -81,7 +89,9 @@ GLM4_MOE = MISTRAL.without(*GATED_MLP).variant(
         "n_routed_experts": 128,
         "n_shared_experts": 1,
         "partial_rotary_factor": 0.5,
+        "first_k_dense_replace": 1,
     },
+    layer_rules=(_DENSE_LAYERS,),
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken("num_nextn_predict_layers"),
     limits=(Limit("head_dim", "the eps of its norms of queries and keys would weigh more", {"use_qk_norm": True}),),
@@ -91,7 +101,14 @@ DOTS1 = GLM4_MOE.variant(
     "dots1",
     known_as="dots.llm1",
     tensors=NORMED_ATTENTION,
-    defaults={"num_key_value_heads": 32, "partial_rotary_factor": 1.0},
+    defaults={
+        "num_key_value_heads": 32,
+        "partial_rotary_factor": 1.0,
+        "first_k_dense_replace": 0,
+        "sliding_window": 4096,
+        "max_window_layers": 62,
+    },
+    layer_rules=(_DENSE_LAYERS, *windows_from("max_window_layers")),
     positions=Rotary(),
     next_token=NextToken(),
     limits=(),
@@ -112,7 +129,10 @@ ERNIE4_5_MOE = ERNIE4_5.without(*GATED_MLP).variant(
         "moe_intermediate_size": 1536,
         "moe_num_experts": 64,
         "moe_num_shared_experts": 2,
+        "moe_layer_start_index": 1,
+        "moe_layer_interval": 1,
     },
+    layer_rules=(Between("moe_layer_start_index", last="moe_layer_end_index", every="moe_layer_interval"),),
     next_token=NextToken("num_nextn_predict_layers", "mtp"),
 )
 

@@ -19,7 +19,10 @@ DIFFLLAMA: Family = LLAMA.variant(
         "model.layers.*.self_attn.lambda_k2": parameter("*"),
     },
     heads=HeadRule.PAIRED,
-    limits=(Limit("head_dim", "its λ are products of vectors as long as a head"),),
+    limits=(
+        Limit("head_dim", "its λ are products of vectors as long as a head"),
+        Limit("between", "where λ depends on the layer's number"),
+    ),
 )
 
 FAMILIES = (DIFFLLAMA,)

@@ -1,6 +1,7 @@
 """Gemma: norms that multiply by (1 + weight), embeddings multiplied by √hidden_size, always tied."""
 
 from hyperclone_cli.families.blocks import PLUS_ONE_NORMS, SCALED_EMBEDDING_AND_HEAD, SELF_ATTENTION, qk_norms
+from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import HeadRule
@@ -24,12 +25,18 @@ GEMMA2 = GEMMA.variant(
     defaults={"num_key_value_heads": 4},
     heads=HeadRule.DIVIDES_EMBED,
     positions=Rotary(constant_scale="query_pre_attn_scalar"),
+    layer_rules=(types_by_period(length=2),),
 )
 
 FAMILIES = (
     GEMMA,
     GEMMA2,
-    GEMMA2.variant("gemma3_text", known_as="Gemma 3 270M and 1B", tensors=qk_norms(SELF_ATTENTION, plus_one=True)),
+    GEMMA2.variant(
+        "gemma3_text",
+        known_as="Gemma 3 270M and 1B",
+        tensors=qk_norms(SELF_ATTENTION, plus_one=True),
+        layer_rules=(types_by_period("sliding_window_pattern", length=6),),
+    ),
     GEMMA2.without("model.layers.*.post_attention_layernorm", "model.layers.*.post_feedforward_layernorm").variant(
         "vaultgemma", known_as="VaultGemma"
     ),

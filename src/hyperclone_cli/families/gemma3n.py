@@ -25,7 +25,7 @@ GEMMA3N = Family(
         "laurel_rank": 8,
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
     },
-    sizes=SIZES,
+    sizes={**SIZES, "layer_input": "hidden_size_per_layer_input"},
     per_layer=PerLayer(listed=("ffn",), kv_shared="num_kv_shared_layers"),
     tensors={
         **SCALED_EMBEDDING_AND_HEAD,
@@ -49,12 +49,14 @@ GEMMA3N = Family(
         "num_key_value_heads": 2,
         "head_dim": 256,
         "num_kv_shared_layers": 15,
+        "hidden_size_per_layer_input": 256,
         "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 25,
         "tie_word_embeddings": True,
     },
     positions=Rotary(constant_scale="1"),
     heads=HeadRule.DIVIDES_EMBED,
     limits=(
+        Limit("layers", "where each layer mixes several residual streams and halves their sum, so none can be silent"),
         Limit(
             "ffn",
             "where a threshold is worked out from the mean and the spread of all units of the feed-forward, which"

@@ -6,6 +6,7 @@ Its layers may share the keys and values of an earlier one, and take their keys 
 from dataclasses import replace
 
 from hyperclone_cli.families.blocks import GATED_MLP, NORMED_ATTENTION, SCALED_EMBEDDING_AND_HEAD, SIZES
+from hyperclone_cli.families.layer_rules import Last, Listed, Overrides
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Layout, Limit, PerLayer
 from hyperclone_cli.families.vocabulary import (
@@ -13,12 +14,14 @@ from hyperclone_cli.families.vocabulary import (
     embedding,
     from_stream,
     in_layers,
+    layer_scale,
     linear,
     norm,
     optional,
     parameter,
     post_norm,
     stacked,
+    summed,
 )
 
 SANDWICH_NORMS = {
@@ -30,8 +33,8 @@ SANDWICH_NORMS = {
 }
 # an embedding of its own for each layer, narrow, and kept as it is
 EMBEDDING_PER_LAYER = {
-    "model.embed_tokens_per_layer": embedding("*", "*"),
-    "model.per_layer_model_projection": from_stream(linear("*", "embed", forward_power=-0.5)),
+    "model.embed_tokens_per_layer": embedding("*", "layers layer_input"),
+    "model.per_layer_model_projection": from_stream(linear("layers layer_input", "embed", forward_power=-0.5)),
     "model.per_layer_projection_norm": norm("*"),
     "model.layers.*.per_layer_input_gate": from_stream(linear("*", "embed")),
     "model.layers.*.per_layer_projection": linear("embed", "*"),
@@ -51,8 +54,8 @@ _EXPERTS = {
     "model.layers.*.experts.gate_up_proj": stacked(bare(linear("experts moe_ffn+moe_ffn", "embed"))),
     "model.layers.*.experts.down_proj": stacked(bare(linear("experts embed", "moe_ffn"))),
     "model.layers.*.pre_feedforward_layernorm_2": norm("embed"),
-    "model.layers.*.post_feedforward_layernorm_1": post_norm("embed"),
-    "model.layers.*.post_feedforward_layernorm_2": post_norm("embed"),
+    "model.layers.*.post_feedforward_layernorm_1": summed(post_norm("embed")),
+    "model.layers.*.post_feedforward_layernorm_2": summed(post_norm("embed")),
 }
 _TINY = {
     "num_hidden_layers": 4,
@@ -72,21 +75,32 @@ GEMMA4 = Family(
     model_type="gemma4_text",
     known_as="Gemma 4 E2B and E4B (text)",
     tiny={**_TINY, **_TINY_SHARING, "hidden_size_per_layer_input": 12, "vocab_size_per_layer_input": 96},
-    sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
+    sizes={
+        **SIZES,
+        "moe_ffn": "moe_intermediate_size",
+        "experts": "num_experts",
+        "layer_input": "hidden_size_per_layer_input",
+    },
     per_layer=_PER_LAYER,
+    layer_rules=(
+        Listed("layer_types", last="full_attention"),
+        Overrides("per_layer_config"),
+        Last("num_kv_shared_layers"),
+    ),
     tensors={
         **SCALED_EMBEDDING_AND_HEAD,
         **SHARING_ATTENTION,
         **GATED_MLP,
         **{module: optional(form) for module, form in (EMBEDDING_PER_LAYER | _EXPERTS).items()},
         **SANDWICH_NORMS,
-        "model.layers.*.layer_scalar": parameter("1"),
+        "model.layers.*.layer_scalar": layer_scale(),
     },
     defaults={
         "num_key_value_heads": 4,
         "head_dim": 256,
         "global_head_dim": 512,
         "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 256,
         "tie_word_embeddings": True,
     },
     positions=Rotary(constant_scale="1"),

@@ -15,6 +15,10 @@ ALIASES = {
 EMBEDDING_AND_HEAD = {"transformer.wte": embedding("vocab", "embed"), "lm_head": optional(linear("vocab", "embed"))}
 NORMS = norms("transformer.h.*.ln_1", "transformer.h.*.ln_2", "transformer.ln_f")
 
+_UNSCALED = Limit(
+    "head_dim", "where without scale_attn_weights no head size scales the scores", {"scale_attn_weights": False}
+)
+
 GPT2 = Family(
     model_type="gpt2",
     known_as="GPT-2, DistilGPT-2",
@@ -36,9 +40,8 @@ GPT2 = Family(
     norm="layer",
     positions=Learned(),
     limits=(
-        Limit(
-            "head_dim", "where without scale_attn_weights no head size scales the scores", {"scale_attn_weights": False}
-        ),
+        _UNSCALED,
+        Limit("between", "where scores are divided by the layer's number", {"scale_attn_by_inverse_layer_idx": True}),
     ),
 )
 
@@ -54,6 +57,7 @@ GPT_BIGCODE = GPT2.variant(
         **mlp("transformer.h.*.mlp", "c_fc", "c_proj"),
     },
     defaults={"multi_query": True},
+    limits=(_UNSCALED,),
 )
 MULTI_QUERY = GPT_BIGCODE.variant(
     "gpt_bigcode",

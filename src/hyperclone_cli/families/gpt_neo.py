@@ -2,6 +2,7 @@
 
 from hyperclone_cli.families.blocks import attention, causal_mask, mlp, sizes
 from hyperclone_cli.families.gpt2 import EMBEDDING_AND_HEAD, NORMS
+from hyperclone_cli.families.layer_rules import Listed, Repeats
 from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import embedding
@@ -21,7 +22,8 @@ GPT_NEO = Family(
         **mlp("transformer.h.*.mlp", "c_fc", "c_proj"),
         **NORMS,
     },
-    defaults={"tie_word_embeddings": True},
+    defaults={"tie_word_embeddings": True, "attention_types": [[["global", "local"], 12]]},
+    layer_rules=(Repeats("attention_types"), Listed("attention_layers")),
     norm="layer",
     positions=Learned(constant_scale="1"),
 )

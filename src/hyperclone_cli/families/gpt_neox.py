@@ -5,8 +5,8 @@ GPT-NeoX Japanese has no biases in its linear layers, but for one in the last at
 
 from hyperclone_cli.families.blocks import causal_mask, mlp, norms, sizes
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family
-from hyperclone_cli.families.vocabulary import Form, drop, embedding, in_layers, linear, optional, parameter
+from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.vocabulary import Form, bias, drop, embedding, in_layers, linear, optional
 
 
 def _modules(prefix: str) -> dict[str, Form]:
@@ -49,11 +49,12 @@ GPT_NEOX_JAPANESE = Family(
     tensors={
         **_modules("gpt_neox_japanese"),
         **in_layers("inner", {f"{_ATTENTION}.rotary_emb.inv_freq": drop("recomputed from the config")}),
-        **in_layers("last", {f"{_ATTENTION}.dense_bias": parameter("embed")}),
+        **in_layers("last", {f"{_ATTENTION}.dense_bias": bias("embed")}),
     },
     defaults={"intermediate_multiple_size": 4, "rotary_pct": 1.0, "tie_word_embeddings": True},
     norm="layer",
     positions=Rotary(fraction="rotary_pct"),
+    limits=(Limit("last", "where the last layer alone has a bias in its attention"),),
 )
 
 FAMILIES = (GPT_NEOX, GPT_NEOX_JAPANESE)

@@ -1,8 +1,9 @@
 """gpt-oss in 16 bits: all experts of a layer in two tensors of (in, out), gate and value by turns; attention sinks."""
 
 from hyperclone_cli.families.blocks import GATED_MLP, SIZES
+from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import MISTRAL
-from hyperclone_cli.families.vocabulary import bare, conv1d, linear, parameter, stacked
+from hyperclone_cli.families.vocabulary import bare, bias, conv1d, linear, parameter, stacked
 
 GPT_OSS = MISTRAL.without(*GATED_MLP).variant(
     "gpt_oss",
@@ -14,9 +15,10 @@ GPT_OSS = MISTRAL.without(*GATED_MLP).variant(
         "model.layers.*.mlp.experts.gate_up_proj": stacked(bare(conv1d("embed", "experts ffn 2"))),
         "model.layers.*.mlp.experts.gate_up_proj_bias": stacked(parameter("experts ffn 2")),
         "model.layers.*.mlp.experts.down_proj": stacked(bare(conv1d("ffn", "experts embed"))),
-        "model.layers.*.mlp.experts.down_proj_bias": stacked(parameter("experts embed")),
+        "model.layers.*.mlp.experts.down_proj_bias": stacked(bias("experts embed")),
     },
     defaults={"head_dim": 64, "num_local_experts": 128},
+    layer_rules=(types_by_period(length=2),),
 )
 
 FAMILIES = (GPT_OSS,)

@@ -5,6 +5,7 @@ MiniCPM 3 divides its logits by hidden_size.
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMS
 from hyperclone_cli.families.deepseek import DEEPSEEK_V3, LATENT_ATTENTION, LATENT_DEFAULTS, LATENT_SIZES
+from hyperclone_cli.families.layer_rules import ByRoot
 from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import linear, optional
 
@@ -32,7 +33,9 @@ MINICPM3 = YOUTU.variant(
         "q_lora_rank": 768,
         "kv_lora_rank": 256,
         "dim_model_base": 256,
+        "scale_depth": 1.4,
     },
+    layer_rules=(ByRoot("scale_depth"),),
     heads=HeadRule.DIVIDES_EMBED,
 )
 

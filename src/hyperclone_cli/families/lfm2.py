@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, SELF_ATTENTION, SIZES, attention, norms, qk_norms
+from hyperclone_cli.families.layer_rules import LAYER_TYPES, Numbers
 from hyperclone_cli.families.table import Family, Stated
 from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear
 
@@ -52,6 +53,7 @@ LFM2 = Family(
         "block_multiple_of": 256,
         "tie_word_embeddings": True,
     },
+    layer_rules=(LAYER_TYPES, Numbers("full_attn_idxs")),
 )
 
 FAMILIES = (LFM2,)

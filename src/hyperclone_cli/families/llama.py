@@ -13,6 +13,7 @@ from hyperclone_cli.families.blocks import (
     SIZES,
     qk_norms,
 )
+from hyperclone_cli.families.layer_rules import LAYER_TYPES, Every, Listed, types_by_period, windows_from
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import norm
@@ -28,11 +29,20 @@ LLAMA = Family(
 MISTRAL = LLAMA.variant(
     "mistral", known_as="Mistral 7B, Nemo", defaults={"num_key_value_heads": 8}, heads=HeadRule.FREE
 )
-QWEN2 = MISTRAL.variant("qwen2", known_as="Qwen 1.5 to 2.5", defaults={"num_key_value_heads": 32})
+QWEN2 = MISTRAL.variant(
+    "qwen2",
+    known_as="Qwen 1.5 to 2.5",
+    defaults={"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
+    layer_rules=windows_from("max_window_layers", use_sliding_window=True),
+)
 QWEN3 = QWEN2.variant("qwen3", known_as="Qwen 3", defaults={"head_dim": 128}, tensors=NORMED_ATTENTION)
 
 SMOLLM3 = MISTRAL.variant(
-    "smollm3", known_as="SmolLM3", defaults={"num_key_value_heads": 4, "tie_word_embeddings": True}
+    "smollm3",
+    known_as="SmolLM3",
+    defaults={"num_key_value_heads": 4, "tie_word_embeddings": True, "no_rope_layer_interval": 4},
+    # without `layer_types`, they follow from these
+    layer_rules=(Listed("no_rope_layers", (Every("no_rope_layer_interval"), 0, 1)), LAYER_TYPES),
 )
 GRANITE = LLAMA.variant(
     "granite", known_as="Granite 3", heads=HeadRule.FREE, positions=Rotary(constant_scale="attention_multiplier")
@@ -71,13 +81,18 @@ BITNET = LLAMA.variant(
 FAMILIES = (
     LLAMA,
     MISTRAL,
-    MISTRAL.variant("ministral", known_as="Ministral 8B"),
+    MISTRAL.variant("ministral", known_as="Ministral 8B", layer_rules=(LAYER_TYPES,)),
     MISTRAL.variant("ministral3", known_as="Ministral 3", defaults={"head_dim": 128}),
     QWEN2,
     QWEN3,
     SMOLLM3,
     GRANITE,
-    LLAMA.variant("cwm", known_as="Code World Model", defaults={"num_key_value_heads": 8, "head_dim": 128}),
+    LLAMA.variant(
+        "cwm",
+        known_as="Code World Model",
+        defaults={"num_key_value_heads": 8, "head_dim": 128},
+        layer_rules=(types_by_period(place=0, length=4),),
+    ),
     LLAMA.variant("internlm3", known_as="InternLM 3", defaults={"num_key_value_heads": 2, "head_dim": 128}),
     LLAMA.variant("iquestcoder", known_as="IQuest Coder", defaults={"num_key_value_heads": 8, "head_dim": 128}),
     MISTRAL.variant("seed_oss", known_as="Seed-OSS", defaults={"head_dim": 128}),

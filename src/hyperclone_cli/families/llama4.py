@@ -1,6 +1,7 @@
 """Llama 4: experts in all layers or in every other one, in two tensors of (in, out), and a shared one beside them."""
 
 from hyperclone_cli.families.blocks import GATED_MLP, SIZES, gated_mlp
+from hyperclone_cli.families.layer_rules import LAYER_TYPES, Every, Listed, Numbers
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Limit
@@ -31,7 +32,15 @@ LLAMA4 = MISTRAL.without(*GATED_MLP).variant(
         "intermediate_size_mlp": 16384,
         "num_local_experts": 16,
         "use_qk_norm": True,
+        "no_rope_layer_interval": 4,
+        "interleave_moe_layer_step": 1,
     },
+    # without `layer_types`, they follow from `no_rope_layers`
+    layer_rules=(
+        Listed("no_rope_layers", (Every("no_rope_layer_interval"), 0, 1)),
+        LAYER_TYPES,
+        Numbers("moe_layers", pattern=Every("interleave_moe_layer_step")),
+    ),
     positions=Rotary("neighbours"),
     limits=(Limit("head_dim", "its norm of queries and keys, without weights, spans a head", {"use_qk_norm": True}),),
 )

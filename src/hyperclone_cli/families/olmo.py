@@ -9,6 +9,7 @@ from hyperclone_cli.families.blocks import (
     qk_norms,
     without_first_norm,
 )
+from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.table import HeadRule, Limit
 from hyperclone_cli.families.vocabulary import post_norm
@@ -36,4 +37,6 @@ OLMO2 = LLAMA.without("model.layers.*.input_layernorm", *ROTARY_BUFFERS).variant
     heads=HeadRule.FREE,
 )
 
-FAMILIES = (OLMO, OLMO2, OLMO2.variant("olmo3", known_as="OLMo 3"))
+OLMO3 = OLMO2.variant("olmo3", known_as="OLMo 3", layer_rules=(types_by_period(length=4),))
+
+FAMILIES = (OLMO, OLMO2, OLMO3)

@@ -16,7 +16,10 @@ OPENAI_GPT: Family = GPT2.without(*_ABSENT).variant(
     },
     defaults={"n_positions": 512},
     folds=(Fold("transformer.h.-1.ln_2"),),
-    limits=(Limit("pads", "where norms after the residual sum leave no room for padding in the stream"),),
+    limits=(
+        Limit("pads", "where norms after the residual sum leave no room for padding in the stream"),
+        Limit("layers", "where norms follow the residual sum, so that no layer leaves the stream as it is"),
+    ),
 )
 
 FAMILIES = (OPENAI_GPT,)

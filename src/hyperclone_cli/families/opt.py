@@ -46,6 +46,11 @@ OPT = Family(
             "norms after the residual sum leave no room for padding in the stream",
             {"do_layer_norm_before": False},
         ),
+        Limit(
+            "layers",
+            "where norms follow the residual sum, so that no layer leaves the stream as it is",
+            {"do_layer_norm_before": False},
+        ),
         Limit("pads", "without its final norm the head reads the stream itself", {"_remove_final_layer_norm": True}),
         Limit("pads", "norms without weights cannot make up for padding", {"layer_norm_elementwise_affine": False}),
     ),

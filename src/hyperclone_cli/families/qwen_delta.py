@@ -14,8 +14,9 @@ from hyperclone_cli.families.blocks import (
     under,
 )
 from hyperclone_cli.families.fused import fused
+from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.qwen_moe import EXPERTS, QWEN2_MOE, QWEN3_MOE, SHARED_EXPERT, experts
+from hyperclone_cli.families.qwen_moe import DENSE_LAYERS, EXPERTS, QWEN2_MOE, QWEN3_MOE, SHARED_EXPERT, experts
 from hyperclone_cli.families.table import Family, NextToken
 from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter
 
@@ -49,6 +50,7 @@ _SIZES = {
     "delta_key": "linear_key_head_dim",
     "delta_value": "linear_value_head_dim",
 }
+_LAYER_TYPES = types_by_period("full_attention_interval", length=4, other="linear")
 _TINY = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -85,7 +87,9 @@ QWEN3_NEXT = Family(
         "moe_intermediate_size": 512,
         "shared_expert_intermediate_size": 512,
         "num_experts": 512,
+        "decoder_sparse_step": 1,
     },
+    layer_rules=(DENSE_LAYERS, _LAYER_TYPES),
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken(names="mtp."),
 )
@@ -103,6 +107,7 @@ QWEN3_5 = Family(
         **PLUS_ONE_NORMS,
     },
     defaults={**_DEFAULTS, "num_key_value_heads": 4},
+    layer_rules=(_LAYER_TYPES,),
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken("mtp_num_hidden_layers", "mtp."),
 )

@@ -1,9 +1,10 @@
 """Qwen's mixtures of experts, and OLMoE: experts by number, in some layers or in all."""
 
 from hyperclone_cli.families.blocks import GATED_MLP, SELF_ATTENTION, SIZES, gated_mlp, qk_norms
+from hyperclone_cli.families.layer_rules import LAYER_TYPES, Numbers
 from hyperclone_cli.families.llama import LLAMA, QWEN2, QWEN3
 from hyperclone_cli.families.olmo import CLIPPED_QUERIES
-from hyperclone_cli.families.table import HeadRule
+from hyperclone_cli.families.table import HeadRule, Limit
 from hyperclone_cli.families.vocabulary import Form, in_layers, linear, post_norm
 
 
@@ -18,6 +19,7 @@ SHARED_EXPERT = {
     **gated_mlp("model.layers.*.mlp.shared_expert", "shared_ffn"),
 }
 
+DENSE_LAYERS = Numbers("mlp_only_layers", every="decoder_sparse_step")
 QWEN3_MOE = QWEN3.without(*GATED_MLP).variant(
     "qwen3_moe",
     known_as="Qwen 3 MoE",
@@ -25,7 +27,14 @@ QWEN3_MOE = QWEN3.without(*GATED_MLP).variant(
     sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
     aliases={"num_experts": ("num_local_experts",)},
     tensors={**in_layers("experts", EXPERTS), **in_layers("dense", GATED_MLP)},
-    defaults={"num_key_value_heads": 4, "head_dim": None, "moe_intermediate_size": 768, "num_experts": 128},
+    defaults={
+        "num_key_value_heads": 4,
+        "head_dim": None,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "decoder_sparse_step": 1,
+    },
+    layer_rules=(DENSE_LAYERS,),
 )
 
 QWEN2_MOE = QWEN2.without(*GATED_MLP).variant(
@@ -39,7 +48,14 @@ QWEN2_MOE = QWEN2.without(*GATED_MLP).variant(
         "moe_intermediate_size": 1408,
         "shared_expert_intermediate_size": 5632,
         "num_experts": 60,
+        "decoder_sparse_step": 1,
     },
+    layer_rules=(DENSE_LAYERS, LAYER_TYPES),
+    limits=(
+        Limit(
+            "layers", "where config.json does not list layer_types", {"use_sliding_window": True, "layer_types": None}
+        ),
+    ),
 )
 
 OLMOE = LLAMA.without(*GATED_MLP).variant(

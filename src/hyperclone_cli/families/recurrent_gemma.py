@@ -6,6 +6,7 @@ The root of hidden_size that embeddings are multiplied by is rounded to bfloat16
 from fractions import Fraction
 
 from hyperclone_cli.families.blocks import SIZES, attention, gated_mlp, norms
+from hyperclone_cli.families.layer_rules import Turns
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import Family, Stated
 from hyperclone_cli.families.vocabulary import depthwise, embedding, in_layers, linear, optional, parameter
@@ -40,7 +41,12 @@ RECURRENT_GEMMA = Family(
         **norms("model.layers.*.temporal_pre_norm", "model.layers.*.channel_pre_norm", plus_one=True),
         **norms("model.final_norm", plus_one=True),
     },
-    defaults={"partial_rotary_factor": 0.5, "tie_word_embeddings": True},
+    defaults={
+        "partial_rotary_factor": 0.5,
+        "tie_word_embeddings": True,
+        "block_types": ["recurrent", "recurrent", "attention"],
+    },
+    layer_rules=(Turns("block_types"),),
     positions=Rotary(fraction="partial_rotary_factor"),
 )
 

@@ -1,9 +1,10 @@
 """RWKV 4: a linear recurrence in place of attention, each unit by itself; LayerNorm, the embeddings' own included."""
 
 from hyperclone_cli.families.blocks import norms, sizes
+from hyperclone_cli.families.layer_rules import Halvings
 from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.table import Family, Limit
-from hyperclone_cli.families.vocabulary import embedding, linear, optional, parameter, post_norm
+from hyperclone_cli.families.vocabulary import embedding, gating, linear, optional, parameter, post_norm
 
 RWKV = Family(
     model_type="rwkv",
@@ -25,12 +26,14 @@ RWKV = Family(
         "rwkv.blocks.*.feed_forward.time_mix_key": parameter("1", "1", "embed"),
         "rwkv.blocks.*.feed_forward.time_mix_receptance": parameter("1", "1", "embed"),
         "rwkv.blocks.*.feed_forward.key": linear("ffn", "embed"),
-        "rwkv.blocks.*.feed_forward.receptance": linear("embed", "embed"),  # a gate on what is added to the stream
+        "rwkv.blocks.*.feed_forward.receptance": gating(linear("embed", "embed")),
         "rwkv.blocks.*.feed_forward.value": linear("embed", "ffn"),
         **norms("rwkv.blocks.*.ln1", "rwkv.blocks.*.ln2", "rwkv.ln_out"),
         "head": optional(linear("vocab", "embed")),
     },
+    defaults={"rescale_every": 6},
     cache=(),
+    layer_rules=(Halvings("rescale_every"),),
     context="context_length",
     norm="layer",
     positions=Learned(),

@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from hyperclone_cli.families.layer_rules import LayerRule
 from hyperclone_cli.families.positions import Positions, Rotary
 from hyperclone_cli.families.tensor_names import TensorNames
 from hyperclone_cli.families.vocabulary import Form
@@ -48,8 +49,9 @@ class Limit:
     """A growth that the architecture cannot have, and the reason.
 
     `growth` is "pads" (a hidden size that is no multiple of the source's), "ffn" (a feed-forward width that is
-    none), "heads" (their number) or "head_dim". `when` are values of config.json under which it applies; `...`
-    stands for any that is set.
+    none), "heads" (their number), "head_dim", "layers" (their number), "between" (new layers anywhere but after the
+    source's) or "last" (new layers after the last of the source's). `when` are values of config.json under which it
+    applies; `...` stands for any that is set.
     """
 
     growth: str
@@ -156,6 +158,7 @@ class Family:
     cache       the packed axes of what one token adds to the KV cache in each layer
     next_token  modules for predicting further tokens
     per_layer   how layers differ; None: they have the same widths
+    layer_rules  how config.json tells layers apart by their numbers
     limits      growths that this architecture cannot have
     tiny        what the config of a tiny model needs besides its sizes; see `hyperclone families --check`
     whole       module → form of all tensors in it that `tensors` does not have
@@ -180,6 +183,7 @@ class Family:
     cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
     next_token: NextToken = NextToken()
     per_layer: PerLayer | None = None
+    layer_rules: tuple[LayerRule, ...] = ()
     limits: tuple[Limit, ...] = ()
     tiny: Mapping[str, Any] = field(default_factory=dict)
     whole: Mapping[str, Form] = field(default_factory=dict)
@@ -245,6 +249,25 @@ class Family:
     def limit(self, growth: str, config: Mapping[str, Any]) -> Limit | None:
         """The first limit on a growth that applies to a config."""
         return next((limit for limit in self.limits if limit.growth == growth and self.fits(config, limit.when)), None)
+
+    @cached_property
+    def silent(self) -> Mapping[str, float]:
+        """Module of a layer → the value of its weights in a layer that adds nothing to the residual stream.
+
+        Those are the last on the way to the stream: norms behind attention and feed-forward, where there are any, else
+        what writes the stream. Behind a zeroed writer such a norm would divide by √eps, and magnify its first update.
+        A norm that multiplies by 1 + w multiplies by zero at -1.
+        """
+        layers = {module: form for module, form in self.tensors.items() if "*" in module and not form.dropped}
+        found = {
+            module: -1.0 if form.plus_one else 0.0
+            for module, form in layers.items()
+            if form.kind == "norm" and form.writes and not form.summed and form.written == {"embed"}
+        }
+        if not found:
+            writers = (m for m, form in layers.items() if form.kind in ("linear", "bias") and not form.gates)
+            found = {module: 0.0 for module in writers if "embed" in layers[module].written}
+        return found | {module: form.at_rest for module, form in layers.items() if form.at_rest is not None}
 
     @property
     def embedding(self) -> str:

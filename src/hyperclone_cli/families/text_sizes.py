@@ -31,8 +31,8 @@ TEXT_SIZES: dict[str, dict[str, int | None]] = {
     "gemma3n_text": _sizes(2048, 16384, 8, 35, 262400),
     "gemma4_text": _sizes(2304, 9216, 8, 30, 262144),
     "gemma4_unified_text": _sizes(2304, 9216, 8, 30, 262144),
-    "qwen2_vl_text": _sizes(8192, 29568, 64, 80, 152064, num_key_value_heads=8),
-    "qwen2_5_vl_text": _sizes(8192, 29568, 64, 80, 152064, num_key_value_heads=8),
+    "qwen2_vl_text": _sizes(8192, 29568, 64, 80, 152064, num_key_value_heads=8, max_window_layers=80),
+    "qwen2_5_vl_text": _sizes(8192, 29568, 64, 80, 152064, num_key_value_heads=8, max_window_layers=80),
     "qwen3_vl_text": _sizes(4096, 22016, 32, 32, 151936, num_key_value_heads=32, head_dim=128),
     "qwen3_vl_moe_text": _sizes(
         2048, 5632, 16, 24, 151936, num_key_value_heads=16, head_dim=None, moe_intermediate_size=1408, num_experts=60

@@ -100,6 +100,9 @@ class Form:
     layer_kind     the kind of layer that a module belongs to; empty for modules of every layer. Where layers differ
                    in two places, such as mixer and feed-forward, it is "place/kind"
     part           the part of the network, where its axes do not tell
+    gates          linear layers whose output multiplies what is added to the residual stream
+    summed         norms whose output is summed with others before the norm that is the block's last
+    at_rest        the value of a scalar by which a layer that adds nothing to the residual stream keeps it
     """
 
     kind: str
@@ -118,6 +121,15 @@ class Form:
     numbered: str = ""
     layer_kind: str = ""
     part: str = ""
+    gates: bool = False
+    summed: bool = False
+    at_rest: float | None = None
+
+    @property
+    def written(self) -> set[str]:
+        """The axes that the module's weight writes, or the parameter that stands for it."""
+        weight = next(iter(self.parameters.values()))
+        return words_of(axis for dimension in weight if dimension.role is Role.OUT for axis in dimension.axes)
 
 
 KEPT = Form("kept", {}, optional=True, part="tower")
@@ -183,6 +195,26 @@ def head_norm(heads: str, width: str) -> Form:
 def parameter(*packed: str) -> Form:
     """A tensor that is no module's weight or bias, a scalar too. Named whole in the table, not by module."""
     return Form("parameter", {"": tuple(dimension(Role.OUT, words) for words in packed)})
+
+
+def bias(*packed: str) -> Form:
+    """A bias that is a tensor by itself, not a module's. Named whole in the table, not by module."""
+    return replace(parameter(*packed), kind="bias")
+
+
+def layer_scale() -> Form:
+    """A scalar that a layer's whole output is multiplied by, residual stream included. Named whole in the table."""
+    return replace(parameter("1"), at_rest=1.0)
+
+
+def gating(form: Form) -> Form:
+    """The same linear layer, where its output multiplies what is added to the residual stream."""
+    return replace(form, gates=True)
+
+
+def summed(form: Form) -> Form:
+    """The same norm, where its output is summed with others before the block's last norm."""
+    return replace(form, summed=True)
 
 
 def factor(width: str) -> Form:

@@ -157,6 +157,7 @@ QWEN3_VL = replace(
     namings=(CURRENT,),
     flat=False,
     tie_inside=False,
+    limits=(_SECTIONS, Limit("between", "where features of a picture are added after the first layers")),
 )
 _EXPERTS = "model.layers.*.mlp.experts"
 _QWEN3_VL_MOE_TEXT = QWEN3_MOE.without(
@@ -187,6 +188,7 @@ QWEN3_5 = replace(
     texts={},
     joins=_MERGER,
     reads_text=True,
+    limits=(_SECTIONS,),
 )
 QWEN3_5_MOE = replace(QWEN3_5, model_type="qwen3_5_moe", known_as="Qwen 3.5 MoE", text="qwen3_5_moe_text")
 _GATE_UP = ("gate_proj", "up_proj")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hyperclone_cli.families import Family, Limit
 from hyperclone_cli.families.axes import AXES
+from hyperclone_cli.families.layer_rules import Every
 from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.growth.heads import norms_all_heads
 
@@ -14,6 +15,9 @@ _MEANS = {
     "ffn": "feed-forward width in whole multiples",
     "heads": "number of heads kept",
     "head_dim": "head size kept",
+    "layers": "number of layers kept",
+    "between": "new layers after the source's alone",
+    "last": "no new layer after the last",
 }
 
 
@@ -24,6 +28,7 @@ class Capabilities:
     known_as    models that have the architecture
     hidden_size, heads, feed_forward   which values these widths may take in a clone
     tied_head   whether a tied head can stay tied
+    layers      how many layers a clone may have, and where new ones may stand
     limits      what the architecture cannot grow, each with its reason; joined by "; "
     """
 
@@ -33,6 +38,7 @@ class Capabilities:
     heads: str
     feed_forward: str
     tied_head: str
+    layers: str
     limits: str
 
 
@@ -45,6 +51,7 @@ def capabilities(family: Family) -> Capabilities:
         _heads(family),
         "any" if "ffn" in family.sizes else "implied",
         "tied" if family.carriers else "untied",
+        _layers(family),
         "; ".join(map(_limit, family.limits)),
     )
 
@@ -68,6 +75,15 @@ def _heads(family: Family) -> str:
     if family.heads_are_free:
         return "divisors" if family.heads is HeadRule.DIVIDES_EMBED else "any"
     return "implied"
+
+
+def _layers(family: Family) -> str:
+    always = {limit.growth for limit in family.limits if not limit.when}
+    if "layers" in always:
+        return "kept"
+    if any(isinstance(rule, Every) for rule in family.layer_rules):
+        return "whole periods"
+    return "on top" if "between" in always else "not on top" if "last" in always else "any"
 
 
 def _limit(limit: Limit) -> str:

@@ -92,6 +92,12 @@ def kv_shared_layers(proposal: Proposal) -> range:
     return range(layers - number, layers)
 
 
+def attention_types(proposal: Proposal) -> list[Any]:
+    """Each layer's type of attention, where layers differ. Raises CheckpointError if they are not listed."""
+    per_layer = proposal.family.per_layer
+    return _types(proposal, per_layer) if per_layer else []
+
+
 def stated_kinds(proposal: Proposal) -> dict[tuple[int, str], str]:
     """(layer, place) → the kind of the layer, where config.json states it and the names of the tensors do not.
 

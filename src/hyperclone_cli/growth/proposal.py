@@ -18,6 +18,9 @@ _INSTEAD = {
     "ffn": "A whole --ffn-mult works.",
     "heads": "Grow the feed-forward width alone: --ffn-mult.",
     "head_dim": "Leave --head-dim-mult out.",
+    "layers": "Leave --depth-mult and --num-layers out.",
+    "between": "--depth-order top works.",
+    "last": "--depth-order middle works.",
 }
 
 

@@ -13,6 +13,12 @@ from hyperclone_cli.growth.strategies import Mixing
 
 MAX_MULTIPLIER = 65536
 MAX_UNITS = 1 << 30
+MAX_LAYERS = 1 << 14
+DepthOrder = Literal["interleave", "top", "middle", "stack"]
+DepthInit = Literal["zero", "copy"]
+BY_REQUEST = "not function-preserving by request (--depth-init copy)"
+"""What a clone is that has plain copies of layers."""
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
@@ -24,8 +30,8 @@ def _times(default: Value, width: str, unset: str = "") -> Value:
     return option(default, f"Multiply {width}.", min=1, max=MAX_MULTIPLIER, unset=unset)
 
 
-def _units(width: str, mult: str) -> int | None:
-    return option(None, f"The clone's {width}, instead of {flag(mult)}.", min=1, max=MAX_UNITS, instead_of=mult)
+def _units(width: str, mult: str, most: int = MAX_UNITS) -> int | None:
+    return option(None, f"The clone's {width}, instead of {flag(mult)}.", min=1, max=most, instead_of=mult)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,19 @@ class Request:
     intermediate_size: int | None = _units("feed-forward width", "ffn_mult")
     num_heads: int | None = _units("number of query heads", "heads_mult")
     num_kv_heads: int | None = _units("number of key/value heads", "kv_heads_mult")
+    depth_mult: float = _times(1, "the number of layers. New ones add nothing until training makes them")
+    num_layers: int | None = _units("number of layers", "depth_mult", MAX_LAYERS)
+    depth_order: DepthOrder = option(
+        "interleave",
+        "Where new layers stand. interleave: each after the layer that it copies, evenly. top: copies of the last"
+        " layers, after the last. middle: copies of a run of layers in the middle, after it. stack: the whole stack"
+        " again.",
+    )
+    depth_init: DepthInit = option(
+        "zero",
+        "What new layers begin as. zero: copies that add nothing to the residual stream, which keeps the function."
+        " copy: plain copies, which do not keep it: such a clone never counts as verified.",
+    )
     family: str | None = option(
         None,
         "The table of another architecture, such as llama, for a model_type without one. A refusal names the table that"
@@ -93,6 +112,10 @@ class Request:
             mult = size.instead_of
             if mult and getattr(self, size.name) is not None and getattr(self, mult) not in (None, 1):
                 raise RequestError(f"{size.flag} and {flag(mult)} are two answers to one question.", "Give one.")
+        if not self.grows_depth and (self.depth_order, self.depth_init) != (Request.depth_order, Request.depth_init):
+            raise RequestError(
+                "--depth-order and --depth-init are for new layers.", "Add --depth-mult or --num-layers."
+            )
         if self.target_params is not None:
             object.__setattr__(self, "target_params", _parameters(self.target_params))
             sizes = self.hidden_size, self.intermediate_size, self.moe_ffn_mult
@@ -104,9 +127,21 @@ class Request:
         if self.target_params is None and self.multiple_of != Request.multiple_of:
             raise RequestError("--multiple-of is for the widths that --target-params chooses.", "Leave it out.")
 
+    @property
+    def grows_depth(self) -> bool:
+        """Whether a number of layers is asked for."""
+        return self.depth_mult != 1 or self.num_layers is not None
+
+    @property
+    def keeps_function(self) -> bool:
+        """Whether the clone is to compute what its source does. Plain copies of layers do not, by request."""
+        return self.depth_init == "zero" or not self.grows_depth
+
     def recorded(self) -> dict[str, Any]:
-        """The request as JSON; options of wrappers only where they are used."""
-        return {name: value for name, value in asdict(self).items() if name != "text_only" or value}
+        """The request as JSON; options of depth and of wrappers only where they are used."""
+        left_out = set() if self.grows_depth else {"depth_mult", "num_layers", "depth_order", "depth_init"}
+        left_out |= set() if self.text_only else {"text_only"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def of(cls, given: Request | None, options: Mapping[str, Any]) -> Request:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, first_of
 from hyperclone_cli.families import Match
 from hyperclone_cli.families.vocabulary import Form, Role, dimension, drop
+from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.layers import stated_kinds
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth, grow_axes
@@ -70,6 +71,17 @@ def _ignored(name: str, proposal: Proposal) -> Form | None:
     if layer is not None and layer >= layers:
         return _FURTHER_LAYER
     return _VALUE_HEAD if name.startswith("v_head.") else None
+
+
+def layers_of_copies(match: Match, order: Sequence[ClonedLayer]) -> list[Match]:
+    """The places of the clone's tensors made from one of the source: its own, or in each layer that copies its layer.
+
+    `order` has the clone's layers. The copies of a layer are as many as are in it.
+    """
+    if match.layer is None:
+        return [match]
+    numbers = [(number, *match.indices[1:]) for number, layer in enumerate(order) if layer.source == match.layer]
+    return [match._replace(name=match.numbered(*indices), indices=indices) for indices in numbers]
 
 
 def names_of_copies(match: Match, growths: Mapping[str, Growth]) -> list[str]:

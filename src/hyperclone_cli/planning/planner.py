@@ -21,15 +21,16 @@ from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
 from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
 from hyperclone_cli.families.vocabulary import Role, dimension
 from hyperclone_cli.growth.config import grow_config, placed
+from hyperclone_cli.growth.depth import ClonedLayer, cloned_layers, grow_layer_rules
 from hyperclone_cli.growth.layers import grow_layer_numbers, grow_layers, kv_shared_layers
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.request import Request, bytes_of
+from hyperclone_cli.growth.request import BY_REQUEST, Request, bytes_of
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
 from hyperclone_cli.planning.experts import alignment_note
-from hyperclone_cli.planning.matching import UNUSUAL, match_tensors, names_of_copies
-from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
+from hyperclone_cli.planning.matching import UNUSUAL, layers_of_copies, match_tensors, names_of_copies
+from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor, silenced
 from hyperclone_cli.planning.text_alone import LEFT_OUT, config_alone, named_alone, text_alone
 from hyperclone_cli.planning.tied_head import Head, decide_head
 
@@ -44,7 +45,8 @@ class Plan:
     """Everything that will be written.
 
     source_family  the table of the source, which is not the clone's where a text model is written without its wrapper
-    layers         the growths in each layer, where layers differ; empty where they do not
+    layers         the growths in each layer of the clone, where layers differ; empty where they do not
+    order          the layer of the source that each layer of the clone copies, and whether it is new
     shards         file → names of its tensors
     dropped        stored tensors that are not written → why
     """
@@ -54,6 +56,7 @@ class Plan:
     proposal: Proposal
     growths: Mapping[str, Growth]
     layers: Mapping[int, Mapping[str, Growth]]
+    order: tuple[ClonedLayer, ...]
     config: Mapping[str, Any]
     tensors: tuple[GrownTensor, ...]
     shards: Mapping[str, tuple[str, ...]]
@@ -112,15 +115,22 @@ class Plan:
         Recurrent layers add none, nor do layers that share the keys and values of an earlier one.
         """
         attention = [tensor for tensor in self.tensors if tensor.part == "attention"]
-        layers = {tensor.layer for tensor in attention if tensor.layer is not None}
+        layers, shared = (
+            {tensor.layer for tensor in attention if tensor.layer is not None},
+            kv_shared_layers(self.proposal),
+        )
         cached = [
-            grow_axes(dimension(Role.OUT, packed).parts, self.layers.get(layer, self.growths))
-            for layer in layers - set(kv_shared_layers(self.proposal))
+            (grow_axes(dimension(Role.OUT, packed).parts, self.layers.get(layer, self.growths)), self.order[layer].new)
+            for layer in layers
+            if self.order[layer].source not in shared
             for packed in self.family.cache
         ]
         before = max((ITEM_BYTES[tensor.source.dtype] for tensor in attention), default=0)
         after = max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
-        return sum(growth.source for growth in cached) * before, sum(growth.target for growth in cached) * after
+        return (
+            sum(growth.source for growth, new in cached if not new) * before,
+            sum(growth.target for growth, _ in cached) * after,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The plan as one object."""
@@ -138,6 +148,7 @@ class Plan:
             "shards": list(self.shards),
             "kv_cache_bytes_per_token": {"before": cache[0], "after": cache[1]},
             "head": {"tied": self.head.tied, "why": self.head.why},
+            "function_preserving": self.request.keeps_function,
             "rounded_tensors": self.rounded(),
             "dropped_tensors": dict(self.dropped),
             "notes": list(self.notes),
@@ -162,25 +173,33 @@ def make_plan(source: Source, request: Request) -> Plan:
         proposal = text_alone(source, stated)
         family = proposal.family
     growths = resolve(proposal)
-    layers = grow_layers(proposal, growths)
+    of_layers = grow_layers(proposal, growths)
     matched = match_tensors(source, stated)
     if request.text_only:
         matched = named_alone(matched, stated)
     dropped = {name: match.form.dropped for name, match in matched.items() if match.form.dropped}
+    order = cloned_layers(growths["layers"])
+    layers = {number: of_layers[layer.source] for number, layer in enumerate(order)} if of_layers else {}
+    silent = {number for number, layer in enumerate(order) if layer.new and request.depth_init == "zero"}
     tensors = [
-        grow_tensor(source.tensors[stored], name, match, family, of_layer, request)
+        silenced(tensor, copy, family) if copy.layer in silent else tensor
         for stored, match in matched.items()
         if not match.form.dropped
-        for of_layer in [growths if match.layer is None else layers.get(match.layer, growths)]
-        for name in names_of_copies(match, of_layer)
+        for copy in layers_of_copies(match, order)
+        for of_layer in [growths if copy.layer is None else layers.get(copy.layer, growths)]
+        for name in names_of_copies(copy, of_layer)
+        for tensor in [grow_tensor(source.tensors[stored], name, copy, family, of_layer, request)]
     ]
     tensors, head, redundant = decide_head(source, proposal, growths, tensors)
     dropped.update(redundant)
     # widest items first, so that every tensor of a file is aligned to its own size
     tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
     config = grow_config(proposal, growths, head.tied)
+    if growths["layers"].grows:
+        config = grow_layer_rules(config, proposal, order)
     if any(growth.grows for growth in growths.values()):
-        config = grow_layer_numbers(config, proposal, layers)
+        in_order = replace(proposal, config=grow_layer_rules(proposal.config, proposal, order))
+        config = grow_layer_numbers(config, in_order, layers)
     if request.text_only:
         config = config_alone(config, source, stated, family, growths, head.tied)
     else:
@@ -191,12 +210,14 @@ def make_plan(source: Source, request: Request) -> Plan:
         proposal=proposal,
         growths=growths,
         layers=layers,
+        order=order,
         config=config,
         tensors=tuple(tensors),
         shards=_split(tensors, request.max_shard_size),
         dropped=dropped,
         head=head,
         notes=(
+            *_copied_layers(request),
             *_silent_heads(growths["kv_heads"]),
             *_noise_warning(request, tensors),
             *filter(None, [kept_note(stated.family, request, tensors)]),
@@ -205,6 +226,11 @@ def make_plan(source: Source, request: Request) -> Plan:
             *source.notes,
         ),
     )
+
+
+def _copied_layers(request: Request) -> list[str]:
+    what = "its weights alone can be compared, and it never counts as verified"
+    return [] if request.keeps_function else [f"The clone is {BY_REQUEST}: {what}."]
 
 
 def _silent_heads(heads: Growth) -> list[str]:

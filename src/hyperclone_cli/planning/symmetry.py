@@ -29,7 +29,7 @@ WHAT_TRAINING_DOES = (
 
 def copies_with_equal_gradients(plan: Plan) -> str:
     """Which copies get equal gradients, dropout and rounding aside: ALL_COPIES, a phrase for most of them, or ""."""
-    grown = any(growth.grows for growth in plan.growths.values())
+    grown = any(growth.grows for axis, growth in plan.growths.items() if axis != "layers")
     if not grown or not all(map(_passes_equal_gradients, plan.tensors)):
         return ""
     if any(map(_has_silent_heads, plan.tensors)):
@@ -39,7 +39,7 @@ def copies_with_equal_gradients(plan: Plan) -> str:
 
 def _has_silent_heads(tensor: GrownTensor) -> bool:
     """Whether nothing reads some heads: their queries, keys and values get no gradient, while those of others do."""
-    return any(run.silent for growth in tensor.growths for run in growth.runs)
+    return tensor.part == "attention" and any(run.silent for growth in tensor.growths for run in growth.runs)
 
 
 def _has_padded_keys(tensor: GrownTensor) -> bool:

@@ -41,6 +41,8 @@ class GrownTensor:
     part        the part of the network: "attention", "feed-forward", "norms", …
     fillings    those of the padding in each dimension
     transposed  whether the clone has it transposed on disk
+    silent      whether it makes its layer add nothing to the residual stream: then every element is `rest`, whatever
+                the source has
     """
 
     name: str
@@ -56,6 +58,8 @@ class GrownTensor:
     gain: float = 1.0
     offset: float = 0.0
     transposed: bool = False
+    silent: bool = False
+    rest: float = 0.0
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -99,6 +103,8 @@ class GrownTensor:
 
         Subnormal numbers aside, and padding, which holds nothing of the source's.
         """
+        if self.silent:
+            return True
         rows = {self.mixing_row(run) for run in self.growths[0].runs}
         factors = {float(share) for row in rows for share in self.shares(row) if share}
         factors |= {run.scale for growth in self.growths for run in growth.runs} | {self.gain}
@@ -120,6 +126,7 @@ class GrownTensor:
         """Whether noise is asked for and there are copies over which it can cancel."""
         return (
             self.mixing.noise_snr_db is not None
+            and not self.silent
             and self.roles[-1] is Role.IN
             and any(run.copies > 1 for run in self.growths[-1].runs)
         )
@@ -127,7 +134,7 @@ class GrownTensor:
     @property
     def reads_padding(self) -> bool:
         """Whether a row has columns for padding, which hold noise of their own."""
-        return self.roles[-1] is Role.IN and self.growths[-1].padding > 0
+        return self.roles[-1] is Role.IN and self.growths[-1].padding > 0 and not self.silent
 
     def mixing_row(self, rows: Run) -> int:
         """The row of C, see `growth.strategies`, by which a run of rows reads the copies of its columns."""
@@ -231,6 +238,14 @@ def _kept(stored: StoredTensor, name: str, match: Match, request: Request) -> Gr
         fillings=(Filling.ZERO,) * len(shape),
         mixing=request.mixing,
     )
+
+
+def silenced(tensor: GrownTensor, match: Match, family: Family) -> GrownTensor:
+    """The same tensor of a layer; at rest if it is among those that make a layer silent."""
+    if match.module not in family.silent:
+        return tensor
+    rest = 0.0 if match.parameter == "bias" else family.silent[match.module]
+    return replace(tensor, silent=True, rest=rest)
 
 
 def _stack(stored: StoredTensor, dimensions: int, experts: int) -> tuple[int, ...]:

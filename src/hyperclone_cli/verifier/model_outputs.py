@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from rich.filesize import decimal
@@ -14,6 +15,7 @@ from hyperclone_cli.checkpoint.sizes import context_length, read_sizes
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, StorageError, is_memory_error, last_line
 from hyperclone_cli.families import find_family
+from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.widths import tiled
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
@@ -200,18 +202,27 @@ def compare_outputs(
 def _layer_errors(
     source: forward.ForwardPass, clone: forward.ForwardPass, plan: Plan | None
 ) -> tuple[tuple[str, float], ...]:
-    """(layer, largest relative error of any copy of its output) in forward order."""
-    last = len(source.hidden) - 1
-    names = ["the embeddings", *(f"layer {number}" for number in range(last))]
-    names[-1] += " or the final norm"
+    """(layer, largest relative error of any copy of its output) in forward order, for the layers of the clone.
+
+    A silent layer puts out what the layer before it does. Between the source's last layer and the final norm, whose
+    output transformers gives in the place of the last layer's, there is nothing to compare it with.
+    """
+    last, layers = len(source.hidden) - 1, len(clone.hidden) - 1
+    order = plan.order if plan else tuple(ClonedLayer(number, number >= last) for number in range(layers))
+    passed = [0, *accumulate(int(not layer.new) for layer in order)]
+    pairs = [(number, passed[number]) for number in range(layers) if passed[number] < last] + [(layers, last)]
     width, grown = source.hidden[0].shape[-1], clone.hidden[0].shape[-1]
     growth = plan.growths["embed"] if plan else tiled(width, max(1, grown // width))
     # the final norm may carry the factor of a tied head; without a plan, the factor is fitted
     factor = plan.head.factor if plan else forward.best_factor(source.hidden[-1], clone.hidden[-1])
-    return tuple(
-        (name, forward.copies_error(ours, theirs, *((growth.unscaled(), factor) if number == last else (growth, 1.0))))
-        for number, (name, ours, theirs) in enumerate(zip(names, source.hidden, clone.hidden, strict=False))
-    )
+    names = ["the embeddings", *(f"layer {number}" for number in range(layers))]
+    names[-1] += " or the final norm"
+
+    def error(number: int, of_source: int) -> float:
+        scale = (growth.unscaled(), factor) if number == layers else (growth, 1.0)
+        return forward.copies_error(source.hidden[of_source], clone.hidden[number], *scale)
+
+    return tuple((names[number], error(number, of_source)) for number, of_source in pairs)
 
 
 def _coarsest_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:

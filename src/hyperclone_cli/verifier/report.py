@@ -203,6 +203,7 @@ class Report:
     picture          the outputs after a picture; None for a model that takes none, or where none could be prepared
     before_rounding  where rounding had to explain a difference of the outputs; else None
     runs             how each model was run, in order
+    by_request       why the clone does not keep the function, where that was asked for: it cannot pass then
     hashed           number of files whose SHA-256 was compared; None if that was not asked for
     """
 
@@ -216,6 +217,7 @@ class Report:
     generation: GenerationFigures | None = None
     before_rounding: BeforeRounding | None = None
     runs: tuple[RunFigures, ...] = ()
+    by_request: str = ""
     hashed: int | None = None
     continuations: tuple[Continuation, ...] = ()
     background: Background | None = None
@@ -223,7 +225,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return not self.failures
+        return not self.failures and not self.by_request
 
     def as_json(self) -> dict[str, Any]:
         return {"schema_version": self.schema_version, "passed": self.passed, **asdict(self)}

@@ -48,8 +48,10 @@ class Piece:
 
 
 def headline(report: Report) -> str:
-    if not report.passed:
+    if report.failures:
         return "Failed"
+    if report.by_request:
+        return "Not function-preserving, by request"
     if report.logits is None:
         return "Passed, weights only"
     return "Passed" if report.weights is not None else "Passed, outputs only"
@@ -57,7 +59,11 @@ def headline(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """What the verdict means, and what it does not."""
-    if not report.passed:
+    if report.by_request and not report.failures:
+        return (
+            f"Every weight is as planned. The clone is {report.by_request}: it does not compute what its source does."
+        )
+    if report.failures:
         failed = [check.name for check in checks(report) if check.status == "failed"]
         bad = (
             f"; the copies first differ at {report.logits.first_bad_layer}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from hyperclone_cli.checkpoint.checksums import differences
 from hyperclone_cli.checkpoint.source import Source, open_source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
+from hyperclone_cli.growth.request import BY_REQUEST
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
@@ -62,6 +63,9 @@ def verify(
     one that was expanded: the same config, and tensors of the same names and shapes. A failure against a source named
     by `src` is not written, for that may be a different one. If nothing is written, a note of the report says why.
 
+    Of a clone that is not function-preserving by request, config, files and weights are compared, no outputs; it never
+    passes, and nothing is recorded.
+
     A clone that differs gives a report with `failures`, not an error. Raises RequestError and CheckpointError for
     inputs that cannot be compared at all, StorageError if the source cannot be downloaded.
     """
@@ -73,6 +77,8 @@ def verify(
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     options = None if weights_only else choose_run_options(device, dtype, new_tokens, page_tokens, max_memory)
     source, plan = _open_source(clone, record, src, weights_only, access, progress)
+    if plan and not plan.request.keeps_function:
+        options = None
     if options:
         check_context(options, source, plan)
     partial = PartialReport()
@@ -104,6 +110,7 @@ def verify(
         generation=partial.generation,
         before_rounding=partial.before_rounding,
         runs=tuple(partial.runs),
+        by_request="" if plan is None or plan.request.keeps_function else BY_REQUEST,
         hashed=len(record.sha256) if record and checksum else None,
         continuations=partial.continuations,
         background=background(source, checkpoint, plan, options.device if options else None),
@@ -123,6 +130,8 @@ def _why_unrecorded(record: Provenance | None, plan: Plan | None, weights_only: 
         return f"without {PROVENANCE_NAME}, config and weights were not compared, only the models' outputs"
     if plan.digest != record.plan_digest:
         return "the source has changed, and is not the one that was expanded"
+    if not plan.request.keeps_function:
+        return f"the clone is {BY_REQUEST}"
     return "only the weights were compared" if weights_only else ""
 
 

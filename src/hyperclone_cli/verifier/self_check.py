@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoConfig
 
 from hyperclone_cli.checkpoint.json_config import read_config, with_value
+from hyperclone_cli.checkpoint.source import Source, open_source
 from hyperclone_cli.checkpoint.transformers_model import (
     NOTHING_RUN,
     loading_problems,
@@ -20,17 +21,23 @@ from hyperclone_cli.checkpoint.transformers_model import (
     quiet_transformers,
     stock_config,
 )
-from hyperclone_cli.errors import last_line
+from hyperclone_cli.errors import RequestError, last_line
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.families.tiny_towers import TINY_TOWERS
 from hyperclone_cli.families.wrapper import Wrapping
-from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.request import DepthOrder, Request
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.picture import random_pixels
 from hyperclone_cli.writing.pipeline import expand
 
-FACTORS = (2, 3)
+GROWTHS = {"2": Request(embed_mult=2, ffn_mult=2), "3": Request(embed_mult=3, ffn_mult=3)}
+"""Factors of hidden and feed-forward size, by name."""
+
+DEEPER = "depth"
+"""The name of twice as many layers, in the first order that the architecture can have."""
+
 TOLERANCE = 1e-5
 """Relative logit error that float32 rounding explains."""
 
@@ -39,9 +46,12 @@ _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 @dataclass(frozen=True)
 class FamilyCheck:
-    """The clones of one tiny model: growth factor → relative logit error; `failure` is the error that stopped it."""
+    """The clones of one tiny model: growth → relative logit error; `failure` is the error that stopped it.
 
-    errors: dict[int, float]
+    There is no error of DEEPER where the architecture keeps its number of layers.
+    """
+
+    errors: dict[str, float]
     failure: str = ""
 
     @property
@@ -106,8 +116,8 @@ def check_families(families: Collection[Family], progress: Progress) -> dict[str
 
 
 def check_family(family: Family) -> FamilyCheck:
-    """Grow a tiny random model by each of FACTORS, and compare the logits of the clones under stock transformers."""
-    errors: dict[int, float] = {}
+    """Grow a tiny random model in each way, and compare the logits of the clones under stock transformers."""
+    errors: dict[str, float] = {}
     with quiet_transformers(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
         warnings.simplefilter("ignore")
         source = Path(directory) / "source"
@@ -117,13 +127,25 @@ def check_family(family: Family) -> FamilyCheck:
             randomise(model)
             model.save_pretrained(source, save_original_format=not family.layout.module)
             expected = _logits(source, family)
-            for factor in FACTORS:
-                clone = Path(directory) / f"times {factor}"
-                expand(source, clone, Request(embed_mult=factor, ffn_mult=factor))
-                errors[factor] = _error(_logits(clone, family), expected)
+            for name, request in (GROWTHS | _deeper(open_source(source))).items():
+                clone = Path(directory) / name
+                expand(source, clone, request)
+                errors[name] = _error(_logits(clone, family), expected)
         except Exception as error:  # each architecture raises its own kinds
             return FamilyCheck(errors, last_line(error))
     return FamilyCheck(errors)
+
+
+def _deeper(source: Source) -> dict[str, Request]:
+    """Twice as many layers, in the first order that the architecture can have, if there is one."""
+    for order in get_args(DepthOrder):
+        request = Request(depth_mult=2, depth_order=order)
+        try:
+            make_plan(source, request)
+        except RequestError:
+            continue
+        return {DEEPER: request}
+    return {}
 
 
 def _error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:

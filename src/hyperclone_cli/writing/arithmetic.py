@@ -69,6 +69,8 @@ def wide_dtype(tensor: GrownTensor) -> torch.dtype:
 
 def scale_rows(rows: torch.Tensor, block: Block) -> torch.Tensor:
     """Gain · scale · (w + offset) - offset, in the dtype of `rows`."""
+    if block.tensor.silent:  # not by a product: zero times Inf is none
+        return torch.full_like(rows, block.tensor.rest)
     factor, offset = block.tensor.gain * block.scale, block.tensor.offset
     if factor == 1.0:
         return rows

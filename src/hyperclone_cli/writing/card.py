@@ -12,7 +12,7 @@ from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.gguf import is_gguf
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.growth.option import options_of
-from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.request import BY_REQUEST, Request
 from hyperclone_cli.hub.download import origin_of
 from hyperclone_cli.planning.planner import Plan, kept_note
 from hyperclone_cli.planning.symmetry import advice
@@ -26,6 +26,8 @@ _COPIED_METADATA = ("license", "license_name", "license_link", "language")
 
 _MOST_CARD_BYTES = 1 << 20
 """Of a card whose YAML is read: to parse a megabyte of it takes some seconds."""
+
+_NEVER_VERIFIED = f"None: the clone is {BY_REQUEST}. `hyperclone verify` compares its weights with the plan."
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
@@ -60,7 +62,11 @@ def model_card(plan: Plan) -> str:
         head=f"Its head is {plan.head.why}.",
         kept=kept_note(plan.source_family, plan.request, plan.tensors),
         auto_class="AutoModelForImageTextToText" if plan.family.wrapping else "AutoModelForCausalLM",
-        verification=_marked("Not verified yet: `hyperclone verify` does it."),
+        verification=_marked(
+            "Not verified yet: `hyperclone verify` does it." if plan.request.keeps_function else _NEVER_VERIFIED
+        ),
+        made=_made_of(plan),
+        keeps_function=plan.request.keeps_function,
         advice=advice(plan),
         licence=_licence(source, carried.get("license_name") or carried.get("license")),
     )
@@ -129,6 +135,20 @@ def _sizes(plan: Plan) -> list[tuple[str, str, str]]:
         ("parameters", f"{before:,}", f"{after:,}"),
         ("KV cache, bytes per token", f"{cache[0]:,}", f"{cache[1]:,}"),
     ]
+
+
+def _made_of(plan: Plan) -> str:
+    """What the clone is made of, and whether it computes the same."""
+    new = sum(layer.new for layer in plan.order)
+    widths = any(growth.grows for axis, growth in plan.growths.items() if axis != "layers")
+    made = ["its widths are made of copies"] if widths or not new else []
+    if new and plan.request.keeps_function:
+        made.append(f"new layers, {new} in number, add nothing until training")
+    elif new:
+        made.append(f"new layers, {new} in number, are plain copies of others")
+    if not plan.request.keeps_function:
+        return f"{' and '.join(made)}. **It is {BY_REQUEST}**: it does not compute what the smaller model does."
+    return f"{' and '.join(made)}, arranged so that the larger model\ncomputes the same function as the smaller one."
 
 
 def _licence(source: str, stated: str | list[str] | None) -> str:

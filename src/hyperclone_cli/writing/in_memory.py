@@ -51,7 +51,7 @@ def clone_model(model: Model, request: Request | None = None, **options: Any) ->
     stock_config(plan.config, "the clone")
     grown = _load_like(model, plan)
     if plan.request.dtype is None:
-        _take_dtypes(grown, model)
+        _take_dtypes(grown, model, plan)
     if model.can_generate():
         grown.generation_config = deepcopy(model.generation_config)
     grown.train(model.training)
@@ -115,9 +115,15 @@ def _load_like(model: Model, plan: Plan) -> Model:
     return grown
 
 
-def _take_dtypes(grown: PreTrainedModel, model: PreTrainedModel) -> None:
+def _take_dtypes(grown: PreTrainedModel, model: PreTrainedModel, plan: Plan) -> None:
     """Give every parameter and buffer its dtype in `model`; `from_pretrained` loads all in the widest."""
+
+    def copied(name: str) -> str:
+        """The name in `model` of what was copied, which may be of a layer with another number."""
+        layer = plan.family.tensor_names.layer_of(name)
+        return name if layer is None else name.replace(f".{layer}.", f".{plan.order[layer].source}.", 1)
+
     for name, parameter in grown.named_parameters():
-        parameter.data = parameter.data.to(model.get_parameter(name).dtype)
+        parameter.data = parameter.data.to(model.get_parameter(copied(name)).dtype)
     for name, buffer in grown.named_buffers():
-        buffer.data = buffer.data.to(model.get_buffer(name).dtype)
+        buffer.data = buffer.data.to(model.get_buffer(copied(name)).dtype)

@@ -57,6 +57,7 @@ def provenance(plan: Plan, out: Path) -> dict[str, Any]:
         "tool": f"hyperclone {__version__}",
         "source": asdict(origin) if origin else os.path.relpath(_resolved(plan.source.path), out.resolve()),
         "request": plan.request.recorded(),
+        **({} if plan.request.keeps_function else {"function_preserving": False}),
         "plan_digest": plan.digest,
         **({"wrapper": _wrapper(plan.source_family.wrapping, plan.request)} if plan.source_family.wrapping else {}),
         **({"ignored": list(ignored)} if ignored else {}),
