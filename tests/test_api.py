@@ -45,6 +45,7 @@ MIXING: Options = {"strategy": "uneven", "uneven_ratio": (1, 3), "noise_snr_db":
 REST: Options = {
     "embed_mult": 2, "ffn_mult": 3, "moe_ffn_mult": 2.5, "heads_mult": 4, "kv_heads_mult": 2, "head_dim_mult": 2,
     "hidden_size": None, "intermediate_size": None, "num_heads": None, "num_kv_heads": None,
+    "depth_mult": 1.5, "num_layers": None, "depth_order": "top", "depth_init": "copy",
     "family": None, "target_params": None, "multiple_of": 64, "dtype": "float16",
     "max_shard_size": "1GB", "tie_embeddings": "untie",
 }  # fmt: skip

@@ -199,7 +199,8 @@ def test_layers_that_are_told_apart_by_nonsense_are_refused(name: str, config: d
 BY_PATTERN = [
     family
     for family in FAMILIES.values()
-    if any(rule.key == "layer_types" and getattr(rule, "pattern", None) for rule in family.layer_rules)
+    if family.wrapping is None
+    and any(rule.key == "layer_types" and getattr(rule, "pattern", None) for rule in family.layer_rules)
 ]
 
 
