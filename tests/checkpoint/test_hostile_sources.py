@@ -16,8 +16,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from hyperclone_cli import expand, plan
+from hyperclone_cli.checkpoint import trial
 from hyperclone_cli.errors import CheckpointError
-from hyperclone_cli.verifier import text, trial
+from hyperclone_cli.verifier import text
 from hyperclone_cli.writing.card import source_metadata
 from support import models
 from support.command_line import hyperclone

@@ -282,7 +282,7 @@ REFUSED: dict[str, tuple[Callable[[str, torch.Tensor], dict[str, torch.Tensor]],
     ),
     "blocks without end": (
         lambda name, tensor: (
-            {name: random_fp8(48, 80), f"{name}_scale_inv": torch.ones(0, 5)} if name == NAME else {name: tensor}
+            {name: random_fp8(48, 80), f"{name}_scale_inv": torch.ones(7, 5)} if name == NAME else {name: tensor}
         ),
         {"quant_method": "fp8", "weight_block_size": [10**30, 0]},
         "do not fit weights",

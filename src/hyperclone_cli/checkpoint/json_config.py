@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.checkpoint.boundary import check_length
+from hyperclone_cli.checkpoint.leftovers import adapter_alone
 from hyperclone_cli.checkpoint.safetensors_file import check_regular_file
 from hyperclone_cli.errors import CheckpointError
 
@@ -53,10 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_config(directory: Path) -> dict[str, Any]:
     """The raw config.json in `directory`. Raises CheckpointError for an adapter, or none at all."""
     if not (directory / "config.json").exists() and (directory / "adapter_config.json").exists():
-        raise CheckpointError(
-            f"{directory}: this is a PEFT adapter, not a model.",
-            "Merge it into its base model first (peft: merge_and_unload, then save_pretrained).",
-        )
+        raise adapter_alone(directory)
     config = read_json(directory / "config.json")
     check_readable(config)
     return config

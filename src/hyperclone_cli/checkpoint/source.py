@@ -14,9 +14,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from hyperclone_cli.checkpoint import distributed
 from hyperclone_cli.checkpoint.boundary import check_entries, read_file
 from hyperclone_cli.checkpoint.gguf import DEFAULT_DTYPE, is_gguf, read_model, read_tokenizer
 from hyperclone_cli.checkpoint.json_config import read_config, read_json
+from hyperclone_cli.checkpoint.leftovers import check_names, explain, plain_names
 from hyperclone_cli.checkpoint.quantised.packed import unpacking
 from hyperclone_cli.checkpoint.quantised.unpack import unpack
 from hyperclone_cli.checkpoint.safetensors_file import (
@@ -81,6 +83,7 @@ class Source:
     notes    what the user should know about how the checkpoint is read
     ignored  names of stored tensors that transformers does not load, which are not among `tensors`
     origin   the model on the Hub that it was fetched from; None for a local checkpoint
+    foreign  whether transformers finds no such tensors in its files: they lie there under other names, or elsewhere
     """
 
     path: Path
@@ -89,11 +92,12 @@ class Source:
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     ignored: tuple[str, ...] = field(default=(), kw_only=True)
     origin: Origin | None = field(default=None, kw_only=True)
+    foreign: bool = field(default=False, kw_only=True)
 
     @property
-    def quantised(self) -> bool:
-        """Whether any tensor is stored as others, so that nobody else reads the weights as they are here."""
-        return any(tensor.packed for tensor in self.tensors.values())
+    def needs_copy(self) -> bool:
+        """Whether transformers would read other weights from its files than are read here, or none."""
+        return self.foreign or any(tensor.packed for tensor in self.tensors.values())
 
     @contextmanager
     def rows(self) -> Iterator[Read]:
@@ -126,6 +130,19 @@ class Source:
         if filled:
             notes.append(f"Not stored, and written as zeros, which transformers takes it for: {first_of([*filled])}.")
         return replace(self, tensors=kept | filled, notes=tuple(notes), ignored=ignored)
+
+    def plainly_named(self) -> Self:
+        """The checkpoint with tensors named as in the model, whatever wrapped that in training.
+
+        Raises CheckpointError for tensors that are only parts of a model's weights.
+        """
+        plain, note = plain_names(self.tensors)
+        check_names(self.path, {plain[name]: tensor for name, tensor in self.tensors.items()})
+        return self._renamed(plain, note) if note else self
+
+    def _renamed(self, names: Mapping[str, str], note: str) -> Self:
+        tensors = {names[name]: replace(tensor, name=names[name]) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=tensors, notes=(*self.notes, note), foreign=True)
 
     def unpacked(self, dtype: str | None = None) -> Self:
         """The checkpoint with quantised tensors as what they stand for, in `dtype`, and no word of it in the config.
@@ -184,6 +201,10 @@ class TensorSource(Source):
     """A checkpoint whose tensors are in memory or memory-mapped. For a loaded model, see `in_memory.tensor_source`."""
 
     weights: Mapping[str, torch.Tensor]
+
+    def _renamed(self, names: Mapping[str, str], note: str) -> Self:
+        weights = {names[name]: tensor for name, tensor in self.weights.items()}
+        return replace(super()._renamed(names, note), weights=weights)
 
     def _stored_rows(self) -> AbstractContextManager[Read]:
         from hyperclone_cli.checkpoint.row_io import rows_in_memory
@@ -250,20 +271,45 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
     if files and not (path / "config.json").exists():
         raise RequestError(f"{path}: a directory of GGUF files.", f"Name one of them: --src {files[0]}")
     check_entries(path, _READ, whole=(*SIDE_FILES, "README.md"))
-    config, notes = read_config(path), code_notes(file.name for file in path.glob("*.py"))
+    if any((path / name).exists() for name in (SINGLE_NAME, INDEX_NAME, BIN_NAME, BIN_INDEX_NAME)):
+        source = _open_weights(path)
+    elif parts := distributed.metadata_of(path):
+        source = _open_distributed(path, parts)
+    else:
+        raise explain(path) or _no_weights(path)
+    notes = [*code_notes(file.name for file in path.glob("*.py")), *source.notes]
+    adapter = (path / "adapter_config.json").exists()
+    if adapter:  # transformers would load the adapter, and the base model that it names, where peft is installed
+        notes.append("adapter_config.json is left out: the weights beside it are whole.")
+    source = replace(source, notes=tuple(notes), foreign=source.foreign or adapter)
+    return source.plainly_named().unpacked(dtype)
+
+
+def _open_weights(path: Path) -> Source:
+    config = read_config(path)
     # if both exist, transformers loads the single file
     if (path / SINGLE_NAME).exists():
-        source = Source(path, config, read_header(path / SINGLE_NAME), notes=notes)
-    elif (path / INDEX_NAME).exists():
-        source = Source(path, config, _read_sharded(path / INDEX_NAME, read_header), notes=notes)
-    elif (path / BIN_NAME).exists() or (path / BIN_INDEX_NAME).exists():
-        source = _open_bins(path, config, notes)
-    else:
-        raise _no_weights(path)
-    return source.unpacked(dtype)
+        return Source(path, config, read_header(path / SINGLE_NAME))
+    if (path / INDEX_NAME).exists():
+        return Source(path, config, _read_sharded(path / INDEX_NAME, read_header))
+    return _open_bins(path, config)
+
+
+def _open_distributed(path: Path, parts: Path) -> Source:
+    if not (path / "config.json").exists():
+        beside = path.parent / "config.json"
+        raise CheckpointError(
+            f"{path}: a distributed checkpoint (DCP) without the config.json of its model.",
+            f"Name the directory around it: --src {path.parent}" if beside.exists() else f"Copy it to {path}.",
+        )
+    note = f"The weights are those of the distributed checkpoint in {parts.relative_to(path.parent)}."
+    tensors = distributed.read_distributed(parts, path)
+    return Source(path, read_config(path), tensors, notes=(note,), foreign=True)
 
 
 def _no_weights(path: Path) -> CheckpointError:
+    if not (path / "config.json").exists():
+        return CheckpointError(f"{path / 'config.json'}: no such file.", "Name a directory in the Hugging Face layout.")
     return CheckpointError(
         f"{path}: neither {SINGLE_NAME} nor {BIN_NAME} was found, nor an index of shards of either.",
         "Save the model with transformers' save_pretrained first: it writes safetensors.",
@@ -276,7 +322,7 @@ def code_notes(names: Iterable[str]) -> tuple[str, ...]:
     return (f"Code, copied to the clone and published with it, but never run: {first_of(code)}.",) if code else ()
 
 
-def _open_bins(path: Path, config: Mapping[str, Any], notes: tuple[str, ...]) -> TensorSource:
+def _open_bins(path: Path, config: Mapping[str, Any]) -> TensorSource:
     from hyperclone_cli.checkpoint.torch_bin import can_be_mapped, read_bin
 
     old_format: list[str] = []
@@ -289,8 +335,8 @@ def _open_bins(path: Path, config: Mapping[str, Any], notes: tuple[str, ...]) ->
 
     single = path / BIN_NAME
     weights = read(single) if single.exists() else _read_sharded(path / BIN_INDEX_NAME, read)
-    whole = [f"{name} is in torch's old format: it is held in memory as a whole." for name in old_format[:1]]
-    return TensorSource(path, config, stored_tensors(path, weights), weights, notes=(*notes, *whole))
+    notes = [f"{name} is in torch's old format: it is held in memory as a whole." for name in old_format[:1]]
+    return TensorSource(path, config, stored_tensors(path, weights), weights, notes=tuple(notes))
 
 
 def _open_gguf(path: Path, dtype: str | None) -> GgufSource:

@@ -19,6 +19,7 @@ from typing import Any
 
 from hyperclone_cli.checkpoint.gguf import is_gguf
 from hyperclone_cli.checkpoint.json_config import read_config
+from hyperclone_cli.checkpoint.leftovers import adapter_alone
 from hyperclone_cli.checkpoint.source import (
     BIN_INDEX_NAME,
     BIN_NAME,
@@ -95,6 +96,8 @@ class Snapshot:
                 return [single]
             if index in self.files:
                 return sorted(set(read_index(self.path / index).values()) & set(self.files))
+        if "adapter_config.json" in self.files:
+            raise adapter_alone(self.path)
         found = [name for name in self.files if is_gguf(Path(name)) or name.endswith((".safetensors", ".bin"))]
         raise CheckpointError(
             f"{self.origin.repo_id}: neither {SINGLE_NAME} nor {BIN_NAME} was found, nor an index of shards of either.",

@@ -65,7 +65,8 @@ def open_headers(place: Path | Origin, access: Access, progress: Progress, dtype
             read = read_header if name.endswith(".safetensors") else _read_bin_header
             tensors |= read(path / name, open_file(name))
     notes = code_notes(snapshot.files)
-    source = RemoteSource(path, config, tensors, access, origin=snapshot.origin, notes=notes).unpacked(dtype)
+    source = RemoteSource(path, config, tensors, access, origin=snapshot.origin, notes=notes)
+    source = source.plainly_named().unpacked(dtype)
     return replace(source, notes=(*source.notes, *_head_notes(source)))
 
 

@@ -114,7 +114,7 @@ def loaded(
     by_layer = how.mode != "in memory"
     if by_layer:
         _return_freed_memory()
-    needed = by_layer or len(how.free.gpus) > 1 or isinstance(checkpoint, GgufSource) or checkpoint.quantised
+    needed = by_layer or len(how.free.gpus) > 1 or isinstance(checkpoint, GgufSource) or checkpoint.needs_copy
     with tempfile.TemporaryDirectory(prefix=".hyperclone-", dir=scratch) if needed else nullcontext() as directory:
         try:
             model, problems = _load(checkpoint, dtype, device, how, Path(directory) if directory else None)
@@ -182,7 +182,7 @@ def _load(
 
 def _readable(checkpoint: Source, directory: Path | None) -> Path:
     """A directory that transformers reads the checkpoint from; its weights are in safetensors if one is given."""
-    if directory is None or not (isinstance(checkpoint, TensorSource) or checkpoint.quantised):
+    if directory is None or not (isinstance(checkpoint, TensorSource) or checkpoint.needs_copy):
         return checkpoint.path
     with checkpoint.rows() as read:
         write_checkpoint(directory, checkpoint.config, checkpoint.tensors.values(), read)

@@ -64,7 +64,7 @@ class Needs:
 def needs(checkpoint: Source, family: Family, item_bytes: int, tokens: int) -> Needs:
     """What a model takes in a dtype of `item_bytes`, on a page of `tokens` tokens."""
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    own_files = not (isinstance(checkpoint, TensorSource) or checkpoint.quantised)
+    own_files = not (isinstance(checkpoint, TensorSource) or checkpoint.needs_copy)
     copied = 0 if own_files else sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     return needs_of(shapes, checkpoint.config, family, item_bytes, tokens, copied)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from hyperclone_cli.checkpoint.gguf import pretrained_arguments
 from hyperclone_cli.checkpoint.json_config import read_json
 from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, quiet_transformers
+from hyperclone_cli.checkpoint.trial import too_much
 from hyperclone_cli.errors import last_line
 from hyperclone_cli.verifier.report import Continuation
-from hyperclone_cli.verifier.trial import too_much
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -34,7 +34,10 @@ class Packed(ABC):
 
     @abstractmethod
     def rows(self, read: Read, start: int, stop: int) -> torch.Tensor:
-        """Stored rows start … stop - 1, numbered across all matrices: (rows, columns) in float32."""
+        """Stored rows start … stop - 1, numbered across all matrices: (rows, columns), in float32 or a tensor's dtype.
+
+        A vector has rows of one column.
+        """
 
 
 def unpacking(read: Read) -> Read:
@@ -43,6 +46,8 @@ def unpacking(read: Read) -> Read:
     def rows(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
         if stored.packed is None:
             return read(stored, start, stop)
+        if len(stored.stack or stored.shape) - bool(stored.stack) == 1:
+            return _numbers(read, stored, start, stop)
         height, width = (stored.stack or stored.shape)[-2:]
         if stored.stack or len(stored.shape) == 2:
             size = (width, height) if stored.transposed else (height, width)
@@ -52,6 +57,17 @@ def unpacking(read: Read) -> Read:
         return found.view(stop - start, *stored.shape[1:])
 
     return rows
+
+
+def _numbers(read: Read, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+    """Numbers start … stop - 1 of a vector, or of a stack of vectors, each of which is stored as a row."""
+    from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES
+
+    assert stored.packed is not None
+    width = stored.stack[-1] if stored.stack else 1
+    first = start // width
+    rows = stored.packed.rows(read, first, -(-stop // width)).to(TORCH_DTYPES[stored.dtype])
+    return rows.reshape(-1)[start - first * width : stop - first * width].contiguous()
 
 
 def _unpacked(
