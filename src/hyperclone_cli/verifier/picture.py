@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from hyperclone_cli.checkpoint.transformers_model import NOTHING_RUN, quiet_transformers
+from hyperclone_cli.checkpoint.trial import too_much
 from hyperclone_cli.errors import is_memory_error, last_line
 from hyperclone_cli.verifier.forward import relative_error
 from hyperclone_cli.verifier.loading import LoadedModel
 from hyperclone_cli.verifier.report import PartialReport, PictureFigures
-from hyperclone_cli.verifier.trial import too_much
 
 QUESTION = "What does this picture show?"
 
