@@ -1,9 +1,10 @@
-"""Random Llama checkpoints in bfloat16 of a given size, written block by block: the source of the benchmark."""
+"""Sources of the benchmarks: random Llamas in bfloat16 of a given size, and checkpoints of many tensors, all holes."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
@@ -59,3 +60,79 @@ def _tensors(hidden: int, ffn: int, layers: int) -> dict[str, tuple[int, ...]]:
         norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (hidden,))
         shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in (matrices | norms).items()}
     return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (VOCABULARY, hidden)}
+
+
+def hollow(path: Path, config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], shards: int) -> Path:
+    """Write a checkpoint in bfloat16 to the new directory `path`: real headers, and holes where weights would be."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config))
+    names, index = list(shapes), {}
+    for number in range(shards):
+        file = path / f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        part = names[number * len(names) // shards : (number + 1) * len(names) // shards]
+        head, tensors = lay_out(file, [(name, "BF16", shapes[name]) for name in part])
+        file.write_bytes(head)
+        os.truncate(file, len(head) + sum(tensor.nbytes for tensor in tensors))
+        index |= dict.fromkeys(part, file.name)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return path
+
+
+def kimi_shaped(path: Path) -> Path:
+    """DeepSeek V3's architecture in the size of Kimi K2: 67,667 tensors, 2 TB of holes."""
+    hidden, expert, experts, layers, dense = 7168, 2048, 384, 61, 3
+    config = {
+        "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 163_840,
+        "hidden_size": hidden, "intermediate_size": 18_432, "moe_intermediate_size": expert, "n_shared_experts": 1,
+        "n_routed_experts": experts, "num_experts_per_tok": 8, "num_hidden_layers": layers,
+        "first_k_dense_replace": dense, "num_attention_heads": 64, "num_key_value_heads": 64, "q_lora_rank": 1536,
+        "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_group": 1,
+        "topk_group": 1, "max_position_embeddings": 131_072, "tie_word_embeddings": False,
+    }  # fmt: skip
+    attention: dict[str, tuple[int, ...]] = {
+        "q_a_proj": (1536, hidden), "q_a_layernorm": (1536,), "q_b_proj": (64 * 192, 1536),
+        "kv_a_proj_with_mqa": (512 + 64, hidden), "kv_a_layernorm": (512,), "kv_b_proj": (64 * 256, 512),
+        "o_proj": (hidden, 64 * 128),
+    }  # fmt: skip
+
+    def gated(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
+        return {
+            f"{prefix}.gate_proj.weight": (width, hidden),
+            f"{prefix}.up_proj.weight": (width, hidden),
+            f"{prefix}.down_proj.weight": (hidden, width),
+        }
+
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (163_840, hidden)}
+    for layer in (f"model.layers.{number}" for number in range(layers)):
+        shapes |= {f"{layer}.self_attn.{name}.weight": shape for name, shape in attention.items()}
+        shapes |= {f"{layer}.{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
+        if int(layer.rpartition(".")[2]) < dense:
+            shapes |= gated(f"{layer}.mlp", 18_432)
+            continue
+        shapes |= {
+            f"{layer}.mlp.gate.weight": (experts, hidden),
+            f"{layer}.mlp.gate.e_score_correction_bias": (experts,),
+        }
+        shapes |= gated(f"{layer}.mlp.shared_experts", expert)
+        for number in range(experts):
+            shapes |= gated(f"{layer}.mlp.experts.{number}", expert)
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (163_840, hidden)}
+    return hollow(path, config, shapes, shards=layers)
+
+
+def llama_405b_shaped(path: Path) -> Path:
+    """Llama 3.1 405B: 126 layers, 0.8 TB of holes."""
+    hidden, ffn, vocabulary = 16_384, 53_248, 128_256
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary,
+        "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": 126, "num_attention_heads": 128,
+        "num_key_value_heads": 8, "max_position_embeddings": 131_072, "tie_word_embeddings": False,
+    }  # fmt: skip
+    shapes = {
+        name: (
+            vocabulary if shape[0] == VOCABULARY else 1024 if name.split(".")[-2] in ("k_proj", "v_proj") else shape[0],
+            *shape[1:],
+        )
+        for name, shape in _tensors(hidden, ffn, 126).items()
+    }
+    return hollow(path, config, shapes, shards=191)

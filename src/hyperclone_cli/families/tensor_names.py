@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from hyperclone_cli.families.vocabulary import Form
+
+_VARYING = re.compile(r"(?<![^.])(?:\d+|\*)(?![^.])")
+"""A whole part of a name, between dots, that is a number or a star."""
 
 
 class Match(NamedTuple):
@@ -47,9 +51,7 @@ def _full(module: str, parameter: str) -> str:
 
 def _starred(name: str) -> tuple[str, tuple[str, ...]]:
     """A name with a `*` for every part that is a number or a star, and these parts."""
-    parts = name.split(".")
-    varying = [part for part in parts if part == "*" or part.isdecimal()]
-    return ".".join("*" if part == "*" or part.isdecimal() else part for part in parts), tuple(varying)
+    return _VARYING.sub("*", name), tuple(_VARYING.findall(name))
 
 
 class TensorNames:
@@ -73,13 +75,13 @@ class TensorNames:
     def matches(self, name: str) -> list[Match]:
         """Every rule that fits a tensor's name."""
         found = []
-        for full in (name, f"{self._prefix}.{name}"):
-            starred, numbers = _starred(full)
-            for module, parameter, varying in self._rules.get(starred, ()):
+        starred, numbers = _starred(name)
+        for before in ("", f"{self._prefix}."):
+            for module, parameter, varying in self._rules.get(before + starred, ()):
                 pairs = list(zip(varying, numbers, strict=True))
                 if all(wanted in ("*", number) for wanted, number in pairs):
                     indices = tuple(int(number) for wanted, number in pairs if wanted == "*")
-                    found.append(Match(full, module, parameter, self._tensors[module], indices))
+                    found.append(Match(before + name, module, parameter, self._tensors[module], indices))
         return found or self._inside(name)
 
     def _inside(self, name: str) -> list[Match]:
