@@ -66,7 +66,8 @@ def hollow(path: Path, config: Mapping[str, object], shapes: Mapping[str, tuple[
     """Write a checkpoint in bfloat16 to the new directory `path`: real headers, and holes where weights would be."""
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config))
-    names, index = list(shapes), {}
+    names = list(shapes)
+    index: dict[str, str] = {}
     for number in range(shards):
         file = path / f"model-{number + 1:05}-of-{shards:05}.safetensors"
         part = names[number * len(names) // shards : (number + 1) * len(names) // shards]
