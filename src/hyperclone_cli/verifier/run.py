@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hyperclone_cli.checkpoint.checksums import differences
-from hyperclone_cli.checkpoint.source import Source, open_source
+from hyperclone_cli.checkpoint.source import Origin, Source, open_source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
 from hyperclone_cli.growth.request import BY_REQUEST
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
@@ -77,11 +77,14 @@ def verify(
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     options = None if weights_only else choose_run_options(device, dtype, new_tokens, page_tokens, max_memory)
     source, plan = _open_source(clone, record, src, weights_only, access, progress)
+    partial = PartialReport()
+    if record and plan and plan.digest != record.plan_digest and not _is_plan_of(plan, checkpoint):
+        _check_other_model(record, plan.source, weights_only, partial)
+        plan = None
     if plan and not plan.request.keeps_function:
         options = None
     if options:
         check_context(options, source, plan)
-    partial = PartialReport()
     unrecorded = _why_unrecorded(record, plan, weights_only)
     files: dict[str, str] = {}
     if checksum or not unrecorded:
@@ -126,8 +129,10 @@ def verify(
 
 def _why_unrecorded(record: Provenance | None, plan: Plan | None, weights_only: bool) -> str:
     """Why a verification is not recorded in the clone; "" if it is."""
-    if record is None or plan is None:
+    if record is None:
         return f"without {PROVENANCE_NAME}, config and weights were not compared, only the models' outputs"
+    if plan is None:
+        return "the models' outputs were compared, but not with those of its source"
     if plan.digest != record.plan_digest:
         return "the source has changed, and is not the one that was expanded"
     if not plan.request.keeps_function:
@@ -153,6 +158,25 @@ def _open_source(
             "Name the source with --src. Without that file, only the outputs of the models can be compared.",
         )
     return open_checkpoint(locate(src, access), access, progress), None
+
+
+def _is_plan_of(plan: Plan, clone: Source) -> bool:
+    """Whether the plan leads to tensors of the names and shapes that a clone has, damage to some of them aside."""
+    found = {(name, tensor.shape) for name, tensor in clone.tensors.items()}
+    planned = {(tensor.name, tensor.shape) for tensor in plan.tensors}
+    return 2 * len(found & planned) > len(planned)
+
+
+def _check_other_model(record: Provenance, other: Source, weights_only: bool, partial: PartialReport) -> None:
+    """Note that a clone is compared with a model that it was not grown from, such as the source of its source.
+
+    Raises RequestError where weights alone are to be compared.
+    """
+    grown_from = record.source.repo_id if isinstance(record.source, Origin) else record.source
+    said = f"The clone was grown from {grown_from}, not from {_display_name(other)}"
+    if weights_only:
+        raise RequestError(f"{said}: their weights cannot be compared.", "Leave --src out, or --weights-only.")
+    partial.notes.append(f"{said}: only what the two models compute is compared.")
 
 
 def _display_name(source: Source) -> str:
