@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hyperclone_cli import plan
+from hyperclone_cli import clone_model, plan
+from hyperclone_cli.checkpoint.transformers_model import weights_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
@@ -101,3 +102,13 @@ def test_names_of_a_wrapper_are_refused_for_a_text_model_where_transformers_woul
     save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Exception, match=r"no rule of llama fits model.language_model"):
         plan(src, embed_mult=2)
+
+
+def test_a_model_in_memory_keeps_its_class(tmp_path: Path) -> None:
+    model = wrapped.load(wrapped.build("gemma3", tmp_path / "src"))
+    with pytest.raises(RequestError, match="returns a model of the class that it was given"):
+        clone_model(model, text_only=True)
+    grown = clone_model(model, embed_mult=2, ffn_mult=2)
+    expand(tmp_path / "src", tmp_path / "clone", Request(embed_mult=2, ffn_mult=2))
+    stored = load_file(tmp_path / "clone" / "model.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in weights_of(grown).items())

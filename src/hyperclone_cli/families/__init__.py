@@ -47,6 +47,7 @@ def _wrapped(wrapper: Wrapper, config: Mapping[str, Any], names: Iterable[str]) 
     stated = own["model_type"]
     plain = [text for text in FAMILIES.values() if text.model_type == stated and text.wrapping is None]
     texts = [text for text in wrapper.texts.get(stated, plain) if text.fits(own, text.layout.when)]
+    texts = [text for text in texts if not text.tensors[text.head].forward_power]  # a wrapper's own head has no factor
     layouts = [wrapper.around(text, stated, naming) for naming in wrapper.namings for text in texts]
     return as_named([family for family in layouts if family.is_stored_in(names)], names)
 

@@ -63,7 +63,8 @@ class Wrapper:
     reads_text   whether transformers loads the text model alone from tensors of the wrapper's names too
     tie_inside   whether it is tied too where the text model's own config says so
     limits       growths that it cannot have, besides those of its text model
-    alone        what the config of the text model alone states, where that has no causal class of its own
+    alone        model_type of a text model → what its config states where it is alone: its class then does by itself
+                 what it does not do in the wrapper
     not_alone    why the text model cannot be written alone; "" where it can
     pixels       the form of a picture as the model takes it: "whole", pixels (1, channels, side, side); "sized", these
                  and their sides; "tiles", (1, tiles, …) and the sides of the whole; "frames", (1, 1, …); "grid", rows
@@ -84,7 +85,7 @@ class Wrapper:
     tie_inside: bool = False
     reads_text: bool = False
     limits: tuple[Limit, ...] = ()
-    alone: Mapping[str, Any] = field(default_factory=dict)
+    alone: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     not_alone: str = ""
     pixels: str = "whole"
 

@@ -1,6 +1,7 @@
 """The wrappers: models of text, pictures and sound, each around a text model that has a table of its own."""
 
 from dataclasses import replace
+from typing import Any
 
 from hyperclone_cli.families.blocks import sizes
 from hyperclone_cli.families.glm import GLM4
@@ -28,9 +29,23 @@ _TWO_LINEAR = {
 }
 _SECTIONS = Limit("head_dim", "its rotary positions come in sections, for time, height and width")
 
+_PLAIN_HEAD: dict[str, dict[str, Any]] = {
+    "gemma2": {"final_logit_softcapping": None},
+    "granite": {"logits_scaling": 1.0},
+    "cohere": {"logit_scale": 1.0},
+    "cohere2": {"logit_scale": 1.0},
+}
+"""Text models whose logits are scaled or capped, but not in a wrapper."""
+
 LLAVA = Wrapper(
-    "llava", known_as="LLaVA 1.5", text="llama", towers=_PICTURES, joins=_TWO_LINEAR, tie_inside=True
-)  # fmt: skip
+    "llava",
+    known_as="LLaVA 1.5",
+    text="llama",
+    towers=_PICTURES,
+    joins=_TWO_LINEAR,
+    tie_inside=True,
+    alone=_PLAIN_HEAD,
+)
 LLAVA_NEXT = replace(
     LLAVA,
     model_type="llava_next",
@@ -116,6 +131,7 @@ IDEFICS3 = Wrapper(
     towers=("vision_model", "connector"),
     joins={"connector.modality_projection.proj": linear("embed", "*")},
     namings=(Naming("model.text_model", others="model."),),
+    alone=_PLAIN_HEAD,
 )
 SMOLVLM = replace(IDEFICS3, model_type="smolvlm", known_as="SmolVLM 2")
 
@@ -178,7 +194,7 @@ QWEN3_VL_MOE = replace(
     known_as="Qwen3-VL 30B-A3B and 235B-A22B",
     text="qwen3_vl_moe_text",
     texts={"qwen3_vl_moe_text": (_QWEN3_VL_MOE_TEXT,)},
-    alone={"norm_topk_prob": True},
+    alone={"qwen3_moe": {"norm_topk_prob": True}},
 )
 QWEN3_5 = replace(
     QWEN3_VL,
@@ -210,7 +226,7 @@ GLM4V = replace(
     },
     namings=(CURRENT,),
     flat=False,
-    alone={"attention_bias": True},
+    alone={"glm4": {"attention_bias": True}},
     limits=(_SECTIONS, Limit("pads", "where a norm spans the width of the text model in what joins pictures to it")),
 )
 

@@ -80,7 +80,8 @@ def config_alone(
             if isinstance(rope := config.get(key), Mapping):
                 config[key] = _without_sections(rope)
         sizes = {key: targets_of(growths).get(axis) for axis, key in family.sizes.items()}
-        config = {key: size for key, size in sizes.items() if size} | config | dict(wrapper.alone)
+        config = {key: size for key, size in sizes.items() if size} | config
+    config |= wrapper.alone.get(model_type, {})
     outside = {key: source.config[key] for key in ("dtype", "torch_dtype") if key in source.config}
     architectures = [wrapper.causal_class(model_type)] if wrapper.causal_class(model_type) else []
     named = {"architectures": architectures} if architectures else {}

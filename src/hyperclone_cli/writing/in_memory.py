@@ -20,7 +20,7 @@ from hyperclone_cli.checkpoint.transformers_model import (
     stock_config,
     weights_of,
 )
-from hyperclone_cli.errors import DEQUANTISE, CheckpointError
+from hyperclone_cli.errors import DEQUANTISE, CheckpointError, RequestError
 from hyperclone_cli.growth.option import takes
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
@@ -47,7 +47,10 @@ def clone_model(model: Model, request: Request | None = None, **options: Any) ->
     Raises RequestError for a request that the architecture does not allow, CheckpointError if the model is of an
     unsupported architecture, quantised, or not entirely in memory, and TypeError for an unknown keyword.
     """
-    plan = make_plan(open_model(model), Request.of(request, options))
+    asked = Request.of(request, options)
+    if asked.text_only:
+        raise RequestError("--text-only: clone_model returns a model of the class that it was given.", "Use expand.")
+    plan = make_plan(open_model(model), asked)
     stock_config(plan.config, "the clone")
     grown = _load_like(model, plan)
     if plan.request.dtype is None:
