@@ -19,12 +19,9 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from support import models
-from support.models import VARIANTS
+from support.models import EACH, VARIANTS
 
 Sources = Callable[[str], Path]
-
-EACH = {variant.model_type: name for name, variant in reversed(VARIANTS.items()) if not variant.fused_experts}
-"""Architecture → its first variant."""
 
 DEEPER = Request(depth_mult=2, embed_mult=2, ffn_mult=2)
 ON_TOP = Request(depth_mult=2, depth_order="top", embed_mult=2, ffn_mult=2)

@@ -139,7 +139,8 @@ def _kinds_wanted(rule: LayerRule, proposal: Proposal, order: Sequence[ClonedLay
     kinds = _kinds(rule, proposal.config, proposal, layers)
     if len(kinds) < layers:
         raise CheckpointError(
-            f"config.json: {rule.key} should tell the kinds of {layers} layers, found {len(kinds)} of them."
+            f"config.json: {rule.key} should tell the kinds of {layers} layers, found {len(kinds)} of them.",
+            "Correct config.json: one entry for each layer.",
         )
     return [*(kinds[layer.source] for layer in order), *kinds[layers:]]
 

@@ -29,6 +29,9 @@ _LINEAGES = (llama, gemma, opt, gpt, falcon, bloom, phi, minicpm, experts, recur
 VARIANTS: dict[str, Variant] = {name: found for lineage in _LINEAGES for name, found in lineage.VARIANTS.items()}
 """Name → every variant of every architecture, one lineage a file."""
 
+EACH = {variant.model_type: name for name, variant in reversed(VARIANTS.items()) if not variant.fused_experts}
+"""Architecture → its first variant: for what depends on its table, and not on what a model makes of it."""
+
 assert len(VARIANTS) == sum(len(lineage.VARIANTS) for lineage in _LINEAGES), "two variants have the same name"
 
 
