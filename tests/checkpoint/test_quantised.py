@@ -298,3 +298,66 @@ def test_what_cannot_be_dequantised_is_named(
     src = quantised.rewritten(plain, tmp_path / "src", change, **stated)
     with pytest.raises(CheckpointError, match=words):
         plan(src, DOUBLE)
+
+
+def by_formula(src: Path) -> torch.Tensor:
+    """NAME of a checkpoint whose integers are packed, a number at a time, as the layouts' own descriptions have it."""
+    module = NAME.removesuffix("weight")
+    found = {name.removeprefix(module): one for name, one in load_file(src / "model.safetensors").items()}
+    stated = json.loads((src / "config.json").read_text())["quantization_config"]
+    method = stated["quant_method"]
+    if method == "bitsandbytes":
+        return (found["weight"].float() * found["SCB"][:, None] * 7.874015718698502e-3).bfloat16()
+    bits = stated["bits"] if "bits" in stated else stated["config_groups"]["group_0"]["weights"]["num_bits"]
+    each, most = 32 // bits, 2**bits - 1
+
+    def number(words: torch.Tensor, row: int, column: int, dim: int) -> int:
+        place = (row, column)[dim] % each
+        place = (0, 4, 1, 5, 2, 6, 3, 7)[place] if method == "awq" else place
+        word = words[row // each, column] if dim == 0 else words[row, column // each]
+        stored: int = (int(word) >> (bits * place)) & most
+        return stored
+
+    expected = torch.empty(48, 80)
+    for row in range(48):
+        for column in range(80):
+            group = int(found["g_idx"][column]) if method == "gptq" else column // 16
+            if method == "compressed-tensors":
+                zero = (
+                    number(found["weight_zero_point"], row, group, 0) if "weight_zero_point" in found else 1 << bits - 1
+                )
+                stored, scale = number(found["weight_packed"], row, column, 1), found["weight_scale"][row, group]
+            else:
+                stored = number(found["qweight"], column, row, 0 if method == "gptq" else 1)
+                zero = number(found["qzeros"], group, row, 1) + (stated.get("checkpoint_format") == "gptq")
+                scale = found["scales"][group, row]
+            expected[row, column] = (stored - zero) * scale.float()
+    return expected.bfloat16()
+
+
+PACKED: dict[str, tuple[Callable[[Path, Path], Path], float]] = {
+    "GPTQ": (quantised.gptq, 0.1),
+    "GPTQ, by activations": (lambda src, out: quantised.gptq(src, out, act_order=True), 0.1),
+    "GPTQ v2 of 8 bits": (lambda src, out: quantised.gptq(src, out, 8, version="gptq_v2"), 0.01),
+    "GPTQ of 2 bits": (lambda src, out: quantised.gptq(src, out, 2), 0.6),
+    "AWQ": (quantised.awq, 0.1),
+    "compressed-tensors": (lambda src, out: quantised.pack_quantised(src, out, symmetric=False), 0.1),
+    "compressed-tensors of 8 bits": (lambda src, out: quantised.pack_quantised(src, out, 8, symmetric=False), 0.01),
+    "compressed-tensors, symmetric": (quantised.pack_quantised, 2.0),
+    "INT8 of bitsandbytes": (quantised.int8_rows, 0.01),
+}
+
+
+@pytest.mark.parametrize("quantise, error", PACKED.values(), ids=list(PACKED))
+def test_packed_integers_are_what_their_formula_makes_of_them(
+    quantise: Callable[[Path, Path], Path], error: float, tmp_path: Path
+) -> None:
+    plain = models.build("qwen3", tmp_path / "plain", torch.bfloat16)
+    src = quantise(plain, tmp_path / "src")
+    found = read_rows(src, NAME)
+    assert torch.equal(found, by_formula(src))
+    assert torch.equal(read_rows(src, NAME, transposed=True, stack=(1, 48, 80)), found.T)
+    assert models.relative_error(found.float(), load_file(plain / "model.safetensors")[NAME].float()) < error
+    made = expand(src, tmp_path / "clone", DOUBLE)
+    assert any("14 tensors are dequantised" in note for note in made.notes)
+    assert torch.equal(load_file(tmp_path / "clone" / "model.safetensors")[NAME][:48, :80], found)

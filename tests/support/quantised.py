@@ -107,3 +107,94 @@ def mxfp4(src: Path, out: Path) -> Path:
         return {f"{name}_blocks": pairs.to(torch.uint8), f"{name}_scales": (powers + 127).to(torch.uint8)}
 
     return rewritten(src, out, change, quant_method="mxfp4", modules_to_not_convert=["model.layers.*.self_attn"])
+
+
+def packed(numbers: torch.Tensor, bits: int, dim: int, order: tuple[int, ...] | None = None) -> torch.Tensor:
+    """Unsigned integers (rows, columns) in words of 32 bits along `dim`.
+
+    order  which number of each word lies in its lowest bits, the next, …; None: as they come
+    """
+    each = 32 // bits
+    moved = numbers.movedim(dim, -1)
+    moved = torch.nn.functional.pad(moved, (0, -moved.shape[-1] % each))
+    words = torch.zeros(moved.shape[0], moved.shape[1] // each, dtype=torch.int64)
+    for place, number in enumerate(order or range(each)):
+        words |= moved[:, number::each].long() << (bits * place)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32).movedim(-1, dim)
+
+
+def integers(tensor: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(numbers, zero points, scales in half precision) of a weight (rows, columns), in groups of columns."""
+    groups = tensor.float().reshape(tensor.shape[0], -1, group)
+    least, most = groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0)
+    scales = ((most - least) / (2**bits - 1)).half()
+    zeros = (-least / scales.float()).round().clamp(1, 2**bits - 1)
+    numbers = (groups / scales.float()[..., None] + zeros[..., None]).round().clamp(0, 2**bits - 1)
+    return numbers.reshape(tensor.shape).long(), zeros.long(), scales
+
+
+def gptq(src: Path, out: Path, bits: int = 4, act_order: bool = False, version: str = "gptq") -> Path:
+    """As GPTQ is published: transposed, zero points one too small in its first version."""
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if not is_linear(name, tensor):
+            return {name: tensor}
+        columns = tensor.shape[1]
+        order = torch.randperm(columns, generator=torch.Generator().manual_seed(5)) if act_order else None
+        numbers, zeros, scales = integers(tensor if order is None else tensor[:, order], bits, 16)
+        groups = torch.arange(columns) // 16
+        if order is not None:
+            numbers, groups = numbers[:, order.argsort()], groups[order.argsort()]
+        module = name.removesuffix("weight")
+        return {
+            f"{module}qweight": packed(numbers.T, bits, 0),
+            f"{module}qzeros": packed(zeros.T - int(version == "gptq"), bits, 1),
+            f"{module}scales": scales.T,
+            f"{module}g_idx": groups.int(),
+        }
+
+    stated = {"bits": bits, "group_size": 16, "desc_act": act_order, "checkpoint_format": version}
+    return rewritten(src, out, change, quant_method="gptq", **stated)
+
+
+def awq(src: Path, out: Path) -> Path:
+    """As AWQ is published: transposed, rows of the weight in words in an order of its own."""
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if not is_linear(name, tensor):
+            return {name: tensor}
+        numbers, zeros, scales = integers(tensor, 4, 16)
+        order, module = (0, 2, 4, 6, 1, 3, 5, 7), name.removesuffix("weight")
+        words = {"qweight": packed(numbers.T, 4, 1, order), "qzeros": packed(zeros.T, 4, 1, order)}
+        return {f"{module}{leaf}": found for leaf, found in (words | {"scales": scales.T}).items()}
+
+    return rewritten(src, out, change, quant_method="awq", bits=4, group_size=16, version="gemm", zero_point=True)
+
+
+def pack_quantised(src: Path, out: Path, bits: int = 4, symmetric: bool = True) -> Path:
+    """As compressed-tensors writes integers of a few bits."""
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if not is_linear(name, tensor):
+            return {name: tensor}
+        numbers, zeros, scales = integers(tensor, bits, 16)
+        points = {} if symmetric else {f"{name}_zero_point": packed(zeros, bits, 0)}
+        shape = {f"{name}_shape": torch.tensor(tensor.shape)}
+        return {f"{name}_packed": packed(numbers, bits, 1), f"{name}_scale": scales} | points | shape
+
+    weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": 16}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    return rewritten(src, out, change, quant_method="compressed-tensors", format="pack-quantized", config_groups=groups)
+
+
+def int8_rows(src: Path, out: Path) -> Path:
+    """As bitsandbytes saves INT8: a row's largest magnitude is 127."""
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if not is_linear(name, tensor):
+            return {name: tensor}
+        most, module = tensor.float().abs().amax(1), name.removesuffix("weight")
+        numbers = (tensor.float() / most[:, None] * 127).round().to(torch.int8)
+        return {name: numbers, f"{module}SCB": most, f"{module}weight_format": torch.tensor(0, dtype=torch.uint8)}
+
+    return rewritten(src, out, change, quant_method="bitsandbytes", load_in_8bit=True)

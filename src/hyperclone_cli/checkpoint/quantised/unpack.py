@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.checkpoint.quantised.four_bits import mxfp4
+from hyperclone_cli.checkpoint.quantised.integers import gptq_or_awq, pack_quantised
 from hyperclone_cli.checkpoint.quantised.packed import Packed
 from hyperclone_cli.checkpoint.quantised.scaled import INT8_STEP, scaled
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
@@ -21,10 +22,12 @@ _FP8 = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
 """Names of the scales beside a `weight`; of another parameter, the first two with its name for `weight`."""
 
+_PACKED_PARTS = ("qzeros", "scales", "g_idx", "weight_scale", "weight_zero_point", "weight_g_idx")
+
 _LEFT_OVER = re.compile(
-    r"\.((input|output|activation|act|[kqv]|kv|prob)(_proj\.\w+)?_(global_)?scale(_inv)?|weight_format)$"
+    r"\.((input|output|activation|act|[kqv]|kv|prob)(_proj\.\w+)?_(global_)?scale(_inv)?|weight_format|weight_shape)$"
 )
-"""Names of what quantised kernels need beside the weights: scales of activations, and a mark of bitsandbytes."""
+"""Names of what quantised kernels need beside the weights: scales of activations, a mark of bitsandbytes, a shape."""
 
 _SCALE = re.compile(r"[._](weight_scale(_inv|_2)?|scales|qzeros|absmax|quant_map|weight_zero_point)$")
 """Names of the other parts of quantised tensors."""
@@ -62,7 +65,7 @@ def unpack(
     block = _stated_block(stated)
     found: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
-        unpacked = _quantised(name, tensor, tensors, block)
+        unpacked = _integers(name, tensors, stated) or _scaled(name, tensor, tensors, block)
         if unpacked:
             packed, whole, shape = unpacked
             found[whole] = StoredTensor(whole, FLOAT_DTYPES[dtype], shape, tensor.path, 0, packed=packed)
@@ -101,7 +104,36 @@ def _stated_block(stated: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _quantised(
+def _integers(
+    name: str, tensors: Mapping[str, StoredTensor], stated: Mapping[str, Any]
+) -> tuple[Packed, str, tuple[int, ...]] | None:
+    """The same as `_scaled` of numbers that are packed in words."""
+    module, _, leaf = name.rpartition(".")
+    part = {one: tensors.get(f"{module}.{one}") for one in _PACKED_PARTS}
+    if (
+        leaf == "qweight"
+        and stated.get("version", "gemm") == "gemm"
+        and (zeros := part["qzeros"])
+        and (scales := part["scales"])
+    ):
+        made, shape = gptq_or_awq(tensors[name], zeros, scales, part["g_idx"], str(stated.get("checkpoint_format")))
+    elif leaf == "weight_packed" and (scales := part["weight_scale"]) and (bits := _stated_bits(stated)):
+        made, shape = pack_quantised(tensors[name], scales, part["weight_zero_point"], part["weight_g_idx"], bits)
+    else:
+        return None
+    return made, f"{module}.weight", shape
+
+
+def _stated_bits(stated: Mapping[str, Any]) -> int | None:
+    """Bits of an integer, where compressed-tensors states the same for all groups of layers that have integers."""
+    groups = stated.get("config_groups")
+    named = groups.values() if isinstance(groups, Mapping) else ()
+    weights = [one.get("weights") for one in named if isinstance(one, Mapping)]
+    bits = {one.get("num_bits") for one in weights if isinstance(one, Mapping) and one.get("type") == "int"}
+    return bits.pop() if len(bits) == 1 and bits <= {2, 4, 8} else None
+
+
+def _scaled(
     name: str, tensor: StoredTensor, tensors: Mapping[str, StoredTensor], block: tuple[int, int] | None
 ) -> tuple[Packed, str, tuple[int, ...]] | None:
     """(how it is stored, name, shape) of the tensor that this one is the first part of; None if it is of no other."""
