@@ -1,11 +1,12 @@
 """Verification in bounded memory: peaks and times of `expand` and `verify` on random Llamas, in a control group.
 
-    python -m benchmarks.memory [--place /tmp] [--only limited free bin verify large] [--results FILE]
+    python -m benchmarks.memory [--place /tmp] [--only limited free bin verify large fp8] [--results FILE]
 
     limited   1.1 GB at 2×2, `expand` with its default verification under a limit of 3 GB
     free      the same without a limit
     bin       the same from a `.bin` file
     verify    `verify --max-memory 2GB` for sources of 0.3, 1 and 4 GB, and with all the memory there is
+    fp8       FP8 sources of 0.2, 0.6 and 2.2 GB, written unquantised at their own size, without a verification
     large     4 GB at 2×2 (15 GB), `expand` with its default verification and no limit
 
 The limit is that of a memory control group (version 1 or 2), which this user must be able to make. What is printed is
@@ -156,6 +157,13 @@ def measurements(place: Path, only: list[str]) -> Iterator[Measured]:
         shutil.rmtree(source)
     if "verify" in only:
         yield from verifications(place)
+    if "fp8" in only:
+        for size in (0.3, 1.0, 4.0):
+            source, clone = synthetic.build(place / "source", size, fp8=True), place / "clone"
+            name = f"expand {(source / 'model.safetensors').stat().st_size / 1e9:.1f} GB FP8"
+            yield measure(name, ["expand", "--src", str(source), "--out", str(clone), "--no-verify"])
+            shutil.rmtree(source)
+            shutil.rmtree(clone)
     if "large" in only:
         yield expand("expand 4 GB", synthetic.build(place / "source", 4.0))
 
@@ -163,7 +171,7 @@ def measurements(place: Path, only: list[str]) -> Iterator[Measured]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--place", type=Path, default=Path("/tmp"))
-    parser.add_argument("--only", nargs="+", default=["limited", "free", "bin", "verify", "large"])
+    parser.add_argument("--only", nargs="+", default=["limited", "free", "bin", "verify", "fp8", "large"])
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""Sources of the benchmarks: random Llamas in bfloat16 of a given size, and checkpoints of many tensors, all holes."""
+"""Sources of the benchmarks: random Llamas of a given size, and checkpoints of many tensors, all holes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy
 
-from hyperclone_cli.checkpoint.safetensors_file import create, lay_out, write_all
+from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES, create, lay_out, write_all
 
 SHAPES = {0.3: (896, 2432, 10), 1.0: (1536, 4096, 14), 1.1: (2048, 4096, 10), 4.0: (2560, 6912, 22)}
 """Size in GB → (hidden_size, intermediate_size, layers), with 32,000 tokens and an untied head."""
@@ -19,8 +19,11 @@ VOCABULARY, HEAD_DIM = 32_000, 64
 _BLOCK_ITEMS = 1 << 21
 
 
-def build(path: Path, size: float) -> Path:
-    """Write the checkpoint of SHAPES[size] to the new directory `path`: random normal numbers, which repeat."""
+def build(path: Path, size: float, fp8: bool = False) -> Path:
+    """Write the checkpoint of SHAPES[size] to the new directory `path`: random normal numbers, which repeat.
+
+    fp8  in the layers, random bytes below FP8's NaN instead, with scales for blocks of 128: about half of the size
+    """
     hidden, ffn, layers = SHAPES[size]
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -35,21 +38,38 @@ def build(path: Path, size: float) -> Path:
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
         "dtype": "bfloat16",
+        **({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}} if fp8 else {}),
     }
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config, indent=2))
     file = path / "model.safetensors"
-    head, tensors = lay_out(file, [(name, "BF16", shape) for name, shape in _tensors(hidden, ffn, layers).items()])
+    head, tensors = lay_out(file, _stored(_tensors(hidden, ffn, layers), fp8))
     descriptor = create(file, head, len(head) + sum(tensor.nbytes for tensor in tensors))
     generator = numpy.random.default_rng(0)
     normal = 0.02 * generator.standard_normal(_BLOCK_ITEMS, dtype="float32")
-    random = normal.view("uint16")[1::2].copy()  # bfloat16's bits
+    random = {
+        "BF16": normal.view("uint16")[1::2].copy(),  # bfloat16's bits
+        "F8_E4M3": generator.integers(0, 256, _BLOCK_ITEMS, dtype="uint8") & 0xBF,
+        "F32": abs(normal) / 100,
+    }
     for tensor in tensors:
         for first in range(0, prod(tensor.shape), _BLOCK_ITEMS):
             count = min(_BLOCK_ITEMS, prod(tensor.shape) - first)
-            write_all(descriptor, memoryview(random[:count].tobytes()), tensor.offset + 2 * first)
+            data = memoryview(random[tensor.dtype][:count].tobytes())
+            write_all(descriptor, data, tensor.offset + ITEM_BYTES[tensor.dtype] * first)
     os.close(descriptor)
     return path
+
+
+def _stored(shapes: dict[str, tuple[int, ...]], fp8: bool) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(name, dtype, shape) of what is stored."""
+    found: list[tuple[str, str, tuple[int, ...]]] = []
+    for name, shape in shapes.items():
+        quantised = fp8 and ".layers." in name and len(shape) == 2
+        found.append((name, "F8_E4M3" if quantised else "BF16", shape))
+        if quantised:
+            found.append((f"{name}_scale_inv", "F32", (-(-shape[0] // 128), -(-shape[1] // 128))))
+    return found
 
 
 def _tensors(hidden: int, ffn: int, layers: int) -> dict[str, tuple[int, ...]]:

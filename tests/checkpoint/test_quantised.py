@@ -331,7 +331,7 @@ def by_formula(src: Path) -> torch.Tensor:
                 stored = number(found["qweight"], column, row, 0 if method == "gptq" else 1)
                 zero = number(found["qzeros"], group, row, 1) + (stated.get("checkpoint_format") == "gptq")
                 scale = found["scales"][group, row]
-            expected[row, column] = (stored - zero) * scale.float()
+            expected[row, column] = (stored - zero) * (scale if method == "compressed-tensors" else scale.float())
     return expected.bfloat16()
 
 

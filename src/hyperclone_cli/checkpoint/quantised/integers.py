@@ -46,8 +46,10 @@ class Integers(Packed):
     groups: StoredTensor | None = None
 
     def rows(self, read: Read, start: int, stop: int) -> torch.Tensor:
-        """Rows start … stop - 1: (rows, columns) in float32."""
+        """Rows start … stop - 1: (rows, columns) in float32, or in the dtype of the scales."""
         import torch
+
+        from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES
 
         packed, scale = self.parts[:2]
         across = self.layout != "compressed-tensors"  # the rows of the weight are columns on disk
@@ -64,9 +66,12 @@ class Integers(Packed):
             if not bool(((group >= 0) & (group < scales.shape[1])).all()):
                 raise CheckpointError(f"tensor {self.groups.name!r}: names groups that have no scales.")
         if self.zeros is None:
-            return (numbers - (1 << self.bits - 1)) * scales[:, group]
-        zeros = self._packed_rows(read, self.zeros, start, stop) + self.zero_step
-        return (numbers - zeros[:, group]) * scales[:, group]
+            numbers -= 1 << self.bits - 1
+        else:
+            numbers -= (self._packed_rows(read, self.zeros, start, stop) + self.zero_step)[:, group]
+        weights = numbers * scales[:, group]
+        # compressed-tensors multiplies in the scales' dtype
+        return weights if across else weights.to(TORCH_DTYPES[scale.dtype])
 
     def _packed_rows(self, read: Read, words: StoredTensor, start: int, stop: int) -> torch.Tensor:
         """Rows start … stop - 1 of numbers of which several rows are packed in a word."""

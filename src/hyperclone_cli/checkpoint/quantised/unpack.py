@@ -34,12 +34,12 @@ _SCALE = re.compile(r"[._](weight_scale(_inv|_2)?|scales|qzeros|absmax|quant_map
 
 _INTEGERS = ("I32", "I16", "I8", "U8", *_FP8, "F8_E8M0")
 
-_LOAD = "from transformers import AutoModelForCausalLM as M; m = M.from_pretrained"
-_HINTS = {
-    "bitsandbytes": f"Dequantise it, where bitsandbytes is installed: python -c \"{_LOAD}('SRC', dtype='auto');"
-    " m.dequantize().save_pretrained('DEQUANTISED')\" and copy the tokenizer there.",
-}
-"""quant_method → how transformers dequantises it. It does so with no other method that is not read here."""
+_DEQUANTISE = (
+    'Dequantise it where bitsandbytes is installed: python -c "from transformers import AutoModelForCausalLM as M;'
+    " M.from_pretrained('{src}', dtype='auto').dequantize().save_pretrained('DEQUANTISED')\", copy the tokenizer to"
+    " DEQUANTISED, and expand that."
+)
+"""What transformers does with bitsandbytes' four bits, and with no other scheme that is not read here."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,9 @@ def _check_understood(others: Mapping[str, StoredTensor], stated: Mapping[str, A
             raise CheckpointError(
                 f"{path}: quantised (quant_method {method!r}) in a way that cannot be undone from its tensors alone:"
                 f" {name!r} is {tensor.dtype} of shape {list(tensor.shape)}.",
-                _HINTS.get(str(method), "Use the weights that it was quantised from."),
+                _DEQUANTISE.format(src=path)
+                if method == "bitsandbytes"
+                else "Use the weights that it was quantised from.",
             )
         if _SCALE.search(name):
             raise CheckpointError(
