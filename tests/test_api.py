@@ -46,7 +46,7 @@ REST: Options = {
     "embed_mult": 2, "ffn_mult": 3, "moe_ffn_mult": 2.5, "heads_mult": 4, "kv_heads_mult": 2, "head_dim_mult": 2,
     "hidden_size": None, "intermediate_size": None, "num_heads": None, "num_kv_heads": None,
     "depth_mult": 1.5, "num_layers": None, "depth_order": "top", "depth_init": "copy",
-    "text_only": True, "family": None, "target_params": None, "multiple_of": 64, "dtype": "float16",
+    "text_only": True, "family": None, "target_params": None, "multiple_of": 64, "aspect": "wide", "dtype": "float16",
     "max_shard_size": "1GB", "tie_embeddings": "untie",
 }  # fmt: skip
 WRITING: Options = {"overwrite": True, "restart": True, "threads": 2, "max_memory": "1GB", "checksum": True}

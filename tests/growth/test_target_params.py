@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -117,3 +118,25 @@ def test_a_number_of_parameters_leads_to_whole_multiples_under_a_threshold(sourc
     made = plan(source("gemma3n-sparse"), target_params="300K")
     assert made.config["intermediate_size"] in ([width] * 4 for width in (80, 160, 240, 320))
     assert made.config["hidden_size"] > 48
+
+
+@pytest.mark.parametrize("variant, layers", [("llama-gqa-tied", 4), ("jamba", 8), ("openai-gpt", 2)])
+def test_the_aspect_of_a_shape_is_kept_where_the_architecture_can_have_the_layers(
+    variant: str, layers: int, tmp_path: Path
+) -> None:
+    """Eight times the parameters are twice the width and twice the depth, in whole periods, or no depth at all."""
+    config: dict[str, Any] = {"num_hidden_layers": 4} if variant == "jamba" else {}
+    src = models.build(variant, tmp_path / "src", **config)
+    before = make_plan(open_source(src), Request()).parameters()[0]
+    target = before["embedding"] * 2 + (before.total() - before["embedding"]) * 8
+    made = make_plan(open_source(src), Request(target_params=target, multiple_of=8, aspect="keep"))
+    assert len(made.order) == layers
+    assert made.request.aspect == "wide"  # the record is of the sizes
+    assert abs(made.parameters()[1].total() / target - 1) <= 0.15
+
+
+def test_an_aspect_is_kept_by_nothing_but_a_number_of_parameters() -> None:
+    options: dict[str, Any]
+    for options in ({"aspect": "keep"}, {"aspect": "keep", "target_params": "1M", "depth_mult": 2}):
+        with pytest.raises(RequestError, match="--aspect keep chooses"):
+            Request(**options)

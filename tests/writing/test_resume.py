@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from hyperclone_cli import expand
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing import budget, writer
 from hyperclone_cli.writing.journal import RunKey, open_journal
 from support import faults, models
@@ -121,6 +123,18 @@ def test_a_cut_run_is_finished_with_the_same_bytes(fraction: float, source: Sour
     expand(source("qwen3"), tmp_path / "clone", DOUBLE, threads=2)
     assert faults.contents(tmp_path / "clone") == faults.contents(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clone", "whole"]
+
+
+def test_a_deeper_clone_has_the_same_bytes_cut_or_not_in_shards_and_by_any_number_of_threads(
+    source: Sources, tmp_path: Path
+) -> None:
+    deeper = replace(DOUBLE, depth_mult=1.5, mixing=Mixing("uneven", noise_snr_db=10))
+    plan = expand(source("gemma2"), tmp_path / "whole", deeper, threads=1)
+    assert len(plan.shards) > 2
+    cut_at(source("gemma2"), tmp_path / "clone", 0.6, deeper)
+    expand(source("gemma2"), tmp_path / "clone", deeper, threads=3)
+    assert faults.contents(tmp_path / "clone") == faults.contents(tmp_path / "whole")
+    assert verify(tmp_path / "clone").passed
 
 
 def test_only_what_is_missing_is_written(source: Sources, tmp_path: Path) -> None:

@@ -207,7 +207,11 @@ def show_inspection(inspection: Inspection, as_json: bool) -> None:
         )
         for layer in inspection.layers
     ]
-    _print_table("cosine between copies", ("layer", "part", *cosines, "rank", *gradients), rows)
+    if rows or not inspection.new_layers:
+        _print_table("cosine between copies", ("layer", "part", *cosines, "rank", *gradients), rows)
+    if inspection.new_layers:
+        new = [(str(one.layer), str(one.copy_of), _figure(one.woken)) for one in inspection.new_layers]
+        _print_table("new layers", ("layer", "copy of", "woken"), new)
     _show_notes(inspection.notes)
     if inspection.gradients:
         _out.print(_verdict(inspection.gradients))
@@ -280,7 +284,7 @@ def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
     return rows or [("nothing changes", "", "")]
 
 
-_NUMBERS = ("before", "after", "outputs", "inputs", "rank", "∇ outputs", "∇ inputs")
+_NUMBERS = ("woken", "before", "after", "outputs", "inputs", "rank", "∇ outputs", "∇ inputs")
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

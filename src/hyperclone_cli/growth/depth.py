@@ -167,14 +167,24 @@ def _why_not_shared(proposal: Proposal, order: Sequence[ClonedLayer]) -> str:
     return ""
 
 
+def nearest_depth(proposal: Proposal, wanted: float) -> int:
+    """The nearest number of layers to `wanted`, the source's or more, that the request's order can have."""
+    layers, order = proposal.sizes["layers"], proposal.request.depth_order
+    target = min(MAX_LAYERS, max(layers, round(wanted)))
+    if proposal.family.limit("layers", proposal.config):
+        return layers
+    for step in range(target - layers + 1):
+        for number in (target - step, target + step):
+            if number == layers or not why_not(proposal, arrange(proposal, number, order)):
+                return number
+    return layers
+
+
 def _instead(proposal: Proposal, target: int) -> str:
     """The nearest request that works."""
-    layers, wanted = proposal.sizes["layers"], proposal.request.depth_order
+    layers = proposal.sizes["layers"]
     for order in ORDERS:
         if not why_not(proposal, arrange(proposal, target, order)):
             return f"--depth-order {order} works with {target} layers."
-    for step in range(1, max(layers, target - layers)):
-        for number in (target - step, target + step):
-            if number > layers and not why_not(proposal, arrange(proposal, number, wanted)):
-                return f"The nearest that works: --num-layers {number}."
-    return ""
+    number = nearest_depth(proposal, target)
+    return f"The nearest that works: --num-layers {number}." if number > layers else ""

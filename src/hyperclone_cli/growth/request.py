@@ -16,6 +16,7 @@ MAX_UNITS = 1 << 30
 MAX_LAYERS = 1 << 14
 DepthOrder = Literal["interleave", "top", "middle", "stack"]
 DepthInit = Literal["zero", "copy"]
+Aspect = Literal["wide", "keep"]
 BY_REQUEST = "not function-preserving by request (--depth-init copy)"
 """What a clone is that has plain copies of layers."""
 
@@ -92,6 +93,11 @@ class Request:
     multiple_of: int = option(
         64, "--target-params chooses a feed-forward width that is a multiple of this.", min=1, max=MAX_UNITS
     )
+    aspect: Aspect = option(
+        "wide",
+        "The shape that --target-params chooses. wide: the source's number of layers. keep: about as many units of"
+        " hidden_size for each layer as in the source, so that depth grows too.",
+    )
     dtype: Dtype | None = option(
         None, "The clone's storage dtype.", panel=WRITING, unset="each tensor's own; bfloat16 for a GGUF file"
     )
@@ -112,7 +118,10 @@ class Request:
             mult = size.instead_of
             if mult and getattr(self, size.name) is not None and getattr(self, mult) not in (None, 1):
                 raise RequestError(f"{size.flag} and {flag(mult)} are two answers to one question.", "Give one.")
-        if not self.grows_depth and (self.depth_order, self.depth_init) != (Request.depth_order, Request.depth_init):
+        if not (self.grows_depth or self.aspect == "keep") and (self.depth_order, self.depth_init) != (
+            Request.depth_order,
+            Request.depth_init,
+        ):
             raise RequestError(
                 "--depth-order and --depth-init are for new layers.", "Add --depth-mult or --num-layers."
             )
@@ -124,6 +133,11 @@ class Request:
                     "--target-params chooses the hidden and the feed-forward size itself.",
                     "Leave out --embed-mult, --ffn-mult, --moe-ffn-mult, --hidden-size and --intermediate-size.",
                 )
+        if self.aspect == "keep" and (self.target_params is None or self.grows_depth):
+            raise RequestError(
+                "--aspect keep chooses the number of layers for --target-params.",
+                "Leave it out, or give --target-params, and neither --depth-mult nor --num-layers.",
+            )
         if self.target_params is None and self.multiple_of != Request.multiple_of:
             raise RequestError("--multiple-of is for the widths that --target-params chooses.", "Leave it out.")
 
@@ -140,6 +154,7 @@ class Request:
     def recorded(self) -> dict[str, Any]:
         """The request as JSON; options of depth and of wrappers only where they are used."""
         left_out = set() if self.grows_depth else {"depth_mult", "num_layers", "depth_order", "depth_init"}
+        left_out |= {"aspect"} if self.aspect == Request.aspect else set()
         left_out |= set() if self.text_only else {"text_only"}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hyperclone_cli.errors import RequestError
+from hyperclone_cli.growth.depth import nearest_depth
 from hyperclone_cli.growth.heads import choose_heads, head_copies
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request
@@ -21,14 +22,15 @@ def choose_sizes(proposal: Proposal, count: Callable[[Request], int]) -> Request
     and feed-forward width in proportion. The search takes the largest that makes too few parameters and the smallest
     that makes enough, gives each the feed-forward width (a multiple of `multiple_of`, or of the source's width where
     the architecture requires that) that comes closest to the target, and returns the closer of the two. `count` tells
-    how many parameters a request makes.
+    how many parameters a request makes. Under `--aspect keep` the layers are as many in proportion, or the nearest
+    number that the architecture can have.
 
     Raises RequestError for fewer parameters than the source has, or more than any shape makes.
     """
     request, sizes, family = proposal.request, proposal.sizes, proposal.family
     target = request.target_params
     assert isinstance(target, int)
-    plain = proposal.changed(target_params=None, multiple_of=Request.multiple_of)
+    plain = proposal.changed(target_params=None, multiple_of=Request.multiple_of, aspect=Request.aspect)
     unit = max(1, sizes["embed"] // (sizes["kv_heads"] * sizes["group"])) * request.head_dim_mult
     start = sizes["embed"]
     step = sizes["ffn"] if family.limit("ffn", proposal.config) else request.multiple_of
@@ -37,7 +39,8 @@ def choose_sizes(proposal: Proposal, count: Callable[[Request], int]) -> Request
     def proportional(width: int) -> Request:
         ffn = sizes["ffn"] * width / start
         ffn = _at_least(sizes["ffn"], ffn, step) if "ffn" in family.sizes else round(ffn)
-        return replace(plain.request, hidden_size=width, intermediate_size=ffn)
+        layers = nearest_depth(proposal, sizes["layers"] * width / start) if request.aspect == "keep" else None
+        return replace(plain.request, hidden_size=width, intermediate_size=ffn, num_layers=layers or request.num_layers)
 
     def works(width: int) -> bool:
         try:

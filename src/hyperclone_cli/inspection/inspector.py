@@ -15,6 +15,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.hub.download import Access
 from hyperclone_cli.hub.remote_headers import open_headers
 from hyperclone_cli.inspection.gradients import GradientFigures, compare_gradients
+from hyperclone_cli.inspection.new_layers import NewLayer, at_rest, measure_new_layers
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies, rank_fraction
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
@@ -58,12 +59,16 @@ class LayerFigures:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The figures of the embedding, each layer in order and the head, and of the gradients if they were compared."""
+    """The figures of the embedding, each layer in order and the head, and of the gradients if they were compared.
+
+    new_layers  those that were silent in the clone, in order
+    """
 
     checkpoint: str
     clone: str
     layers: tuple[LayerFigures, ...]
     gradients: GradientFigures | None = None
+    new_layers: tuple[NewLayer, ...] = ()
     notes: tuple[str, ...] = ()
     schema_version: int = field(default=SCHEMA_VERSION)
 
@@ -100,9 +105,9 @@ def inspect(
     matrices = [
         tensor for tensor in plan.tensors if len(tensor.growths) == 2 and any(growth.grows for growth in tensor.growths)
     ]
-    if not matrices:
+    if not matrices and not at_rest(plan):
         notes.append("Nothing grew, so there are no copies to compare.")
-    _check_shapes(matrices, found.tensors, checkpoint)
+    _check_shapes([*matrices, *at_rest(plan)], found.tensors, checkpoint)
     weights: dict[str, CopySimilarity] = {}
     ranks: dict[str, float] = {}
     with found.rows() as read:
@@ -113,6 +118,7 @@ def inspect(
             if min(weight.shape) <= RANK_LIMIT:
                 ranks[tensor.name] = rank_fraction(weight)
             progress.advance(1, len(matrices))
+        new_layers = measure_new_layers(plan, found.tensors, read)
     gradient_similarities: dict[str, CopySimilarity] = {}
     figures = None
     if gradient_device and matrices:
@@ -131,7 +137,7 @@ def inspect(
             _mean(cosine for one in of_gradients for cosine in one.inputs),
         )
         layers.append(LayerFigures(layer, part, *means))
-    return Inspection(str(checkpoint), str(clone), tuple(layers), figures, tuple(notes))
+    return Inspection(str(checkpoint), str(clone), tuple(layers), figures, new_layers, tuple(notes))
 
 
 def _choose_device(name: str | None, gradients: bool) -> torch.device | None:

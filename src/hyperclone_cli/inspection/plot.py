@@ -40,15 +40,19 @@ def write_plot(inspection: Inspection, path: Path) -> None:
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_xticks(range(0, width, max(1, width // 16)))
     axes.set_xlabel("layer")
-    axes.set_title("Cosine between copies, rank fraction", loc="left")
+    axes.set_title("Cosine between copies, rank fraction, how far new layers have woken", loc="left")
     drawing.colorbar(image, ax=axes)
     drawing.savefig(path, format="png", dpi=150)
 
 
 def grid(inspection: Inspection) -> dict[str, list[float | None]]:
-    """Row name → one figure per layer, without the embedding, the head and rows that have no figure."""
+    """Row name → one figure per layer, without the embedding, the head and rows that have no figure.
+
+    The last row is how far new layers have woken, drawn as 1 from there up.
+    """
     layers = [(figures.layer, figures) for figures in inspection.layers if figures.layer is not None]
-    count = 1 + max((layer for layer, _ in layers), default=-1)
+    woken = {one.layer: one.woken for one in inspection.new_layers}
+    count = 1 + max((*(layer for layer, _ in layers), *woken), default=-1)
     found: dict[str, list[float | None]] = {}
     for part in dict.fromkeys(figures.part for _, figures in layers):
         for field, name in FIGURES.items():
@@ -58,4 +62,6 @@ def grid(inspection: Inspection) -> dict[str, list[float | None]]:
                     row[layer] = getattr(figures, field)
             if any(value is not None for value in row):
                 found[f"{part}: {name}"] = row
+    if woken:
+        found["new layers: woken"] = [woken.get(layer) for layer in range(count)]
     return found

@@ -293,7 +293,8 @@ def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
     plan = make_plan(source, choose_sizes(proposal, count))
     family = plan.family
     total = plan.parameters()[1].total()
-    keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads") if axis in family.sizes]
+    deeper = ("layers",) if proposal.request.aspect == "keep" else ()
+    keys = [family.sizes[axis] for axis in ("embed", "ffn", "heads", "kv_heads", *deeper) if axis in family.sizes]
     shape = ", ".join(f"{key} {family.value(family.own(plan.config), key)}" for key in keys)
     note = f"--target-params {target:,}: {shape} make {total:,} ({total / target - 1:+.1%})."
     return replace(plan, notes=(note, *plan.notes))
