@@ -92,7 +92,7 @@ def test_a_wrong_table_fails_the_check(mistake: str, monkeypatch: pytest.MonkeyP
 def test_the_check_names_what_was_tried_and_with_which_transformers() -> None:
     found = json.loads(hyperclone("families", "gpt2", "--check", "--json").stdout)
     assert found["families"]["gpt2"]["passed"]
-    assert set(found["families"]["gpt2"]["relative_logit_errors"]) == {"2", "3"}
+    assert set(found["families"]["gpt2"]["relative_logit_errors"]) == {"2", "3", "depth"}
     assert found["transformers"][0].isdecimal()
 
 

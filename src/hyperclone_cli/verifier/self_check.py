@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,7 +37,7 @@ GROWTHS = {"2": Request(embed_mult=2, ffn_mult=2), "3": Request(embed_mult=3, ff
 """Factors of hidden and feed-forward size, by name."""
 
 DEEPER = "depth"
-"""The name of twice as many layers, in the first order that the architecture can have."""
+"""The name of twice as many layers, or half as many more, in the first order that the architecture can have."""
 
 TOLERANCE = 1e-5
 """Relative logit error that float32 rounding explains."""
@@ -137,9 +138,9 @@ def check_family(family: Family) -> FamilyCheck:
 
 
 def _deeper(source: Source) -> dict[str, Request]:
-    """Twice as many layers, in the first order that the architecture can have, if there is one."""
-    for order in get_args(DepthOrder):
-        request = Request(depth_mult=2, depth_order=order)
+    """Twice as many layers, or half as many more, in the first order that the architecture can have, if any."""
+    for times, order in product((2, 1.5), get_args(DepthOrder)):
+        request = Request(depth_mult=times, depth_order=order)
         try:
             make_plan(source, request)
         except RequestError:
