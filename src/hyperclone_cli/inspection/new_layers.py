@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING
 
-from hyperclone_cli.checkpoint.row_io import Read
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.tensors import GrownTensor
 
 if TYPE_CHECKING:
     import torch
+
+    from hyperclone_cli.checkpoint.row_io import Read
 
 
 @dataclass(frozen=True)
