@@ -37,6 +37,10 @@ DEQUANTISE = "Use the original weights, or dequantise and save them first."
 """The hint where weights are not floating-point numbers of a usual kind."""
 
 
+NOT_TOGETHER = "Take config.json and weights that belong together: of one revision, or of one save_pretrained."
+"""The hint where parts of a checkpoint contradict each other, each of which may be as it was published."""
+
+
 class MismatchError(HypercloneError):
     """The clone is not the source."""
 

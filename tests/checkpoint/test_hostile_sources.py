@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import socket
+import tarfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -137,6 +142,50 @@ ENTRIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a billion labels": (with_keys(num_labels=10**9), "num_labels 1000000000 is more than any model has"),
     "a billion labels inside": (with_keys(vision_config={"num_labels": 10**9}), "num_labels 1000000000 is more"),
 }
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+def tar(path: Path) -> None:
+    """As torch saved before 0.1.10."""
+    with tarfile.open(path, "w") as archive:
+        for name in ("tensors", "storages", "pickle"):
+            content = pickle.dumps((0,))
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, BytesIO(content))
+
+
+def endless_tensor(path: Path) -> None:
+    """Four bytes that are 10^15 numbers, each of them the same."""
+    torch.save({"model.norm.weight": torch.zeros(1).expand(10**9, 10**6)}, path)
+
+
+PICKLES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "code": (lambda path: torch.save({"a": Evil()}, path), "asks for 'posix.system', which could run code"),
+    "code in a plain pickle": (lambda path: path.write_bytes(pickle.dumps(Evil())), "not a PyTorch file"),
+    "a tar archive": (tar, "not a PyTorch file"),
+    "a program": (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path), "is compressed"),
+    "a tensor without end": (endless_tensor, "missing tensors: model.embed_tokens.weight"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("write, words", PICKLES.values(), ids=list(PICKLES))
+def test_a_hostile_pickle_is_refused_and_runs_nothing(
+    write: Callable[[Path], object], words: str, src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in src.glob("model*"):
+        path.unlink()
+    write(src / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=words):
+        expand(src, tmp_path / "out", embed_mult=2)
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out.partial").exists()
 
 
 @pytest.mark.parametrize("spoil, words", ENTRIES.values(), ids=list(ENTRIES))

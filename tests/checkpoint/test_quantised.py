@@ -18,8 +18,8 @@ from transformers.integrations.finegrained_fp8 import _dequantize_fp8_weight
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from hyperclone_cli import expand, plan, verify
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
-from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.growth.request import Dtype, Request
 from support import models, quantised

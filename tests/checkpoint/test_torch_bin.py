@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from hyperclone_cli import clone_model, expand, plan, verify
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.inspection.inspector import inspect
 from support import models

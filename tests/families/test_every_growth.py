@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from hyperclone_cli import clone_model
 from hyperclone_cli.checkpoint.json_config import read_json
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.planning.planner import make_plan

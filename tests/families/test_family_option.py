@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES, Family
 from hyperclone_cli.growth.request import Request

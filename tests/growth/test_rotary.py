@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.planning.planner import make_plan

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import STRATEGIES, Mixing, Strategy
 from hyperclone_cli.planning.planner import make_plan

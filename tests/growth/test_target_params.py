@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hyperclone_cli import plan
-from hyperclone_cli.checkpoint.source import Source, open_source
+from hyperclone_cli.checkpoint.open_source import open_source
+from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.planning.planner import make_plan

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hyperclone_cli import expand
 from support import opt_350m
 from support.command_line import Run
-from support.local_hub import CONTENT, TOKEN, WEIGHTS, LocalHub, fetched
+from support.local_hub import CONTENT, TOKEN, WEIGHTS, LocalHub, fetched, sent_bytes
 
 GROWTH = ("--embed-mult", 2, "--ffn-mult", 2)
 
@@ -56,6 +56,22 @@ def test_a_snapshot_in_the_hubs_cache_is_all_links_into_its_blobs(run: Run, tmp_
     assert [(tmp_path / "named" / name).read_bytes() for name in names] == [
         (tmp_path / "path" / name).read_bytes() for name in names
     ]
+
+
+def test_a_scheme_that_is_not_read_is_refused_before_weights_are_fetched(
+    hub: LocalHub, run: Run, sharded: Path, tmp_path: Path
+) -> None:
+    src = tmp_path / "aqlm"
+    src.mkdir()
+    config = json.loads((sharded / "config.json").read_text()) | {"quantization_config": {"quant_method": "aqlm"}}
+    (src / "config.json").write_text(json.dumps(config))
+    filler = {"model.embed_tokens.weight": torch.zeros(4000, 100)}
+    codes = {"model.layers.0.mlp.up_proj.codes": torch.zeros(4, 4, 2, dtype=torch.int8)}
+    save_file(filler | codes, src / "model.safetensors")
+    hub.add("a/aqlm", src)
+    result = run("expand", "--src", "a/aqlm", *GROWTH, "--out", "clone", code=3)
+    assert "quantised (quant_method 'aqlm') in a way that cannot be undone" in result.stderr
+    assert sent_bytes(hub.asked(WEIGHTS)) < (src / "model.safetensors").stat().st_size / 4
 
 
 def test_the_single_file_is_fetched_where_there_are_shards_too(hub: LocalHub, run: Run) -> None:

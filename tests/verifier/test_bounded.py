@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from hyperclone_cli import expand, verify
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.verifier import generation, memory

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.growth.request import Dtype, Request
 from hyperclone_cli.growth.strategies import STRATEGIES, Mixing, Strategy
 from hyperclone_cli.growth.widths import nest, tiled

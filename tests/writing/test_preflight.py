@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hyperclone_cli.checkpoint.json_config import read_json
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import CheckpointError, HypercloneError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.planning.planner import Plan, make_plan

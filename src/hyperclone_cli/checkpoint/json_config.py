@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}).", "Fetch the file again.") from None
+        raise CheckpointError(f"{path}: not valid JSON ({error}).", "Correct it, or fetch the file again.") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}.")
     return value

@@ -68,7 +68,7 @@ def _check_plausible(sizes: Mapping[str, int], family: Family) -> None:
         if size > most and axis not in ("vocab", "layers"):
             raise CheckpointError(
                 f"config.json: {_spelt(axis, family)} {size} is more than any model has, {most:,} at most.",
-                "Fetch the file again.",
+                "Correct it, or take the config.json that was published.",
             )
 
 

@@ -75,4 +75,7 @@ def _refusal(path: Path, error: Exception) -> CheckpointError:
             "Use a safetensors version of the model, or have its author save the state dict alone.",
         )
     reason = next((line for line in str(error).splitlines() if line.startswith("Unsupported")), last_line(error))
-    return CheckpointError(f"{path}: truncated, damaged or not a PyTorch file ({reason}).", "Fetch the file again.")
+    return CheckpointError(
+        f"{path}: truncated, damaged or not a PyTorch file ({reason}).",
+        "If torch.load reads it where it is trusted, save it again with torch.save; else fetch the file again.",
+    )

@@ -20,6 +20,7 @@ from typing import Any
 from hyperclone_cli.checkpoint.gguf import is_gguf
 from hyperclone_cli.checkpoint.json_config import read_config
 from hyperclone_cli.checkpoint.leftovers import adapter_alone
+from hyperclone_cli.checkpoint.open_source import open_source, read_index
 from hyperclone_cli.checkpoint.source import (
     BIN_INDEX_NAME,
     BIN_NAME,
@@ -29,8 +30,6 @@ from hyperclone_cli.checkpoint.source import (
     Origin,
     Source,
     matches_any,
-    open_source,
-    read_index,
 )
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.hub.errors import hub_errors

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hyperclone_cli.checkpoint.json_config import read_config
+from hyperclone_cli.checkpoint.open_source import code_notes
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, read_header
-from hyperclone_cli.checkpoint.source import Origin, Source, code_notes, stored_tensors
+from hyperclone_cli.checkpoint.source import Origin, Source, stored_tensors
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.families import known_family
 from hyperclone_cli.hub.download import Access, hub_session, open_checkpoint, open_snapshot

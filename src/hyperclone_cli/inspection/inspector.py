@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
-from hyperclone_cli.checkpoint.source import open_source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.hub.download import Access
 from hyperclone_cli.hub.remote_headers import open_headers

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError, first_of
+from hyperclone_cli.errors import NOT_TOGETHER, CheckpointError, first_of
 from hyperclone_cli.families import Match
 from hyperclone_cli.families.vocabulary import Form, Role, dimension, drop
 from hyperclone_cli.growth.depth import ClonedLayer
@@ -135,7 +135,7 @@ def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tu
             raise CheckpointError(
                 f"config.json says {family.model_type} with {sizes['layers']} layers{experts};"
                 f" {what}: {first_of(names)}.",
-                "Fetch config.json and the weights again, from one revision.",
+                NOT_TOGETHER,
             )
 
 

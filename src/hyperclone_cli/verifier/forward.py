@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError, RequestError, last_line
+from hyperclone_cli.errors import NOT_TOGETHER, CheckpointError, RequestError, last_line
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.experts import ALIGNED_BYTES
 
@@ -67,7 +67,7 @@ def check_complete(checkpoint: Source, problems: list[str]) -> None:
     known = {f"missing tensor {tensor.name}" for tensor in checkpoint.tensors.values() if tensor.zeros}
     faults = [problem for problem in problems if not problem.startswith("unexpected") and problem not in known]
     if faults:
-        raise CheckpointError(f"{checkpoint.path}: {faults[0]}: the checkpoint is damaged.", "Fetch it again.")
+        raise CheckpointError(f"{checkpoint.path}: {faults[0]}: the checkpoint is damaged.", NOT_TOGETHER)
 
 
 @torch.inference_mode()

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hyperclone_cli.checkpoint.checksums import differences
-from hyperclone_cli.checkpoint.source import Origin, Source, open_source
+from hyperclone_cli.checkpoint.open_source import open_source
+from hyperclone_cli.checkpoint.source import Origin, Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
 from hyperclone_cli.growth.request import BY_REQUEST
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint

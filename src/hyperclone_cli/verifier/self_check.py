@@ -14,7 +14,8 @@ import torch
 from transformers import AutoConfig
 
 from hyperclone_cli.checkpoint.json_config import read_config, with_value
-from hyperclone_cli.checkpoint.source import Source, open_source
+from hyperclone_cli.checkpoint.open_source import open_source
+from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.checkpoint.transformers_model import (
     NOTHING_RUN,
     loading_problems,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import CheckpointError, StorageError, first_of
 from hyperclone_cli.planning.planner import Plan
 

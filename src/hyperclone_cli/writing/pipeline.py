@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from rich.filesize import decimal
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.checksums import checksums
-from hyperclone_cli.checkpoint.source import INDEX_NAME, Source
-from hyperclone_cli.errors import StorageError
+from hyperclone_cli.checkpoint.quantised.unpack import quantisation
+from hyperclone_cli.checkpoint.source import INDEX_NAME, Origin, Source
+from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.hub.download import Access, cache_of, locate, open_checkpoint
+from hyperclone_cli.hub.remote_headers import open_headers
 from hyperclone_cli.planning.planner import Plan, make_plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.budget import plan_budget
@@ -63,7 +65,13 @@ def expand(
     directory = place if isinstance(place, Path) else cache_of(access)
     remove_stale_journal(out)
     check_places(directory, out, writing.overwrite)
-    source = open_checkpoint(place, access, progress, request.dtype, lambda config: _check_request(config, request))
+
+    def check(config: Mapping[str, Any]) -> None:
+        _check_request(config, request)
+        if quantisation(config):
+            _check_quantised(place, access, request)
+
+    source = open_checkpoint(place, access, progress, request.dtype, check)
     plan = make_plan(source, request)
     check_space(plan, out)
     progress.step("Checking that transformers accepts the clone")
@@ -138,6 +146,12 @@ def _check_request(config: Mapping[str, Any], request: Request) -> None:
     family = find_family(config, instead=request.family)
     if request.target_params is None:
         resolve(Proposal.of(request, family, config))
+
+
+def _check_quantised(place: Path | Origin, access: Access, request: Request) -> None:
+    """Raise CheckpointError if a model on the Hub is quantised in a way that is not read: its headers tell."""
+    with suppress(RequestError):  # of files whose headers cannot be read apart
+        open_headers(place, access, Progress(), request.dtype)
 
 
 def check_space(plan: Plan, out: Path) -> None:

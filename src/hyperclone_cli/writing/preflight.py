@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError, RequestError, first_of
+from hyperclone_cli.errors import NOT_TOGETHER, CheckpointError, RequestError, first_of
 from hyperclone_cli.planning.planner import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _as_loaded(plan: Plan) -> tuple[Source, list[str]]:
     if others := [name for name in missing if name not in zeros]:
         raise CheckpointError(
             f"{source.path}: transformers finds no tensor {first_of(others)}, and would fill it with random numbers.",
-            "Fetch config.json and the weights again, from one revision.",
+            NOT_TOGETHER,
         )
     written = {tensor.source.name for tensor in plan.tensors if not tensor.kept}
     unexpected = sorted(report["unexpected_keys"])
@@ -75,7 +75,7 @@ def _check_shapes(source: Source, report: dict[str, Any]) -> None:
         raise CheckpointError(
             f"{source.path}: tensor {name} has shape {list(found)}; by config.json, transformers expects"
             f" {list(expected)}.",
-            "Fetch config.json and the weights again, from one revision.",
+            NOT_TOGETHER,
         )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.json_config import read_json
-from hyperclone_cli.checkpoint.source import Origin, Source, open_source
+from hyperclone_cli.checkpoint.open_source import open_source
+from hyperclone_cli.checkpoint.source import Origin, Source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.wrapper import Wrapping
 from hyperclone_cli.growth.request import Request
