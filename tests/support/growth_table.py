@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
-from support.models import VARIANTS
+from support.models import VARIANTS, newer_mixtures
 
 GROWTHS = {
     "twice": Request(embed_mult=2, ffn_mult=2),
@@ -53,6 +53,7 @@ LARGER_HEADS = {
         *("youtu", "youtu-untied"),
         *("deepseek_v2 (fused experts)", "deepseek_v2-lite-tied (fused experts)"),
         *("deepseek_v3 (fused experts)", "deepseek_v3-tied (fused experts)"),
+        *("sarvam_mla", "glm4_moe_lite-tied", "axk1"),
     ],
     "its λ are products": ["diffllama", "diffllama-gqa-tied"],
     "no head size scales the scores": ["gpt2-unscaled"],
@@ -81,7 +82,8 @@ ONE_UNIT_WIDER = {
     "every key/value head serves the same number of query heads": [
         *("gemma2", "gemma3-gqa", "gemma3n", "gemma3n-untied-shared-kv", "gemma3n-widths", "gemma3n-sparse"),
         *("llama-gqa-tied", "llama-head_dim-biases", "llama3-rope", "arcee", "cwm", "helium", "helium-tied", "jais2"),
-        "internlm3-tied",
+        *("internlm3-tied", "hyperclovax", "hyperclovax-tied"),
+        *("aria_text", "aria_text (in memory)", "exaone-tied", "exaone-tied (in memory)"),
         *("vaultgemma", "bitnet", "bitnet-tied", "phi3-longrope", "phi-gqa-tied-qk-norms", "falcon-40b", "falcon-11b"),
         *("stablelm", "stablelm-parallel-tied-biases", "stablelm-12b", "stablelm-12b-tied-mha"),
         *("olmoe", "olmoe-tied", "olmoe (fused experts)", "olmoe-tied (fused experts)"),
@@ -108,6 +110,9 @@ REFUSED: dict[tuple[str, str], str] = {
 }
 """(variant, growth) that an architecture cannot have → words of the reason it gives. Everything else is exact."""
 
+SELDOM = {name: VARIANTS[name] for name in newer_mixtures.SEPARATE | newer_mixtures.OTHERS if name in VARIANTS}
+"""Variants whose every mechanism is another's too, so that three kinds of growth are enough for each."""
+
 SAMPLED = {"phimoe (fused experts)", "qwen2_moe (fused experts)"}
 """Mixtures that have every growth tried in their fused form too; the others grow twofold and threefold in it."""
 
@@ -121,5 +126,9 @@ TRIED = [
     (variant, growth)
     for variant in VARIANTS
     for growth in GROWTHS
-    if not VARIANTS[variant].fused_experts or variant in SAMPLED or growth in ("twice", "three times")
+    if variant not in SELDOM or growth in ("three times", "half as wide again", "larger heads")
+    if not VARIANTS[variant].fused_experts
+    or variant in SAMPLED
+    or growth == "three times"
+    or (growth == "twice" and variant not in newer_mixtures.IN_MEMORY)
 ]

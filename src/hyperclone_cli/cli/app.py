@@ -328,10 +328,11 @@ def families(
     """
     from hyperclone_cli.cli import output
     from hyperclone_cli.families import REFUSED, families_named
+    from hyperclone_cli.families.coverage import coverage
 
     chosen = families_named(names or [])
     if not check:
-        output.show_families(chosen, {} if names else REFUSED, as_json)
+        output.show_families(chosen, {} if names else REFUSED, None if names else coverage(), as_json)
         return
     from hyperclone_cli.verifier.self_check import check_families
 

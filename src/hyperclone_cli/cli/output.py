@@ -16,6 +16,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from hyperclone_cli.families import Family
+from hyperclone_cli.families.coverage import Coverage
 from hyperclone_cli.growth.capabilities import capabilities, grown_keys
 from hyperclone_cli.hub.upload import Pushed
 from hyperclone_cli.inspection.gradients import GradientFigures
@@ -236,12 +237,18 @@ def _verdict(gradients: GradientFigures) -> str:
     )
 
 
-def show_families(families: Sequence[Family], refused: Mapping[str, str], as_json: bool) -> None:
-    """Print the architectures, from the tables, and those that are `refused`, model_type → reason."""
+def show_families(
+    families: Sequence[Family], refused: Mapping[str, str], known: Coverage | None, as_json: bool
+) -> None:
+    """Print the architectures, from the tables, and those that are `refused`, model_type → reason.
+
+    known  how many of the types that the installed transformers knows these are; None: not asked
+    """
     described = [capabilities(family) for family in families]
     if as_json:
         found = {family.name: asdict(capabilities(family)) | {"grows": grown_keys(family)} for family in families}
-        _print_json({"schema_version": SCHEMA_VERSION, "families": found, "refused": dict(refused)})
+        printed = {"schema_version": SCHEMA_VERSION, "families": found, "refused": dict(refused)}
+        _print_json({**printed, "coverage": asdict(known)} if known else printed)
         return
     rows = [
         (found.architecture, found.hidden_size, found.heads, found.feed_forward, found.tied_head, found.layers)
@@ -255,6 +262,13 @@ def show_families(families: Sequence[Family], refused: Mapping[str, str], as_jso
         reasons = dict.fromkeys(refused.values())
         listed = [(", ".join(name for name in refused if refused[name] == why), why) for why in reasons]
         _print_table("not supported", ("", ""), listed)
+    if known:
+        counts = ", ".join(
+            f"{len(types)} {answer}" for answer, types in asdict(known).items() if answer != "transformers"
+        )
+        _out.print(f"Of the {len(known.all)} causal model types of transformers {known.transformers}: {counts}.")
+        if known.unknown:
+            _out.print(f"Unknown: {', '.join(known.unknown)}.")
 
 
 def show_trials(trials: Mapping[str, FamilyCheck], as_json: bool) -> None:

@@ -30,6 +30,7 @@ _LINEAGES = (
     *("persimmon", "bloom", "falcon", "gptj", "gpt_neo", "gpt2", "openai_gpt", "biogpt"),
     # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names
     *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "latent_attention", "llama4"),
+    *("minimax", "hunyuan", "solar_open", "axk", "afmoe", "kolibri", "aria", "cohere_moe", "granite_swa"),
     # recurrent and convolutional layers
     *("lfm2", "jamba", "recurrent_gemma", "mamba", "mamba2", "bamba", "rwkv", "qwen_delta"),
 )

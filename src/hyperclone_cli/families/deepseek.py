@@ -5,7 +5,7 @@ DeepSeek's keys and values are read from one narrow vector a token, `kv_latent`,
 """
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMED_ATTENTION, NORMS, gated_mlp, sizes
-from hyperclone_cli.families.layer_rules import Between, First, windows_from
+from hyperclone_cli.families.layer_rules import Between, First, Listed, windows_from
 from hyperclone_cli.families.llama import ERNIE4_5, MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS
@@ -15,7 +15,7 @@ from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional
 _SHARED = gated_mlp("model.layers.*.mlp.shared_experts", "shared moe_ffn")
 SHARED_EXPERTS = {module: optional(form) for module, form in _SHARED.items()}
 CORRECTION = in_layers("experts", {"model.layers.*.mlp.gate.e_score_correction_bias": parameter("experts")})
-_MIXTURE = in_layers("experts", EXPERTS | SHARED_EXPERTS) | in_layers("dense", GATED_MLP)
+MIXTURE = in_layers("experts", EXPERTS | SHARED_EXPERTS) | in_layers("dense", GATED_MLP)
 LATENT_ATTENTION = {
     "model.layers.*.self_attn.q_proj": optional(linear("heads nope+rope", "embed")),
     "model.layers.*.self_attn.q_a_proj": optional(linear("q_latent", "embed")),
@@ -42,18 +42,19 @@ LATENT_DEFAULTS = {
     "q_lora_rank": 1536,
     "kv_lora_rank": 512,
 }
-_DENSE_LAYERS = First("first_k_dense_replace")
-_MOE_SIZES = {"moe_ffn": "moe_intermediate_size", "experts": "n_routed_experts", "shared": "n_shared_experts"}
+DENSE_FIRST = First("first_k_dense_replace")
+DENSE_OR_SPARSE = Listed("mlp_layer_types", (DENSE_FIRST, "dense", "sparse"))
+MOE_SIZES = {"moe_ffn": "moe_intermediate_size", "experts": "n_routed_experts", "shared": "n_shared_experts"}
 
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     known_as="DeepSeek V2",
     tiny={"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
-    sizes=LATENT_SIZES | _MOE_SIZES,
+    sizes=LATENT_SIZES | MOE_SIZES,
     aliases={"num_attention_heads": ("num_key_value_heads",)},
-    tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **_MIXTURE, **NORMS},
+    tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **MIXTURE, **NORMS},
     defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64, "first_k_dense_replace": 0},
-    layer_rules=(_DENSE_LAYERS,),
+    layer_rules=(DENSE_FIRST,),
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
     heads=HeadRule.DIVIDES_EMBED,
@@ -73,13 +74,38 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     next_token=NextToken("num_nextn_predict_layers"),
 )
 
+SARVAM_MLA = DEEPSEEK_V3.variant(
+    "sarvam_mla",
+    known_as="Sarvam 105B",
+    aliases={
+        **DEEPSEEK_V3.aliases,
+        "n_routed_experts": ("num_experts",),
+        "n_shared_experts": ("num_shared_experts",),
+    },
+    defaults={"q_lora_rank": None, "n_routed_experts": 128},
+)
+
+GLM4_MOE_LITE = DEEPSEEK_V3.variant(
+    "glm4_moe_lite",
+    known_as="GLM 4.7 Flash",
+    layer_rules=(DENSE_OR_SPARSE,),
+    defaults={
+        "v_head_dim": 256,
+        "qk_nope_head_dim": 192,
+        "q_lora_rank": 768,
+        "n_routed_experts": 64,
+        "moe_intermediate_size": 1536,
+        "first_k_dense_replace": 1,
+    },
+)
+
 GLM4_MOE = MISTRAL.without(*GATED_MLP).variant(
     "glm4_moe",
     known_as="GLM 4.5",
     tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    sizes=sizes(**_MOE_SIZES),
+    sizes=sizes(**MOE_SIZES),
     tensors={
-        **_MIXTURE,
+        **MIXTURE,
         "model.layers.*.self_attn.q_norm": optional(post_norm("query")),
         "model.layers.*.self_attn.k_norm": optional(post_norm("key")),
         **CORRECTION,
@@ -91,7 +117,7 @@ GLM4_MOE = MISTRAL.without(*GATED_MLP).variant(
         "partial_rotary_factor": 0.5,
         "first_k_dense_replace": 1,
     },
-    layer_rules=(_DENSE_LAYERS,),
+    layer_rules=(DENSE_FIRST,),
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken("num_nextn_predict_layers"),
     limits=(Limit("head_dim", "the eps of its norms of queries and keys would weigh more", {"use_qk_norm": True}),),
@@ -108,7 +134,7 @@ DOTS1 = GLM4_MOE.variant(
         "sliding_window": 4096,
         "max_window_layers": 62,
     },
-    layer_rules=(_DENSE_LAYERS, *windows_from("max_window_layers")),
+    layer_rules=(DENSE_FIRST, *windows_from("max_window_layers")),
     positions=Rotary(),
     next_token=NextToken(),
     limits=(),
@@ -120,7 +146,7 @@ ERNIE4_5_MOE = ERNIE4_5.without(*GATED_MLP).variant(
     tiny={"moe_k": 2},
     sizes=sizes(moe_ffn="moe_intermediate_size", experts="moe_num_experts", shared="moe_num_shared_experts"),
     tensors={
-        **_MIXTURE,
+        **MIXTURE,
         **in_layers("experts", {"model.layers.*.mlp.moe_statics.e_score_correction_bias": parameter("1", "experts")}),
     },
     defaults={
@@ -136,4 +162,4 @@ ERNIE4_5_MOE = ERNIE4_5.without(*GATED_MLP).variant(
     next_token=NextToken("num_nextn_predict_layers", "mtp"),
 )
 
-FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE, DOTS1, ERNIE4_5_MOE)
+FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3, SARVAM_MLA, GLM4_MOE_LITE, GLM4_MOE, DOTS1, ERNIE4_5_MOE)

@@ -1,9 +1,49 @@
-"""EXAONE 4: norms after each block, as in OLMo 2, but over each query and key."""
+"""EXAONE: 3 is Llama, mostly under GPT-2's names; 4 has norms after each block, as OLMo 2; K-EXAONE is a mixture."""
 
-from hyperclone_cli.families.blocks import ROTARY_BUFFERS
+from dataclasses import replace
+
+from hyperclone_cli.families.blocks import GATED_MLP, NORMED_ATTENTION, ROTARY_BUFFERS, sizes
+from hyperclone_cli.families.deepseek import DENSE_OR_SPARSE, MIXTURE
+from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import types_by_period
+from hyperclone_cli.families.llama import LLAMA, MISTRAL
 from hyperclone_cli.families.olmo import OLMO2
-from hyperclone_cli.families.vocabulary import post_norm
+from hyperclone_cli.families.table import Layout, NextToken
+from hyperclone_cli.families.vocabulary import in_layers, parameter, post_norm
+
+_PUBLISHED = {
+    "model.embed_tokens": "transformer.wte",
+    "model.layers": "transformer.h",
+    "model.norm": "transformer.ln_f",
+    "self_attn.o_proj": "self_attn.out_proj",
+    "self_attn": "attn.attention",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "gate_proj": "c_fc_0",
+    "up_proj": "c_fc_1",
+    "down_proj": "c_proj",
+}
+"""Part of a name in memory → of the name on disk."""
+
+
+def _published(module: str) -> str:
+    for in_memory, on_disk in _PUBLISHED.items():
+        module = module.replace(in_memory, on_disk)
+    return module
+
+
+EXAONE_IN_MEMORY = LLAMA.without(*ROTARY_BUFFERS).variant(
+    "exaone",
+    layout=Layout("names of Llama", module="model.embed_tokens"),
+    known_as="EXAONE 3 and 3.5",
+    aliases={"num_hidden_layers": ("num_layers",)},
+    defaults={"num_key_value_heads": 8},
+)
+EXAONE = replace(
+    EXAONE_IN_MEMORY,
+    layout=Layout(),
+    tensors={_published(module): form for module, form in EXAONE_IN_MEMORY.tensors.items()},
+)
 
 EXAONE4 = OLMO2.variant(
     "exaone4",
@@ -17,4 +57,29 @@ EXAONE4 = OLMO2.variant(
     layer_rules=(types_by_period("sliding_window_pattern"),),
 )
 
-FAMILIES = (EXAONE4,)
+_CORRECTION = "model.layers.*.mlp.e_score_correction_bias"
+EXAONE_MOE = MISTRAL.without(*GATED_MLP).variant(
+    "exaone_moe",
+    known_as="K-EXAONE",
+    tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    sizes=sizes(moe_ffn="moe_intermediate_size", experts="num_experts", shared="num_shared_experts"),
+    tensors={**NORMED_ATTENTION, **MIXTURE, **in_layers("experts", {_CORRECTION: parameter("experts")})},
+    defaults={
+        "num_key_value_heads": 32,
+        "moe_intermediate_size": 1024,
+        "num_experts": 64,
+        "num_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "sliding_window_pattern": 4,
+    },
+    layer_rules=(*EXAONE4.layer_rules, DENSE_OR_SPARSE),
+    next_token=NextToken(names="mtp."),
+)
+
+FAMILIES = (
+    EXAONE_IN_MEMORY,
+    EXAONE,
+    EXAONE4,
+    fused(EXAONE_MOE, {_CORRECTION: "model.layers.*.mlp.gate.e_score_correction_bias"}),
+    EXAONE_MOE,
+)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from hyperclone_cli.families import deepseek, mixtral, qwen_moe
-from hyperclone_cli.families.table import Family, Layout
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import bare, linear, stacked
 
-_GATE_UP = "model.layers.*.mlp.experts.gate_up_proj"
+_EXPERTS = "model.layers.*.mlp.experts"
 _CORRECTION = "e_score_correction_bias"
 
 _RENAMED = {
@@ -24,17 +24,21 @@ _RENAMED = {
 """Modules beside the experts that have another name in memory."""
 
 
-def fused(family: Family, renamed: Mapping[str, str] = MappingProxyType({})) -> Family:
-    """The table of a mixture whose experts are fused, with other modules `renamed`."""
+def fused(family: Family, renamed: Mapping[str, str] = MappingProxyType({}), experts: str = _EXPERTS) -> Family:
+    """The table of a mixture whose experts are fused into two tensors under `experts`, with other modules `renamed`."""
     numbered = [module for module in family.tensors if module.count("*") == 2]
-    kind = family.tensors[numbered[0]].layer_kind
+    kind, reads_stream = family.tensors[numbered[0]].layer_kind, family.tensors[numbered[0]].from_stream
     width = "moe_ffn" if "moe_ffn" in family.sizes else "ffn"
-    experts = {
-        _GATE_UP: replace(stacked(bare(linear(f"experts {width}+{width}", "embed"))), layer_kind=kind),
-        "model.layers.*.mlp.experts.down_proj": replace(stacked(bare(linear("experts embed", width))), layer_kind=kind),
+    gate_up = replace(linear(f"experts {width}+{width}", "embed"), from_stream=reads_stream)
+    stacks = {
+        f"{experts}.{name}": replace(stacked(bare(form)), layer_kind=kind)
+        for name, form in (("gate_up_proj", gate_up), ("down_proj", linear("experts embed", width)))
     }
     others = {renamed.get(module, module): form for module, form in family.without(*numbered).tensors.items()}
-    return replace(family, layout=Layout("fused experts", module=_GATE_UP), tensors=others | experts)
+    layout = replace(
+        family.layout, name=" ".join(filter(None, (family.layout.name, "fused experts"))), module=next(iter(stacks))
+    )
+    return replace(family, layout=layout, tensors=others | stacks)
 
 
 FAMILIES = tuple(

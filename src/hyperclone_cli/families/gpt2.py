@@ -68,4 +68,4 @@ MULTI_QUERY = GPT_BIGCODE.variant(
     tensors={"transformer.h.*.attn.c_attn": linear("heads query | kv_heads key | kv_heads value", "embed")},
 )
 
-FAMILIES = (GPT2, GPT_BIGCODE, MULTI_QUERY)
+FAMILIES = (GPT2, GPT2.variant("gpt-sw3", known_as="GPT-SW3"), GPT_BIGCODE, MULTI_QUERY)

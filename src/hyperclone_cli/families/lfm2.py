@@ -1,11 +1,13 @@
 """LFM2 of Liquid AI: short gated convolutions, and in some layers attention with norms of queries and keys."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, SELF_ATTENTION, SIZES, attention, norms, qk_norms
-from hyperclone_cli.families.layer_rules import LAYER_TYPES, Numbers
+from hyperclone_cli.families.fused import fused
+from hyperclone_cli.families.layer_rules import LAYER_TYPES, First, Numbers
 from hyperclone_cli.families.table import Family, Stated
-from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear
+from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, optional, parameter
 
 LFM2 = Family(
     model_type="lfm2",
@@ -56,4 +58,42 @@ LFM2 = Family(
     layer_rules=(LAYER_TYPES, Numbers("full_attn_idxs")),
 )
 
-FAMILIES = (LFM2,)
+_FFN = "model.layers.*.feed_forward"
+_DENSE = {module: form for module, form in LFM2.tensors.items() if module.startswith(_FFN)}
+
+LFM2_MOE = replace(
+    LFM2,
+    model_type="lfm2_moe",
+    known_as="LFM2 8B A1B",
+    tiny={"layer_types": ["conv", "full_attention"], "num_dense_layers": 1, "num_experts_per_tok": 2},
+    sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
+    stated={},
+    aliases={},
+    tensors={
+        **{
+            module: replace(form, layer_kind=form.layer_kind and f"mixer/{form.layer_kind}")
+            for module, form in LFM2.without(*_DENSE).tensors.items()
+        },
+        **in_layers("mlp/dense", _DENSE),
+        **in_layers(
+            "mlp/experts",
+            {
+                f"{_FFN}.gate": linear("experts", "embed"),
+                f"{_FFN}.expert_bias": optional(parameter("experts")),
+                f"{_FFN}.experts.*.w1": linear("moe_ffn", "embed"),
+                f"{_FFN}.experts.*.w3": linear("moe_ffn", "embed"),
+                f"{_FFN}.experts.*.w2": linear("embed", "moe_ffn"),
+            },
+        ),
+    },
+    layer_rules=(LAYER_TYPES, First("num_dense_layers")),
+    defaults={
+        "num_dense_layers": 2,
+        "num_key_value_heads": 8,
+        "moe_intermediate_size": 1792,
+        "num_experts": 32,
+        "tie_word_embeddings": True,
+    },
+)
+
+FAMILIES = (LFM2, fused(LFM2_MOE, experts=f"{_FFN}.experts"), LFM2_MOE)

@@ -15,8 +15,8 @@ from hyperclone_cli.families.blocks import (
 )
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Every, Listed, types_by_period, windows_from
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, HeadRule
-from hyperclone_cli.families.vocabulary import norm
+from hyperclone_cli.families.table import Family, HeadRule, Limit
+from hyperclone_cli.families.vocabulary import norm, optional, post_norm
 
 LLAMA = Family(
     model_type="llama",
@@ -46,6 +46,20 @@ SMOLLM3 = MISTRAL.variant(
 )
 GRANITE = LLAMA.variant(
     "granite", known_as="Granite 3", heads=HeadRule.FREE, positions=Rotary(constant_scale="attention_multiplier")
+)
+HYPERCLOVAX = LLAMA.variant(
+    "hyperclovax",
+    known_as="HyperCLOVA X SEED Think",
+    tensors={
+        "model.layers.*.post_norm1": optional(post_norm("embed")),
+        "model.layers.*.post_norm2": optional(post_norm("embed")),
+    },
+    positions=Rotary(constant_scale="attention_multiplier"),
+    limits=(
+        Limit(
+            "head_dim", "where no attention_multiplier is stated, it follows from it", {"attention_multiplier": None}
+        ),
+    ),
 )
 ERNIE4_5 = MISTRAL.variant(
     "ernie4_5",
@@ -87,6 +101,7 @@ FAMILIES = (
     QWEN3,
     SMOLLM3,
     GRANITE,
+    HYPERCLOVAX,
     LLAMA.variant(
         "cwm",
         known_as="Code World Model",

@@ -1,10 +1,10 @@
-"""Qwen's mixtures of experts, and OLMoE: experts by number, in some layers or in all."""
+"""Qwen's mixtures of experts, Mellum, OLMoE and FlexOlmo: experts by number, in some layers or in all."""
 
-from hyperclone_cli.families.blocks import GATED_MLP, SELF_ATTENTION, SIZES, gated_mlp, qk_norms
-from hyperclone_cli.families.layer_rules import LAYER_TYPES, Numbers
+from hyperclone_cli.families.blocks import GATED_MLP, SELF_ATTENTION, SIZES, gated_mlp, qk_norms, without_first_norm
+from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed, Numbers
 from hyperclone_cli.families.llama import LLAMA, QWEN2, QWEN3
-from hyperclone_cli.families.olmo import CLIPPED_QUERIES
-from hyperclone_cli.families.table import HeadRule, Limit
+from hyperclone_cli.families.olmo import CLIPPED_QUERIES, OLMO2
+from hyperclone_cli.families.table import HeadRule, Limit, NextToken
 from hyperclone_cli.families.vocabulary import Form, in_layers, linear, post_norm
 
 
@@ -35,6 +35,15 @@ QWEN3_MOE = QWEN3.without(*GATED_MLP).variant(
         "decoder_sparse_step": 1,
     },
     layer_rules=(DENSE_LAYERS,),
+)
+
+MELLUM = QWEN3_MOE.variant(
+    "mellum",
+    known_as="Mellum 2",
+    tiny={"num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"]},
+    defaults={"head_dim": 128, "moe_intermediate_size": 896, "num_experts": 64},
+    next_token=NextToken(names="mtp."),
+    layer_rules=(LAYER_TYPES, Listed("mlp_layer_types")),
 )
 
 QWEN2_MOE = QWEN2.without(*GATED_MLP).variant(
@@ -75,4 +84,14 @@ OLMOE = LLAMA.without(*GATED_MLP).variant(
     limits=(CLIPPED_QUERIES,),
 )
 
-FAMILIES = (QWEN2_MOE, QWEN3_MOE, OLMOE)
+FLEX_OLMO = OLMO2.without(*GATED_MLP).variant(
+    "flex_olmo",
+    known_as="FlexOlmo",
+    tiny={"num_experts_per_tok": 2},
+    sizes=OLMOE.sizes,
+    aliases={"num_experts": ("num_local_experts",)},
+    tensors=without_first_norm(experts("model.layers.*.mlp", "ffn")),
+    defaults={"num_experts": 7},
+)
+
+FAMILIES = (QWEN2_MOE, QWEN3_MOE, MELLUM, OLMOE, FLEX_OLMO)

@@ -35,4 +35,6 @@ APERTUS = ARCEE.without(*NORMS).variant(
     heads=HeadRule.FREE,
 )
 
-FAMILIES = (ARCEE, ARCEE.variant("jais2", known_as="Jais 2", norm="layer"), NEMOTRON, APERTUS)
+APERTUS1P5 = APERTUS.variant("apertus1p5_text", known_as="Apertus 1.5 (text)")
+
+FAMILIES = (ARCEE, ARCEE.variant("jais2", known_as="Jais 2", norm="layer"), NEMOTRON, APERTUS, APERTUS1P5)

@@ -192,7 +192,7 @@ def grow_tensor(
             f"tensor {stored.name!r}: expected floating-point weights, found {stored.dtype}.", DEQUANTISE
         )
     gain = _gain(form, parameter, growths["embed"], grown[-1] if form.kind == "norm" else grown[0])
-    if form.from_stream and parameter == "weight":
+    if form.from_stream and parameter != "bias":
         if grown[1].padding and family.norm == "layer":
             raise RequestError(
                 f"tensor {name}: reads the residual stream, whose padding must hold the mean under LayerNorm.",

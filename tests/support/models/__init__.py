@@ -14,25 +14,27 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from hyperclone_cli.verifier.self_check import randomise
-from support.models import bloom, experts, falcon, gemma, gpt, llama, minicpm, opt, phi, recurrent
+from support.models import bloom, experts, falcon, gemma, gpt, llama, minicpm, newer_mixtures, opt, phi, recurrent
 from support.models.config import BASE, Variant
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
-_LINEAGES = (llama, gemma, opt, gpt, falcon, bloom, phi, minicpm, experts, recurrent)
+_LINEAGES = (llama, gemma, opt, gpt, falcon, bloom, phi, minicpm, experts, newer_mixtures, recurrent)
 
-VARIANTS: dict[str, Variant] = {name: found for lineage in _LINEAGES for name, found in lineage.VARIANTS.items()}
-"""Name → every variant of every architecture, one lineage a file."""
+_ALL: dict[str, Variant] = {name: found for lineage in _LINEAGES for name, found in lineage.VARIANTS.items()}
+
+assert len(_ALL) == sum(len(lineage.VARIANTS) for lineage in _LINEAGES), "two variants have the same name"
+
+VARIANTS = {name: variant for name, variant in _ALL.items() if variant.model_type in CONFIG_MAPPING}
+"""Name → every variant of every architecture that the installed transformers knows, one lineage a file."""
 
 EACH = {variant.model_type: name for name, variant in reversed(VARIANTS.items()) if not variant.fused_experts}
 """Architecture → its first variant: for what depends on its table, and not on what a model makes of it."""
-
-assert len(VARIANTS) == sum(len(lineage.VARIANTS) for lineage in _LINEAGES), "two variants have the same name"
 
 
 def build(

@@ -1,0 +1,57 @@
+"""Mixtures that came after those in `experts`, in one tensor a matrix or one tensor a layer, and their kin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from support.models.config import GQA, LATENT, MHA, MULTIPLIERS, TIED, UNTIED, WINDOWED, Variant
+
+CHOSEN: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
+NUMBERED = CHOSEN | {"num_experts": 4}
+ROUTED = CHOSEN | {"n_routed_experts": 4}
+LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
+PARTLY_DENSE = {"mlp_layer_types": ["dense", "sparse"]}
+HEADS = {"head_dim": 16}
+MLA = {key: size for key, size in LATENT.items() if key != "first_k_dense_replace"}
+COHERE = GQA | HEADS | WINDOWED | {"num_experts": 4, "num_experts_per_tok": 2, "logit_scale": 0.25}
+
+SEPARATE: dict[str, Variant] = {
+    "sarvam_mla": Variant("sarvam_mla", MHA | ROUTED | LATENT | {"q_lora_rank": None}),
+    "glm4_moe_lite-tied": Variant("glm4_moe_lite", MHA | ROUTED | MLA | PARTLY_DENSE | TIED),
+    "axk1": Variant("axk1", MHA | ROUTED | MLA | PARTLY_DENSE | {"n_group": 2, "topk_group": 1}),
+    "solar_open": Variant("solar_open", GQA | ROUTED | HEADS | {"n_shared_experts": 2}),
+    "mellum-tied": Variant("mellum", GQA | NUMBERED | HEADS | WINDOWED | PARTLY_DENSE | TIED),
+    "flex_olmo": Variant("flex_olmo", GQA | {"num_experts": 4, "num_experts_per_tok": 2}),
+    "minimax_m2": Variant("minimax_m2", GQA | LOCAL | HEADS),
+    "hunyuan_v1_moe-tied": Variant("hunyuan_v1_moe", GQA | HEADS | TIED | {"num_experts": 4, "moe_topk": 2}),
+    "hy_v3": Variant("hy_v3", GQA | NUMBERED | HEADS | PARTLY_DENSE | {"num_shared_experts": 2}),
+    "afmoe-scaled": Variant("afmoe", GQA | NUMBERED | HEADS | WINDOWED | {"num_dense_layers": 1, "mup_enabled": True}),
+    "afmoe-tied": Variant("afmoe", GQA | NUMBERED | HEADS | WINDOWED | TIED | {"num_dense_layers": 0}),
+    "kolibri1": Variant("kolibri1", GQA | NUMBERED | HEADS | WINDOWED | {"shared_expert_intermediate_size": 56}),
+    "exaone_moe": Variant("exaone_moe", GQA | NUMBERED | HEADS | PARTLY_DENSE | {"num_shared_experts": 2}),
+    "cohere2_moe": Variant("cohere2_moe", COHERE | {"num_shared_experts": 2}),
+    "cohere2_moe-dense-layers-rms-untied": Variant(
+        "cohere2_moe",
+        COHERE | UNTIED | PARTLY_DENSE | {"prefix_dense_intermediate_size": 72, "rms_norm_eps": 1e-5},
+    ),
+    "lfm2_moe": Variant(
+        "lfm2_moe", GQA | NUMBERED | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}
+    ),
+    "aria_text": Variant("aria_text", GQA | {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 2}),
+    "exaone-tied": Variant("exaone", GQA | TIED),
+}
+
+IN_MEMORY = {f"{name} (in memory)": variant._replace(fused_experts=True) for name, variant in SEPARATE.items()}
+"""The same models in the names that transformers has in memory."""
+
+OTHERS: dict[str, Variant] = {
+    "granite_swa": Variant("granite_swa", GQA | MULTIPLIERS | WINDOWED),
+    "granitemoe_swa": Variant(
+        "granitemoe_swa", GQA | LOCAL | MULTIPLIERS | WINDOWED | {"shared_intermediate_size": 56}
+    ),
+    "hyperclovax": Variant("hyperclovax", GQA | MULTIPLIERS | {"head_dim": 12}),
+    "hyperclovax-tied": Variant("hyperclovax", GQA | TIED | {"head_dim": 12, "use_post_norm": False}),
+    "apertus1p5_text": Variant("apertus1p5_text", GQA),
+}
+
+VARIANTS = SEPARATE | IN_MEMORY | OTHERS
