@@ -25,7 +25,14 @@ COHERE2_MOE = COHERE2.without(*GATED_MLP).variant(
     tiny=_TINY,
     sizes=sizes(experts="num_experts", shared="num_shared_experts"),
     tensors=_mixture("ffn"),
-    defaults={"head_dim": 128, "num_experts": 8, "intermediate_size": 22528, "sliding_window_pattern": 4},
+    defaults={
+        "head_dim": 128,
+        "num_experts": 8,
+        "intermediate_size": 22528,
+        "sliding_window_pattern": 4,
+        "first_k_dense_replace": 0,
+    },
+    layer_rules=(*COHERE2.layer_rules, DENSE_OR_SPARSE),
 )
 _DENSE = "prefix_dense_intermediate_size"
 PARTLY_DENSE = COHERE2.without(*GATED_MLP).variant(
@@ -35,8 +42,8 @@ PARTLY_DENSE = COHERE2.without(*GATED_MLP).variant(
     tiny={**_TINY, "mlp_layer_types": ["dense", "sparse"]},
     sizes=sizes(ffn=_DENSE, moe_ffn="intermediate_size", experts="num_experts", shared="num_shared_experts"),
     tensors={**in_layers("experts", _mixture("moe_ffn")), **in_layers("dense", GATED_MLP)},
-    defaults={**COHERE2_MOE.defaults, "first_k_dense_replace": 0},
-    layer_rules=(*COHERE2.layer_rules, DENSE_OR_SPARSE),
+    defaults=COHERE2_MOE.defaults,
+    layer_rules=COHERE2_MOE.layer_rules,
 )
 
 

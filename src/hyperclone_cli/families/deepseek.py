@@ -82,7 +82,7 @@ SARVAM_MLA = DEEPSEEK_V3.variant(
         "n_routed_experts": ("num_experts",),
         "n_shared_experts": ("num_shared_experts",),
     },
-    defaults={"q_lora_rank": None, "n_routed_experts": 128},
+    defaults={"q_lora_rank": None, "n_routed_experts": 128, "first_k_dense_replace": 1},
 )
 
 GLM4_MOE_LITE = DEEPSEEK_V3.variant(

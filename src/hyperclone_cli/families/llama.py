@@ -15,8 +15,8 @@ from hyperclone_cli.families.blocks import (
 )
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Every, Listed, types_by_period, windows_from
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, HeadRule, Limit
-from hyperclone_cli.families.vocabulary import norm, optional, post_norm
+from hyperclone_cli.families.table import Family, HeadRule, Layout, Limit
+from hyperclone_cli.families.vocabulary import norm, post_norm
 
 LLAMA = Family(
     model_type="llama",
@@ -47,19 +47,26 @@ SMOLLM3 = MISTRAL.variant(
 GRANITE = LLAMA.variant(
     "granite", known_as="Granite 3", heads=HeadRule.FREE, positions=Rotary(constant_scale="attention_multiplier")
 )
-HYPERCLOVAX = LLAMA.variant(
+HYPERCLOVAX_PLAIN = LLAMA.variant(
     "hyperclovax",
-    known_as="HyperCLOVA X SEED Think",
-    tensors={
-        "model.layers.*.post_norm1": optional(post_norm("embed")),
-        "model.layers.*.post_norm2": optional(post_norm("embed")),
-    },
+    layout=Layout("without post-norms", {"use_post_norm": False}),
+    known_as="models with use_post_norm false",
+    defaults={"use_post_norm": True},
     positions=Rotary(constant_scale="attention_multiplier"),
     limits=(
         Limit(
             "head_dim", "where no attention_multiplier is stated, it follows from it", {"attention_multiplier": None}
         ),
     ),
+)
+HYPERCLOVAX = HYPERCLOVAX_PLAIN.variant(
+    "hyperclovax",
+    layout=Layout(),
+    known_as="HyperCLOVA X SEED Think",
+    tensors={
+        "model.layers.*.post_norm1": post_norm("embed"),
+        "model.layers.*.post_norm2": post_norm("embed"),
+    },
 )
 ERNIE4_5 = MISTRAL.variant(
     "ernie4_5",
@@ -101,6 +108,7 @@ FAMILIES = (
     QWEN3,
     SMOLLM3,
     GRANITE,
+    HYPERCLOVAX_PLAIN,
     HYPERCLOVAX,
     LLAMA.variant(
         "cwm",

@@ -41,7 +41,7 @@ MELLUM = QWEN3_MOE.variant(
     "mellum",
     known_as="Mellum 2",
     tiny={"num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"]},
-    defaults={"head_dim": 128, "moe_intermediate_size": 896, "num_experts": 64},
+    defaults={"head_dim": 128, "moe_intermediate_size": 896, "num_experts": 64, "sliding_window": 1024},
     next_token=NextToken(names="mtp."),
     layer_rules=(LAYER_TYPES, Listed("mlp_layer_types")),
 )

@@ -102,7 +102,7 @@ class Form:
     part           the part of the network, where its axes do not tell
     gates          linear layers whose output multiplies what is added to the residual stream
     summed         norms whose output is summed with others before the norm that is the block's last
-    at_rest        the value of a scalar by which a layer that adds nothing to the residual stream keeps it
+    at_rest        what the module holds in a layer that adds nothing to the stream, where its place does not tell
     """
 
     kind: str
@@ -205,6 +205,11 @@ def bias(*packed: str) -> Form:
 def layer_scale() -> Form:
     """A scalar that a layer's whole output is multiplied by, residual stream included. Named whole in the table."""
     return replace(parameter("1"), at_rest=1.0)
+
+
+def without_post_norm(form: Form) -> Form:
+    """The same writer of the residual stream, with no norm behind it, in an architecture that has some elsewhere."""
+    return replace(form, at_rest=0.0)
 
 
 def gating(form: Form) -> Form:
