@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -194,3 +195,45 @@ def test_larger_heads_are_refused_where_positions_come_in_sections(tmp_path: Pat
     src = wrapped.build("qwen3_vl", tmp_path / "src")
     with pytest.raises(RequestError, match="sections, for time, height and width"):
         plan(src, embed_mult=2, head_dim_mult=2)
+
+
+@pytest.mark.parametrize(
+    "stated, message",
+    [
+        ({"text_config": {"model_type": ["llama"]}}, r"text_config.model_type should be a name, found \['llama'\]"),
+        ({"text_config": "llama"}, "text_config should be the config of the text model, found 'llama'"),
+        ({"vision_config": {"num_hidden_layers": 10**9}}, "vision_config.num_hidden_layers states 1,000,000,000, of a"),
+        ({"vision_config": {"of": {"depth": 10**9}}}, "vision_config.of.depth states 1,000,000,000"),
+        ({"vision_config": {"layers_block_type": ["a"] * 9999}}, "layers_block_type states 9,999"),
+    ],
+)
+def test_impossible_configs_inside_are_refused(stated: dict[str, Any], message: str, tmp_path: Path) -> None:
+    src = wrapped.build("llava", tmp_path / "src")
+    config = json.loads((src / "config.json").read_text())
+    (src / "config.json").write_text(json.dumps(config | stated))
+    with pytest.raises(CheckpointError, match=message):
+        plan(src, embed_mult=2)
+
+
+def test_numbers_of_the_text_model_that_lie_beside_those_of_the_wrapper_grow_too(tmp_path: Path) -> None:
+    """Older files have them there alone, some have them twice."""
+    src = wrapped.build("qwen2_vl", tmp_path / "src")
+    config = json.loads((src / "config.json").read_text())
+    text = {key: value for key, value in config["text_config"].items() if key != "model_type"}
+    for number, stated in enumerate((text | config, {**text, **config, "text_config": None})):
+        (src / "config.json").write_text(json.dumps({key: item for key, item in stated.items() if item is not None}))
+        made = expand(src, tmp_path / f"clone {number}", WIDER)
+        assert (made.config["hidden_size"], made.config["num_attention_heads"]) == (96, 6)
+        assert ("text_config" in made.config) is (number == 0)
+        found = wrapped.errors(wrapped.outputs(tmp_path / f"clone {number}"), wrapped.outputs(src))
+        assert max(found.values()) <= 1e-5, found
+
+
+def test_sizes_that_an_older_file_leaves_out_are_those_of_transformers(tmp_path: Path) -> None:
+    """As LLaVA 1.5 was published: of its text model, config.json says what is not the default."""
+    src = wrapped.build("llava", tmp_path / "src")
+    config = json.loads((src / "config.json").read_text())
+    config["text_config"] = {"model_type": "llama", "vocab_size": 96}
+    (src / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="says llava with 32 layers"):
+        plan(src, embed_mult=2)

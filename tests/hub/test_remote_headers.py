@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from support import models, quantised
+from support import models, quantised, wrapped
 from support.command_line import Run
 from support.local_hub import CONTENT, WEIGHTS, LocalHub, fetched, sent_bytes
 
@@ -148,3 +148,13 @@ def test_a_plan_looks_whether_a_stored_head_is_the_tied_one(
         del found["verification"]["free_bytes"]  # which changes from moment to moment
     assert planned == local
     assert planned["head"]["tied"] is not differ
+
+
+def test_a_plan_of_a_model_of_text_and_pictures_reads_headers_alone(hub: LocalHub, run: Run, tmp_path: Path) -> None:
+    src = wrapped.build("gemma3", tmp_path / "src", torch.bfloat16)
+    hub.add("a/gemma-3", src)
+    planned = plan_of(run, "a/gemma-3")
+    assert planned == plan_of(run, src)
+    assert planned["config"]["text_config.hidden_size"] == {"before": 64, "after": 128}
+    assert fetched(hub.asked(CONTENT)) == ["config.json", "model.safetensors"]
+    assert sent_bytes(hub.asked(WEIGHTS)) <= 1 << 17 < (src / "model.safetensors").stat().st_size

@@ -16,6 +16,8 @@ _DEFAULT_CONTEXT = 2048
 _MOST_UNITS = 1 << 20
 """Units of any width, heads and experts but not the vocabulary: plans are made unit by unit where they must."""
 _MOST_UNITS_OF_A_HEAD = 1 << 14
+_FEW = 64
+"""Layers, or numbers in a list, that are built in no time."""
 
 
 def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
@@ -118,6 +120,31 @@ def _factor(sizes: dict[str, int], product: str, outer: str, inner: str, family:
             f"config.json: {key} {total} is not a multiple of {outer_key} {number}"
             + (f" with {inner_key} {sizes[inner]} each." if inner in sizes else ".")
         )
+
+
+def check_towers(config: Mapping[str, Any], family: Family, tensors: int) -> None:
+    """Raise CheckpointError where a tower of a wrapper has more layers than the checkpoint has tensors.
+
+    transformers builds every layer that config.json states, also without weights. Nothing is checked of a text model.
+    """
+    if family.wrapping is None:
+        return
+    for name, inner in config.items():
+        if name != family.wrapping.wrapper.config and isinstance(inner, Mapping):
+            _check_tower(name, inner, tensors)
+
+
+def _check_tower(name: str, config: Mapping[str, Any], tensors: int) -> None:
+    for key, value in config.items():
+        number = len(value) if isinstance(value, list) else value
+        counts = isinstance(value, list) or key == "depth" or "layers" in key
+        if isinstance(value, Mapping):
+            _check_tower(f"{name}.{key}", value, tensors)
+        elif counts and type(number) is int and number > max(tensors, _FEW):
+            raise CheckpointError(
+                f"config.json: {name}.{key} states {number:,}, of a checkpoint with {tensors:,} tensors.",
+                "Fetch the file again.",
+            )
 
 
 def context_length(config: Mapping[str, Any], family: Family) -> int:

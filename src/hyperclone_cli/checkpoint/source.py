@@ -38,7 +38,7 @@ WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 READ_WITH_MODEL = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "tekken.json",
     "emoji.json", "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*.jinja",
-    "generation_config.json", "processor_config.json", "preprocessor_config.json",
+    "generation_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
 """Optional files that decide what a model is fed and how it decodes: loaders read them with the weights."""
 

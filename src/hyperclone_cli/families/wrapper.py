@@ -104,7 +104,10 @@ class Wrapper:
                 f"config.json: {self.config} should be the config of the text model, found {found!r}.",
                 "Load the model with transformers and save it again: save_pretrained writes it out.",
             )
-        return {**found, "model_type": found.get("model_type") or self.text}
+        stated = found.get("model_type") or self.text
+        if not isinstance(stated, str):
+            raise CheckpointError(f"config.json: {self.config}.model_type should be a name, found {stated!r}.")
+        return {**found, "model_type": stated}
 
     def around(self, text: Family, model_type: str, naming: Naming) -> Family:
         """The table of the wrapper with a text model of this table and model_type, and tensors of these names."""

@@ -72,7 +72,9 @@ def placed(
     else:
         if any(key in inner for key in ("dtype", "torch_dtype")):
             inner = _with_dtype(inner, dtype)
-        whole = {**config, wrapper.config: inner}
+        # some releases of transformers wrote the text model's numbers beside the wrapper's too
+        copies = {key: value for key, value in stated.items() if wrapper.flat and key in config}
+        whole = {**config, **copies, wrapper.config: inner}
     whole["tie_word_embeddings"] = tied
     if any(growth.grows for growth in growths.values()):
         for key in wrapper.widths:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any
 
 from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
+from hyperclone_cli.checkpoint.sizes import check_towers
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError, first_of
 from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
@@ -166,6 +168,7 @@ def make_plan(source: Source, request: Request) -> Plan:
     """
     _check_known(source, request)
     family = find_family(source.config, source.tensors, request.family)
+    check_towers(source.config, family, len(source.tensors))
     stated = proposal = Proposal.of(request, family, source.config)
     if request.target_params is not None:
         return _plan_of_size(source, proposal)
@@ -256,7 +259,7 @@ def kept_note(family: Family, request: Request, tensors: Sequence[GrownTensor]) 
         out = ", ".join(family.wrapping.towers)
         return f"The text model of {family.model_type}, {family.wrapping.text.model_type}, alone. Left out: {out}."
     kept = {tower: sum(one.kept for one in tensors if _is_in(one.name, tower)) for tower in family.wrapping.towers}
-    joins = {one.pattern.rpartition(".")[0] for one in tensors if one.part == "projector"}
+    joins = {re.sub(r"\.(weight|bias)$", "", one.pattern) for one in tensors if one.part == "projector"}
     named = ", ".join(f"{tower} ({number} tensor{'s' * (number > 1)})" for tower, number in kept.items() if number)
     return (
         f"{family.model_type} is {family.wrapping.text.model_type} with towers, which are copied byte for byte,"

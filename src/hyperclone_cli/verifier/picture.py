@@ -17,6 +17,7 @@ from hyperclone_cli.errors import is_memory_error, last_line
 from hyperclone_cli.verifier.forward import relative_error
 from hyperclone_cli.verifier.loading import LoadedModel
 from hyperclone_cli.verifier.report import PartialReport, PictureFigures
+from hyperclone_cli.verifier.text import file_outside
 
 QUESTION = "What does this picture show?"
 
@@ -55,14 +56,7 @@ class Seen:
         if not first and self.inputs is None:
             return
         try:
-            if first:
-                self.inputs, self.note = processed(self.path)
-                if self.inputs is None:
-                    self.inputs = loaded.run(lambda: random_pixels(loaded.model, self.form, self.text))
-                    self.input = "random pixels"
-            assert self.inputs is not None
-            inputs = on_device(self.inputs, loaded.model)
-            output = loaded.run(lambda: loaded.model(**inputs, use_cache=False))
+            logits = self._prepare_and_run(loaded) if first else self._run(loaded)
         except Exception as error:  # each architecture raises its own kinds
             if is_memory_error(error):
                 raise
@@ -72,13 +66,32 @@ class Seen:
             elif is_clone:
                 self.failure = f"picture: transformers cannot run it: {last_line(error)}"
             return
-        logits = output.logits[0].float().cpu()
         if is_clone:
             self.of_clone = logits
         elif first and not bool(logits.isfinite().all()):
             self.inputs, self.note = None, "No picture was compared: the source computes NaN or Inf after it."
         else:
             self.of_source.append(logits)
+
+    def _prepare_and_run(self, loaded: LoadedModel) -> torch.Tensor:
+        self.inputs, self.note = processed(self.path)
+        if self.inputs is not None:
+            try:
+                return self._run(loaded)
+            except Exception as error:
+                if is_memory_error(error):
+                    raise
+                why = f"The source does not run on what its processor prepares ({last_line(error)})"
+                self.note = f"{why}; random pixels are used."
+        self.inputs = loaded.run(lambda: random_pixels(loaded.model, self.form, self.text, loaded.device))
+        self.input = "random pixels"
+        return self._run(loaded)
+
+    def _run(self, loaded: LoadedModel) -> torch.Tensor:
+        assert self.inputs is not None
+        inputs = _on_device(self.inputs, loaded.device, loaded.model.dtype)
+        logits: torch.Tensor = loaded.run(lambda: loaded.model(**inputs, use_cache=False)).logits
+        return logits[0].float().cpu()
 
     def compare(self, in_float32: bool, tolerance: float, partial: PartialReport) -> None:
         """Add to `partial` the figures, and what fails the clone.
@@ -140,6 +153,8 @@ def processed(path: Path) -> tuple[Inputs | None, str]:
         return dict(processor(text=[text], images=[[_picture()]], return_tensors="pt"))
 
     try:
+        if outside := file_outside(path):
+            return None, f"The processor names a file outside the checkpoint, {outside}; random pixels are used."
         if too_much(prepare):
             return None, "The processor takes too long, or too much memory, for a picture; random pixels are used."
         return prepare(), ""
@@ -156,14 +171,16 @@ def _picture() -> torch.Tensor:
 
 
 @torch.inference_mode()
-def random_pixels(model: Any, form: str, text: Sequence[int]) -> Inputs:
+def random_pixels(model: Any, form: str, text: Sequence[int], device: torch.device | None = None) -> Inputs:
     """Random pixels of the form that a model takes, see `Wrapper.pixels`, and `text` after tokens for their features.
+
+    device  where the model runs; None: where its weights are
 
     Raises whatever the model's own `get_image_features` raises.
     """
     config = model.config
     pixels = _FORMS[form](config, config.vision_config, torch.Generator().manual_seed(0))
-    here = on_device(pixels, model)
+    here = _on_device(pixels, device or model.device, model.dtype)
     parameters = inspect.signature(model.get_image_features).parameters
     features = model.get_image_features(**{name: here[name] for name in here if name in parameters}, return_dict=True)
     found = getattr(features, "pooler_output", None)
@@ -186,9 +203,8 @@ def _flat(features: Any) -> Iterable[torch.Tensor]:
         yield from _flat(one)
 
 
-def on_device(inputs: Inputs, model: Any) -> Inputs:
-    """The inputs on the device of the model, pixels in its dtype."""
-    device, dtype = model.device, model.dtype
+def _on_device(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """The inputs on a device, pixels in the dtype of the model."""
     return {name: one.to(device, dtype) if one.is_floating_point() else one.to(device) for name, one in inputs.items()}
 
 

@@ -73,7 +73,7 @@ def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
             _decode(tokenizer, tuple(tokens))
 
     try:
-        if outside := _file_outside(path):
+        if outside := file_outside(path):
             return (
                 None,
                 f"tokenizer_config.json names a file outside the checkpoint, {outside}; random tokens are used.",
@@ -93,7 +93,7 @@ def load_tokenizer(path: Path, vocab_size: int) -> tuple[Any, str]:
     return tokenizer, ""
 
 
-def _file_outside(path: Path) -> str:
+def file_outside(path: Path) -> str:
     """A file that exists, is not in the directory `path`, and would be read as part of its tokenizer; "" if none is."""
     config = path / "tokenizer_config.json"
     stated = read_json(config) if config.is_file() else {}
