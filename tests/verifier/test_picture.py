@@ -11,7 +11,7 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hyperclone_cli.checkpoint import trial
-from hyperclone_cli.checkpoint.source import open_source
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import memory, verify
