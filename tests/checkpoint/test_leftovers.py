@@ -110,13 +110,13 @@ def nothing(_: Path) -> None:
 
 
 GROWN: dict[str, tuple[Callable[[Path], object], Callable[[Path], None], str]] = {
-    "a compiled model": (rename("_orig_mod.{}".format), nothing, "wrappers of training had put it: _orig_mod."),
+    "a compiled model": (rename("_orig_mod.{}".format), nothing, "wrappers of training had put it: '_orig_mod.'"),
     "a compiled layer": (rename(lambda name: name.replace("mlp.", "_orig_mod.mlp.")), nothing, "_orig_mod."),
-    "of DataParallel": (rename("module.{}".format), nothing, "had put it: module."),
-    "of both": (rename("module._orig_mod.{}".format), nothing, "had put it: _orig_mod., module."),
-    "of PEFT, merged": (rename("base_model.model.{}".format), nothing, "had put it: base_model.model."),
+    "of DataParallel": (rename("module.{}".format), nothing, "had put it: 'module.'"),
+    "of both": (rename("module._orig_mod.{}".format), nothing, "had put it: '_orig_mod.', 'module.'"),
+    "of PEFT, merged": (rename("base_model.model.{}".format), nothing, "had put it: 'base_model.model.'"),
     "of FSDP": (rename(lambda name: name.replace("layers.", "layers._fsdp_wrapped_module.")), nothing, "_fsdp_wrapped"),
-    "a pickle": (to_bin("module.{}".format), nothing, "had put it: module."),
+    "a pickle": (to_bin("module.{}".format), nothing, "had put it: 'module.'"),
     "a value head": (
         add(v_head__summary__weight=torch.ones(1, 48), v_head__summary__bias=torch.ones(1)),
         nothing,

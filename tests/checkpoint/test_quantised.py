@@ -262,6 +262,18 @@ def to_codes(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     )
 
 
+def four_bits(**changes: Any) -> Callable[[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A weight of bitsandbytes, with changes to what it says of itself."""
+    state = {"shape": [48, 80], "blocksize": 64} | changes
+    parts = {
+        "absmax": torch.ones(60),
+        "quant_map": torch.ones(16),
+        "quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
+    }
+    stored = {NAME: torch.zeros(1920, 1, dtype=torch.uint8)} | {f"{NAME}.{part}": one for part, one in parts.items()}
+    return lambda name, tensor: stored if name == NAME else {name: tensor}
+
+
 REFUSED: dict[str, tuple[Callable[[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, Any], str]] = {
     "a scheme that is not read": (
         to_codes,
@@ -280,6 +292,11 @@ REFUSED: dict[str, tuple[Callable[[str, torch.Tensor], dict[str, torch.Tensor]],
         {"quant_method": "fp8"},
         "is for weights that are quantised, and no such weights lie beside it",
     ),
+    "four bits of another shape": (four_bits(shape=[48, 81]), {}, "shape 48 × 81 does not fit the other parts"),
+    "four bits of an absurd shape": (four_bits(shape=[10**30, 80]), {}, "does not fit the other parts"),
+    "four bits of no shape": (four_bits(shape=None), {}, "damaged, or not of bitsandbytes"),
+    "four bits in blocks of nothing": (four_bits(blocksize=0), {}, "blocks"),
+    "four bits and a wild offset": (four_bits(nested_offset=1e999), {}, "offset inf"),
     "blocks without end": (
         lambda name, tensor: (
             {name: random_fp8(48, 80), f"{name}_scale_inv": torch.ones(7, 5)} if name == NAME else {name: tensor}
@@ -306,6 +323,15 @@ def by_formula(src: Path) -> torch.Tensor:
     found = {name.removeprefix(module): one for name, one in load_file(src / "model.safetensors").items()}
     stated = json.loads((src / "config.json").read_text())["quantization_config"]
     method = stated["quant_method"]
+    if method == "bitsandbytes" and "load_in_4bit" in stated:
+        scales = found["weight.absmax"]
+        state = json.loads(bytes(found["weight.quant_state.bitsandbytes__nf4"].tolist()))
+        if "nested_offset" in state:
+            coarse = found["weight.nested_absmax"].repeat_interleave(state["nested_blocksize"])[: len(scales)]
+            scales = found["weight.nested_quant_map"][scales.long()] * coarse + state["nested_offset"]
+        codes = [half for byte in found["weight"].flatten().tolist() for half in (byte >> 4, byte & 15)]
+        numbers = [found["weight.quant_map"][code] * scales[place // 64] for place, code in enumerate(codes)]
+        return torch.stack(numbers).view(48, 80).bfloat16()
     if method == "bitsandbytes":
         return (found["weight"].float() * found["SCB"][:, None] * 7.874015718698502e-3).bfloat16()
     bits = stated["bits"] if "bits" in stated else stated["config_groups"]["group_0"]["weights"]["num_bits"]
@@ -345,6 +371,8 @@ PACKED: dict[str, tuple[Callable[[Path, Path], Path], float]] = {
     "compressed-tensors of 8 bits": (lambda src, out: quantised.pack_quantised(src, out, 8, symmetric=False), 0.01),
     "compressed-tensors, symmetric": (quantised.pack_quantised, 2.0),
     "INT8 of bitsandbytes": (quantised.int8_rows, 0.01),
+    "NF4 of bitsandbytes": (quantised.nf4, 0.2),
+    "NF4, scales as they are": (lambda src, out: quantised.nf4(src, out, nested=False), 0.2),
 }
 
 

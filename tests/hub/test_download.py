@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hyperclone_cli import expand
-from support import opt_350m
+from support import models, opt_350m, quantised
 from support.command_line import Run
 from support.local_hub import CONTENT, TOKEN, WEIGHTS, LocalHub, fetched, sent_bytes
 
@@ -72,6 +72,20 @@ def test_a_scheme_that_is_not_read_is_refused_before_weights_are_fetched(
     result = run("expand", "--src", "a/aqlm", *GROWTH, "--out", "clone", code=3)
     assert "quantised (quant_method 'aqlm') in a way that cannot be undone" in result.stderr
     assert sent_bytes(hub.asked(WEIGHTS)) < (src / "model.safetensors").stat().st_size / 4
+
+
+def test_four_bits_of_bitsandbytes_are_expanded_though_headers_do_not_make_a_plan(
+    hub: LocalHub, run: Run, tmp_path: Path
+) -> None:
+    plain = models.build("llama-gqa-tied", tmp_path / "plain", torch.bfloat16)
+    src = quantised.nf4(plain, tmp_path / "src")
+    hub.add("a/nf4", src)
+    refused = run("plan", "--src", "a/nf4", *GROWTH, code=2)
+    assert "hf download a/nf4" in refused.stderr
+    run("expand", "--src", "a/nf4", *GROWTH, "--out", "clone", "--no-verify")
+    expand(src, tmp_path / "local", embed_mult=2, ffn_mult=2)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("clone", "local"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_the_single_file_is_fetched_where_there_are_shards_too(hub: LocalHub, run: Run) -> None:

@@ -198,3 +198,32 @@ def int8_rows(src: Path, out: Path) -> Path:
         return {name: numbers, f"{module}SCB": most, f"{module}weight_format": torch.tensor(0, dtype=torch.uint8)}
 
     return rewritten(src, out, change, quant_method="bitsandbytes", load_in_8bit=True)
+
+
+def nf4(src: Path, out: Path, nested: bool = True) -> Path:
+    """As bitsandbytes saves four bits, its scales quantised once more or not."""
+    values = torch.linspace(-1, 1, 16) ** 3
+    outer = torch.linspace(-1, 1, 256)
+
+    def change(name: str, tensor: torch.Tensor) -> Tensors:
+        if not is_linear(name, tensor):
+            return {name: tensor}
+        flat = tensor.float().flatten()
+        blocks = torch.nn.functional.pad(flat, (0, -len(flat) % 64)).view(-1, 64)
+        scales = blocks.abs().amax(1)
+        codes = ((blocks / scales[:, None])[..., None] - values).abs().argmin(-1).flatten()[: len(flat)]
+        state: dict[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": list(tensor.shape)}
+        parts = {"absmax": scales, "quant_map": values}
+        if nested:
+            offset = float(scales.mean())
+            state |= {"nested_blocksize": 16, "nested_dtype": "float32", "nested_offset": offset}
+            inner = torch.nn.functional.pad(scales - offset, (0, -len(scales) % 16)).view(-1, 16)
+            coarse = inner.abs().amax(1)
+            fine = ((inner / coarse[:, None])[..., None] - outer).abs().argmin(-1).flatten()[: len(scales)]
+            parts |= {"absmax": fine.to(torch.uint8), "nested_absmax": coarse, "nested_quant_map": outer}
+        text = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+        parts |= {"quant_state.bitsandbytes__nf4": text}
+        pairs = (codes[0::2] * 16 + codes[1::2]).to(torch.uint8)[:, None]
+        return {name: pairs} | {f"{name}.{part}": found.clone() for part, found in parts.items()}
+
+    return rewritten(src, out, change, quant_method="bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type="nf4")

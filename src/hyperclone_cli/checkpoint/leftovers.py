@@ -140,7 +140,10 @@ def plain_names(names: Iterable[str]) -> tuple[dict[str, str], str]:
             f"tensors are stored twice, with and without {first_of(sorted(taken))} in their names.",
             "Save the state dict of the model itself, not of what wraps it.",
         )
-    return plain, f"Taken off the names of tensors, where wrappers of training had put it: {first_of(sorted(taken))}."
+    return (
+        plain,
+        f"Taken off the names of tensors, where wrappers of training had put it: {first_of(list(map(repr, sorted(taken))))}.",
+    )
 
 
 def _begins(name: str, prefix: str) -> bool:

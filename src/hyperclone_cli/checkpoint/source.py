@@ -137,8 +137,13 @@ class Source:
 
         Raises CheckpointError if it is quantised in a way that is not understood.
         """
-        found = unpack(self.config, self.tensors, self.path, dtype)
+        found = unpack(self.config, self.tensors, self.path, self._contents, dtype)
         return replace(self, config=found.config, tensors=found.tensors, notes=(*self.notes, *found.notes))
+
+    def _contents(self, stored: StoredTensor) -> bytes:
+        with stored.path.open("rb") as file:
+            file.seek(stored.offset)
+            return file.read(stored.nbytes)
 
     def same_bytes(self, one: str, other: str) -> bool:
         """Whether two tensors, by name, have the same dtype, shape and bytes. Reads them block by block."""
@@ -193,6 +198,9 @@ class TensorSource(Source):
     def _renamed(self, names: Mapping[str, str], note: str) -> Self:
         weights = {names[name]: tensor for name, tensor in self.weights.items()}
         return replace(super()._renamed(names, note), weights=weights)
+
+    def _contents(self, stored: StoredTensor) -> bytes:
+        return bytes(self.weights[stored.name].flatten().tolist())
 
     def _stored_rows(self) -> AbstractContextManager[Read]:
         from hyperclone_cli.checkpoint.row_io import rows_in_memory

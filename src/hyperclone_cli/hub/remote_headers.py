@@ -31,6 +31,12 @@ class RemoteSource(Source):
 
     access: Access
 
+    def _contents(self, stored: StoredTensor) -> bytes:
+        raise RequestError(
+            f"{self.path}: quantised, and shapes lie among the weights, as in {stored.name}: headers are not enough.",
+            f"Download it, and plan the directory: hf download {self.path}",
+        )
+
     def same_bytes(self, one: str, other: str) -> bool:
         """Whether two tensors have the same dtype, shape and, unless they are in `.bin` files, first block."""
         a, b = self.tensors[one], self.tensors[other]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hyperclone_cli.checkpoint.quantised.bitsandbytes import four_bits, state_of
 from hyperclone_cli.checkpoint.quantised.four_bits import mxfp4
 from hyperclone_cli.checkpoint.quantised.integers import gptq_or_awq, pack_quantised
 from hyperclone_cli.checkpoint.quantised.packed import Packed
@@ -34,13 +35,6 @@ _SCALE = re.compile(r"[._](weight_scale(_inv|_2)?|scales|qzeros|absmax|quant_map
 
 _INTEGERS = ("I32", "I16", "I8", "U8", *_FP8, "F8_E8M0")
 
-_DEQUANTISE = (
-    'Dequantise it where bitsandbytes is installed: python -c "from transformers import AutoModelForCausalLM as M;'
-    " M.from_pretrained('{src}', dtype='auto').dequantize().save_pretrained('DEQUANTISED')\", copy the tokenizer to"
-    " DEQUANTISED, and expand that."
-)
-"""What transformers does with bitsandbytes' four bits, and with no other scheme that is not read here."""
-
 
 @dataclass(frozen=True)
 class Unpacked:
@@ -52,11 +46,16 @@ class Unpacked:
 
 
 def unpack(
-    config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], path: Path, dtype: str | None = None
+    config: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor],
+    path: Path,
+    contents: Callable[[StoredTensor], bytes],
+    dtype: str | None = None,
 ) -> Unpacked:
     """The checkpoint at `path` with each quantised tensor in place of those that it is stored as.
 
-    dtype  torch's name of what they are dequantised to; None: that of config.json, or bfloat16
+    contents  reads a small tensor, which some schemes have their shapes in
+    dtype     torch's name of what they are dequantised to; None: that of config.json, or bfloat16
 
     Raises CheckpointError for a quantised checkpoint that cannot be read from its tensors alone.
     """
@@ -65,11 +64,16 @@ def unpack(
     block = _stated_block(stated)
     found: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
-        unpacked = _integers(name, tensors, stated) or _scaled(name, tensor, tensors, block)
+        unpacked = (
+            four_bits(name, tensors, contents)
+            or _integers(name, tensors, stated)
+            or _scaled(name, tensor, tensors, block)
+        )
         if unpacked:
             packed, whole, shape = unpacked
             found[whole] = StoredTensor(whole, FLOAT_DTYPES[dtype], shape, tensor.path, 0, packed=packed)
     used = {part.name for one in found.values() if one.packed for part in one.packed.parts}
+    used |= {state.name for name in found if (state := state_of(name, tensors))}
     others = {name: tensor for name, tensor in tensors.items() if name not in used}
     left = [name for name in others if found and _LEFT_OVER.search(name)]
     others = {name: tensor for name, tensor in others.items() if name not in left}
@@ -162,9 +166,7 @@ def _check_understood(others: Mapping[str, StoredTensor], stated: Mapping[str, A
             raise CheckpointError(
                 f"{path}: quantised (quant_method {method!r}) in a way that cannot be undone from its tensors alone:"
                 f" {name!r} is {tensor.dtype} of shape {list(tensor.shape)}.",
-                _DEQUANTISE.format(src=path)
-                if method == "bitsandbytes"
-                else "Use the weights that it was quantised from.",
+                "Use the weights that it was quantised from.",
             )
         if _SCALE.search(name):
             raise CheckpointError(
