@@ -140,10 +140,8 @@ def plain_names(names: Iterable[str]) -> tuple[dict[str, str], str]:
             f"tensors are stored twice, with and without {first_of(sorted(taken))} in their names.",
             "Save the state dict of the model itself, not of what wraps it.",
         )
-    return (
-        plain,
-        f"Taken off the names of tensors, where wrappers of training had put it: {first_of(list(map(repr, sorted(taken))))}.",
-    )
+    wrappers = first_of([repr(wrapper) for wrapper in sorted(taken)])
+    return plain, f"Taken off the names of tensors, where wrappers of training had put it: {wrappers}."
 
 
 def _begins(name: str, prefix: str) -> bool:
