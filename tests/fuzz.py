@@ -127,6 +127,14 @@ def _options(random: Random) -> Iterator[str]:
         yield from ("--tie-embeddings", random.choice(["auto", "keep", "untie"]))
     if sometimes(0.15):
         yield from ("--max-shard-size", random.choice(["40KB", "200KB"]))
+    if sometimes(0.3):
+        yield from (
+            ("--depth-mult", str(random.choice([1.5, 2, 2, 3])))
+            if sometimes(0.7)
+            else ("--num-layers", str(random.randint(2, 9)))
+        )
+        if sometimes(0.5):
+            yield from ("--depth-order", random.choice(["interleave", "top", "middle", "stack"]))
 
 
 # --- what stock transformers says ------------------------------------------------------------------------------------
