@@ -5,7 +5,7 @@
 # make fuzz   2,000 random requests to random architectures, judged by transformers alone: half an hour on two cores
 # make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
 # make bench-memory  peaks of the verification in bounded memory: needs 40 GB of disk, and a memory control group
-# make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2
+# make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2, deeper ones of both
 # make docs   writes the pages of the documentation that are made from the code
 # Each sets up what it needs in .venv.
 
@@ -91,6 +91,12 @@ real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(VERIFY) demo/gemma3-2x2
 	$(EXPAND) --src $(GEMMA3) --embed-mult 2 --ffn-mult 2 --tie-embeddings untie --out demo/gemma3-2x2-untied
 	$(VERIFY) demo/gemma3-2x2-untied
+	$(EXPAND) --src $(SMOLLM2) --num-layers 60 --out demo/smollm2-60
+	$(VERIFY) demo/smollm2-60
+	$(EXPAND) --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2 --num-layers 45 --out demo/smollm2-2x2-45
+	$(VERIFY) demo/smollm2-2x2-45
+	$(EXPAND) --src $(GEMMA3) --depth-mult 1.5 --out demo/gemma3-deeper
+	$(VERIFY) demo/gemma3-deeper
 
 docs: $(VENV)/ready
 	$(BIN)/python tests/generated_docs.py

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,27 +18,25 @@ from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.checkpoint.sizes import check_towers
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError, first_of
+from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError
 from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, known_family
 from hyperclone_cli.families.vocabulary import Role, dimension
 from hyperclone_cli.growth.config import grow_config, placed
 from hyperclone_cli.growth.depth import ClonedLayer, cloned_layers, grow_layer_rules
 from hyperclone_cli.growth.layers import grow_layer_numbers, grow_layers, kv_shared_layers
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.request import BY_REQUEST, Request, bytes_of
+from hyperclone_cli.growth.request import Request, bytes_of
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
 from hyperclone_cli.planning.experts import alignment_note
-from hyperclone_cli.planning.matching import UNUSUAL, layers_of_copies, match_tensors, names_of_copies
+from hyperclone_cli.planning.matching import layers_of_copies, match_tensors, names_of_copies
+from hyperclone_cli.planning.notes import copied_layers, kept_note, left_out, noise_warning, silent_heads
 from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor, silenced
 from hyperclone_cli.planning.text_alone import LEFT_OUT, config_alone, named_alone, text_alone
 from hyperclone_cli.planning.tied_head import Head, decide_head
 
 SCHEMA_VERSION = 1
-
-LEAST_SNR_DB_IN_16_BITS = 10
-"""The paper's noise. In bfloat16 a `diagonal` clone failed its verification at 6 dB, a `halving` one at 0 dB."""
 
 
 @dataclass(frozen=True)
@@ -220,60 +217,15 @@ def make_plan(source: Source, request: Request) -> Plan:
         dropped=dropped,
         head=head,
         notes=(
-            *_copied_layers(request),
-            *_silent_heads(growths["kv_heads"]),
-            *_noise_warning(request, tensors),
+            *copied_layers(request),
+            *silent_heads(growths["kv_heads"]),
+            *noise_warning(request, tensors),
             *filter(None, [kept_note(stated.family, request, tensors)]),
-            *_left_out(dropped),
+            *left_out(dropped),
             *alignment_note(proposal, growths, tensors),
             *source.notes,
         ),
     )
-
-
-def _copied_layers(request: Request) -> list[str]:
-    what = "its weights alone can be compared, and it never counts as verified"
-    return [] if request.keeps_function else [f"The clone is {BY_REQUEST}: {what}."]
-
-
-def _silent_heads(heads: Growth) -> list[str]:
-    silent = sum(run.length for run in heads.runs if run.silent)
-    why = f"ALiBi gives each head a slope of its own, and {heads.source} of these are the source's."
-    return [f"{silent} of {heads.target} heads are silent until training reads them: {why}"] if silent else []
-
-
-def _noise_warning(request: Request, tensors: list[GrownTensor]) -> list[str]:
-    snr_db = request.mixing.noise_snr_db
-    short = sorted({tensor.dtype for tensor in tensors if tensor.noisy and ITEM_BYTES[tensor.dtype] < 4})
-    if snr_db is None or snr_db >= LEAST_SNR_DB_IN_16_BITS or not short:
-        return []
-    why = "rounding makes the copies differ, and noise that no longer cancels grows with the depth"
-    return [f"--noise-snr-db {snr_db:g} in {short[0]}: {why}. Verification may fail; in float32 it passes."]
-
-
-def kept_note(family: Family, request: Request, tensors: Sequence[GrownTensor]) -> str:
-    """What of a wrapper, the source, stays as it is or is left out, for the user; "" for a text model."""
-    if family.wrapping is None:
-        return ""
-    if request.text_only:
-        out = ", ".join(family.wrapping.towers)
-        return f"The text model of {family.model_type}, {family.wrapping.text.model_type}, alone. Left out: {out}."
-    kept = {tower: sum(one.kept for one in tensors if _is_in(one.name, tower)) for tower in family.wrapping.towers}
-    joins = {re.sub(r"\.(weight|bias)$", "", one.pattern) for one in tensors if one.part == "projector"}
-    named = ", ".join(f"{tower} ({number} tensor{'s' * (number > 1)})" for tower, number in kept.items() if number)
-    return (
-        f"{family.model_type} is {family.wrapping.text.model_type} with towers, which are copied byte for byte,"
-        f" whatever --dtype says: {named}. What joins them to the text model grows with it: {first_of(sorted(joins))}."
-    )
-
-
-def _is_in(name: str, module: str) -> bool:
-    return name == module or name.startswith(f"{module}.")
-
-
-def _left_out(dropped: Mapping[str, str]) -> list[str]:
-    named = {why: [name for name, reason in dropped.items() if reason == why] for why in UNUSUAL}
-    return [f"Not written, {why}: {first_of(names)}." for why, names in named.items() if names]
 
 
 def _plan_of_size(source: Source, proposal: Proposal) -> Plan:

@@ -16,7 +16,8 @@ import torch
 from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.planning.planner import LEAST_SNR_DB_IN_16_BITS, Plan, make_plan
+from hyperclone_cli.planning.notes import LEAST_SNR_DB_IN_16_BITS
+from hyperclone_cli.planning.planner import Plan, make_plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.model_outputs import TOLERANCE, compare_outputs
 from hyperclone_cli.verifier.report import BeforeRounding, PartialReport

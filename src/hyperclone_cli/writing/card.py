@@ -14,7 +14,8 @@ from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.growth.option import options_of
 from hyperclone_cli.growth.request import BY_REQUEST, Request
 from hyperclone_cli.hub.download import origin_of
-from hyperclone_cli.planning.planner import Plan, kept_note
+from hyperclone_cli.planning.notes import kept_note
+from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.writing.clone_files import CARD_NAME
 
