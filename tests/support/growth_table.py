@@ -24,11 +24,14 @@ HALF_AS_WIDE_AGAIN = {
     "norms without weights": ["opt-plain-norms"],
     "without its final norm": ["opt-no-final-norm"],
     "writes the residual stream": ["rwkv", "rwkv-tied"],
+    "stands before a block in some layers|a norm spans all heads": ["olmo_hybrid"],
     "a norm spans all heads": [
         *("bitnet", "bitnet-tied", "olmoe", "olmoe-tied"),
         *("olmoe (fused experts)", "olmoe-tied (fused experts)"),
     ],
+    "padding would move its mean": ["modernbert-decoder", "modernbert-decoder-untied-biases"],
     "a norm spans the state space's heads": [
+        "nemotron_h",
         *("mamba2", "mamba2-groups-tied", "bamba", "bamba-tied", "falcon_h1"),
         *("granitemoehybrid", "granitemoehybrid-experts", "granitemoehybrid-tied"),
     ],
@@ -37,6 +40,7 @@ HALF_AS_WIDE_AGAIN = {
     "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],
 }
 LARGER_HEADS = {
+    "rotary positions of type 'proportional'": ["lfm3", "lfm3-plain-untied"],
     "pairs do not stay pairs": ["pythia", "pythia-tied", "gpt_neox-sequential", "gpt_neox-no-attention-bias"],
     "clip_qkv would clip": [
         *("olmo-clip", "olmoe", "olmoe (fused experts)", "dbrx", "dbrx-one-expert-of-four"),
@@ -47,13 +51,13 @@ LARGER_HEADS = {
     "LayerNorm of queries and keys leaves no room": [
         *("persimmon", "phi-gqa-tied-qk-norms", "stablelm-12b", "stablelm-12b-tied-mha"),
     ],
-    "the eps of its norms": ["glm4_moe", "glm4_moe (fused experts)"],
+    "the eps of its norms": ["sarvam_moe-tied", "glm4_moe", "glm4_moe (fused experts)"],
     "read from latent vectors": [
         *("deepseek_v2", "deepseek_v2-lite-tied", "deepseek_v3", "deepseek_v3-tied", "minicpm3", "minicpm3-untied"),
         *("youtu", "youtu-untied"),
         *("deepseek_v2 (fused experts)", "deepseek_v2-lite-tied (fused experts)"),
         *("deepseek_v3 (fused experts)", "deepseek_v3-tied (fused experts)"),
-        *("sarvam_mla", "glm4_moe_lite-tied", "axk1"),
+        *("sarvam_mla", "glm4_moe_lite-tied", "axk1", "deepseek_v32", "glm_moe_dsa-tied"),
     ],
     "its λ are products": ["diffllama", "diffllama-gqa-tied"],
     "no head size scales the scores": ["gpt2-unscaled"],
@@ -71,6 +75,7 @@ FEED_FORWARD_ALONE = {
 
 ONE_UNIT_WIDER = {
     "every query head has a key and value head of its own": [
+        *("modernbert-decoder", "modernbert-decoder-untied-biases"),
         *("opt-125m", "opt-350m", "opt-projected-prenorm-untied", "opt-postnorm", "opt-untied", "opt-no-bias"),
         *("opt-plain-norms", "opt-no-final-norm", "openai-gpt", "openai-gpt-untied", *ALIBI),
         *("pythia", "pythia-tied", "gpt_neox-sequential", "gpt_neox-full-rotary", "gpt_neox-no-attention-bias"),
@@ -83,6 +88,7 @@ ONE_UNIT_WIDER = {
         *("gemma2", "gemma3-gqa", "gemma3n", "gemma3n-untied-shared-kv", "gemma3n-widths", "gemma3n-sparse"),
         *("llama-gqa-tied", "llama-head_dim-biases", "llama3-rope", "arcee", "cwm", "helium", "helium-tied", "jais2"),
         *("internlm3-tied", "hyperclovax", "hyperclovax-tied"),
+        *("doge", "doge-experts-tied", "olmo_hybrid", "olmo_hybrid (in memory)"),
         *("aria_text", "aria_text (in memory)", "exaone-tied", "exaone-tied (in memory)"),
         *("vaultgemma", "bitnet", "bitnet-tied", "phi3-longrope", "phi-gqa-tied-qk-norms", "falcon-40b", "falcon-11b"),
         *("stablelm", "stablelm-parallel-tied-biases", "stablelm-12b", "stablelm-12b-tied-mha"),

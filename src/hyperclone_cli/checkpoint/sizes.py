@@ -10,6 +10,7 @@ from typing import Any
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import Family, Stated, stated_value
 from hyperclone_cli.families.axes import AXES, PRODUCTS
+from hyperclone_cli.families.layer_rules import Listed
 
 _DEFAULT_CONTEXT = 2048
 
@@ -30,6 +31,7 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     _check_aliases(config, family)
     stated = {axis: family.value(config, key) for axis, key in family.sizes.items()}
     stated = {axis: None if size == "auto" else size for axis, size in stated.items()}
+    stated["layers"] = _number_of_layers(stated["layers"], config, family)
     listed = family.per_layer.listed if family.per_layer else ()
     stated |= {axis: stated[axis][0] for axis in listed if isinstance(stated[axis], list) and stated[axis]}
     for axis, size in stated.items():
@@ -62,6 +64,12 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
         sizes.setdefault("proj", sizes["embed"])
     _check_plausible(sizes, family)
     return sizes
+
+
+def _number_of_layers(stated: Any, config: Mapping[str, Any], family: Family) -> Any:
+    """What config.json states, or as many as a list has an item for each."""
+    lists = (family.value(config, rule.key) for rule in family.layer_rules if isinstance(rule, Listed))
+    return next((len(items) for items in lists if isinstance(items, list)), None) if stated is None else stated
 
 
 def _check_plausible(sizes: Mapping[str, int], family: Family) -> None:

@@ -25,14 +25,28 @@ __all__ = [
 
 _LINEAGES = (
     *("llama", "ungated", "exaone", "cohere", "gemma", "gemma3n", "gemma4", "olmo", "nanochat", "opt"),
-    *("gpt_neox", "phi", "starcoder2", "stablelm", "glm", "diffllama"),
+    *("gpt_neox", "phi", "starcoder2", "stablelm", "glm", "diffllama", "doge", "modernbert_decoder"),
     # fused or transposed tensors
     *("persimmon", "bloom", "falcon", "gptj", "gpt_neo", "gpt2", "openai_gpt", "biogpt"),
     # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names
     *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "latent_attention", "llama4"),
     *("minimax", "hunyuan", "solar_open", "axk", "afmoe", "kolibri", "aria", "cohere_moe", "granite_swa"),
+    *("flint", "sparse_attention", "minimax_m3", "sarvam_moe", "jetmoe"),
     # recurrent and convolutional layers
-    *("lfm2", "jamba", "recurrent_gemma", "mamba", "mamba2", "bamba", "rwkv", "qwen_delta"),
+    *(
+        "lfm2",
+        "lfm3",
+        "nemotron_h",
+        "jamba",
+        "recurrent_gemma",
+        "mamba",
+        "mamba2",
+        "bamba",
+        "rwkv",
+        "qwen_delta",
+        "lara",
+        "olmo_hybrid",
+    ),
 )
 """The modules of this package that hold tables; of two tables that fit a checkpoint, the first is taken."""
 

@@ -169,6 +169,23 @@ class Listed(LayerRule):
 
 
 @dataclass(frozen=True)
+class Spelt(LayerRule):
+    """A string with a letter for each layer."""
+
+    def tells(self, value: Value) -> bool:
+        return value(self.key) is not None
+
+    def kinds(self, value: Value, layers: int) -> Kinds:
+        letters = value(self.key)
+        if not isinstance(letters, str):
+            raise ValueError(f"{self.key} should be a string, found {letters!r}")
+        return list(letters[:layers])
+
+    def written(self, _value: Value, kinds: Kinds) -> dict[str, Any]:
+        return {self.key: "".join(map(str, kinds))}
+
+
+@dataclass(frozen=True)
 class Overrides(LayerRule):
     """An object that has, under the numbers of layers, what the config of these is in place of the common one."""
 

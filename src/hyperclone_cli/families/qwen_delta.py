@@ -21,7 +21,7 @@ from hyperclone_cli.families.table import Family, NextToken
 from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter
 
 _PARTS = "delta_heads delta_key | delta_heads delta_key | delta_values delta_value"
-_DELTA: dict[str, Form] = {
+DELTA: dict[str, Form] = {
     "conv1d": depthwise(_PARTS),
     "dt_bias": parameter("delta_values"),
     "A_log": parameter("delta_values"),
@@ -32,7 +32,7 @@ _KEY_HEAD_BY_KEY_HEAD = {
     "in_proj_qkvz": linear("delta_heads delta_key+delta_key+delta_group.delta_value+delta_group.delta_value", "embed"),
     "in_proj_ba": linear("delta_heads delta_group+delta_group", "embed"),
 }
-_PART_BY_PART = {
+PART_BY_PART = {
     "in_proj_qkv": linear(_PARTS, "embed"),
     "in_proj_z": linear("delta_values delta_value", "embed"),
     "in_proj_b": linear("delta_values", "embed"),
@@ -75,7 +75,7 @@ QWEN3_NEXT = Family(
     aliases=QWEN3_MOE.aliases,
     tensors={
         **EMBEDDING_AND_HEAD,
-        **in_layers("mixer/delta", under("model.layers.*.linear_attn", _DELTA | _KEY_HEAD_BY_KEY_HEAD)),
+        **in_layers("mixer/delta", under("model.layers.*.linear_attn", DELTA | _KEY_HEAD_BY_KEY_HEAD)),
         **in_layers("mixer/attention", _ATTENTION),
         **in_layers("mlp/experts", EXPERTS | SHARED_EXPERT),
         **in_layers("mlp/dense", GATED_MLP),
@@ -101,7 +101,7 @@ QWEN3_5 = Family(
     sizes=_SIZES,
     tensors={
         **EMBEDDING_AND_HEAD,
-        **in_layers("delta", under("model.layers.*.linear_attn", _DELTA | _PART_BY_PART)),
+        **in_layers("delta", under("model.layers.*.linear_attn", DELTA | PART_BY_PART)),
         **in_layers("attention", _ATTENTION),
         **GATED_MLP,
         **PLUS_ONE_NORMS,

@@ -102,6 +102,7 @@ class Form:
     part           the part of the network, where its axes do not tell
     gates          linear layers whose output multiplies what is added to the residual stream
     summed         norms whose output is summed with others before the norm that is the block's last
+    in_some        modules that some layers have and others do not, which no kind of layer tells: the preflight does
     at_rest        what the module holds in a layer that adds nothing to the stream, where its place does not tell
     """
 
@@ -123,6 +124,7 @@ class Form:
     part: str = ""
     gates: bool = False
     summed: bool = False
+    in_some: bool = False
     at_rest: float | None = None
 
     @property
@@ -259,6 +261,11 @@ def drop(reason: str) -> Form:
 def optional(form: Form) -> Form:
     """The same form, for a module that the config or the exporter may leave out."""
     return replace(form, optional=True)
+
+
+def in_some_layers(form: Form) -> Form:
+    """The same form, for a module that some layers have and others do not; transformers says if one is missing."""
+    return replace(form, in_some=True)
 
 
 def in_part(part: str, forms: Mapping[str, Form]) -> dict[str, Form]:

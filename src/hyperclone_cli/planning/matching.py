@@ -126,7 +126,8 @@ def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tu
         units = range(min(_count(form, sizes), most[1]))
         expected = set(product(*([of_kind, units][: module.count("*")])))
         indices = found[module, parameter]
-        missing += [Match("", module, parameter, form, each) for each in expected - indices]
+        if not form.in_some:
+            missing += [Match("", module, parameter, form, each) for each in expected - indices]
         surplus += [Match("", module, parameter, form, each) for each in indices - expected]
     for matches, what in ((missing, "missing tensors"), (surplus, "too many tensors")):
         if matches:

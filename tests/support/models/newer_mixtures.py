@@ -15,6 +15,28 @@ HEADS = {"head_dim": 16}
 MLA = {key: size for key, size in LATENT.items() if key != "first_k_dense_replace"}
 COHERE = GQA | HEADS | WINDOWED | {"num_experts": 4, "num_experts_per_tok": 2, "logit_scale": 0.25}
 
+INDEXER = {"n_group": 1, "topk_group": 1, "index_n_heads": 3, "index_head_dim": 16, "index_topk": 9}
+LINEAR = ["linear_attention", "full_attention"]
+CONVOLUTION = {"layer_types": ["conv", "full_attention"]}
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 12,
+}
+NEMOTRON: dict[str, Any] = HEADS | {
+    "num_hidden_layers": 4,
+    "layers_block_type": [*LINEAR, "moe", "mlp"],
+    "n_routed_experts": 4,
+    "moe_shared_expert_intermediate_size": 56,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 12,
+    "n_groups": 2,
+    "ssm_state_size": 8,
+    "chunk_size": 8,
+}
+JETMOE = {key: size for key, size in GQA.items() if key != "num_attention_heads"} | LOCAL | {"kv_channels": 12}
+
 SEPARATE: dict[str, Variant] = {
     "sarvam_mla": Variant("sarvam_mla", MHA | ROUTED | LATENT | {"q_lora_rank": None}),
     "glm4_moe_lite-tied": Variant("glm4_moe_lite", MHA | ROUTED | MLA | PARTLY_DENSE | TIED),
@@ -38,6 +60,30 @@ SEPARATE: dict[str, Variant] = {
         "lfm2_moe", GQA | NUMBERED | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}
     ),
     "aria_text": Variant("aria_text", GQA | {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 2}),
+    "flint-tied": Variant(
+        "flint",
+        GQA | NUMBERED | HEADS | WINDOWED | TIED | {"shared_expert_intermediate_size": 56, "mlp_only_layers": [0]},
+    ),
+    "deepseek_v32": Variant("deepseek_v32", MHA | ROUTED | MLA | PARTLY_DENSE | INDEXER),
+    "glm_moe_dsa-tied": Variant(
+        "glm_moe_dsa", MHA | ROUTED | MLA | PARTLY_DENSE | INDEXER | TIED | {"indexer_types": ["full", "shared"]}
+    ),
+    "sarvam_moe-tied": Variant("sarvam_moe", GQA | ROUTED | HEADS | TIED | {"first_k_dense_replace": 1}),
+    "lfm3": Variant("lfm3", GQA | HEADS | CONVOLUTION),
+    "lfm3-plain-untied": Variant(
+        "lfm3", GQA | HEADS | CONVOLUTION | UNTIED | {"use_sandwich_norm": False, "conv_bias": True}
+    ),
+    "lara_mini": Variant(
+        "lara_mini",
+        GQA
+        | NUMBERED
+        | HEADS
+        | DELTA
+        | {"shared_expert_intermediate_size": 56, "sliding_window": 8}
+        | {"layer_types": ["linear_attention", "sliding_attention"]},
+    ),
+    "olmo_hybrid": Variant("olmo_hybrid", GQA | DELTA | {"linear_value_head_dim": 16, "layer_types": LINEAR}),
+    "nemotron_h": Variant("nemotron_h", GQA | CHOSEN | NEMOTRON),
     "exaone-tied": Variant("exaone", GQA | TIED),
 }
 
@@ -52,6 +98,29 @@ OTHERS: dict[str, Variant] = {
     "hyperclovax": Variant("hyperclovax", GQA | MULTIPLIERS | {"head_dim": 12}),
     "hyperclovax-tied": Variant("hyperclovax", GQA | TIED | {"head_dim": 12, "use_post_norm": False}),
     "apertus1p5_text": Variant("apertus1p5_text", GQA),
+    "minimax_m3_vl_text": Variant(
+        "minimax_m3_vl_text",
+        GQA
+        | LOCAL
+        | HEADS
+        | PARTLY_DENSE
+        | {"dense_intermediate_size": 72, "shared_intermediate_size": 56}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    ),
+    "modernbert-decoder": Variant("modernbert-decoder", MHA | WINDOWED | {"local_attention": 8}),
+    "modernbert-decoder-untied-biases": Variant(
+        "modernbert-decoder",
+        MHA
+        | WINDOWED
+        | UNTIED
+        | {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True},
+    ),
+    "doge": Variant("doge", GQA | {"attention_bias": True}),
+    "doge-experts-tied": Variant(
+        "doge", GQA | TIED | {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 3, "keep_window_size": 10}
+    ),
+    "jetmoe": Variant("jetmoe", JETMOE),
+    "jetmoe-untied": Variant("jetmoe", JETMOE | UNTIED),
 }
 
 VARIANTS = SEPARATE | IN_MEMORY | OTHERS
