@@ -159,7 +159,7 @@ def test_a_failure_while_writing_closes_nothing_that_is_still_written(
             file.truncate(size // 2)  # the source changes under our hands
             return header
 
-        monkeypatch.setattr("hyperclone_cli.checkpoint.source.read_header", shorten)
+        monkeypatch.setattr("hyperclone_cli.checkpoint.open_source.read_header", shorten)
         with pytest.raises(StorageError, match="changed while it was read"):
             expand(src, tmp_path / "clone", DOUBLE)
     assert not (tmp_path / "clone").exists()
