@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGeneration, Gemma4UnifiedVisionConfig
 
 from hyperclone_cli import clone_model, plan
+from hyperclone_cli.checkpoint.source import Source, stored_tensors
 from hyperclone_cli.checkpoint.transformers_model import weights_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import Request
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
+from hyperclone_cli.writing.preflight import check_loads
 from support import models, wrapped
 
 ALONE = Request(embed_mult=1.5, ffn_mult=1.5, text_only=True)
@@ -112,3 +116,18 @@ def test_a_model_in_memory_keeps_its_class(tmp_path: Path) -> None:
     expand(tmp_path / "src", tmp_path / "clone", Request(embed_mult=2, ffn_mult=2))
     stored = load_file(tmp_path / "clone" / "model.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in weights_of(grown).items())
+
+
+@pytest.mark.parametrize("text_only", [False, True])
+def test_sizes_that_config_json_leaves_out_are_assumed(text_only: bool) -> None:
+    """A model of real size, on the meta device: of its text model, config.json states what is not the default."""
+    config = Gemma4UnifiedConfig(vision_config=Gemma4UnifiedVisionConfig())
+    with torch.device("meta"):
+        model = Gemma4UnifiedForConditionalGeneration(config)
+    stated = json.loads(config.to_json_string())
+    stated["text_config"] = {key: stated["text_config"][key] for key in ("model_type", "layer_types")}
+    path = Path("src")
+    source = Source(path, stated, stored_tensors(path, weights_of(model)))
+    made = check_loads(make_plan(source, Request(embed_mult=1.5, ffn_mult=1.5, text_only=text_only)))
+    grown = made.config if text_only else made.config["text_config"]
+    assert (grown["hidden_size"], grown["intermediate_size"]) == (2304 * 3 // 2, 9216 * 3 // 2)

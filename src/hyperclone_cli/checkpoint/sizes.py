@@ -145,7 +145,7 @@ def check_towers(config: Mapping[str, Any], family: Family, tensors: int) -> Non
 def _check_tower(name: str, config: Mapping[str, Any], tensors: int) -> None:
     for key, value in config.items():
         number = len(value) if isinstance(value, list) else value
-        counts = isinstance(value, list) or key == "depth" or "layers" in key
+        counts = isinstance(value, list) or key == "depth" or "layers" in str(key)
         if isinstance(value, Mapping):
             _check_tower(f"{name}.{key}", value, tensors)
         elif counts and type(number) is int and number > max(tensors, _FEW):

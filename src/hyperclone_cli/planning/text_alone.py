@@ -38,6 +38,8 @@ def text_alone(source: Source, proposal: Proposal) -> Proposal:
     config = {**proposal.config, "model_type": wrapping.text.model_type}
     family = known_family(config, names)
     assert family is not None, wrapping.text.model_type
+    # config.json leaves out what is assumed of a text model in this wrapper
+    family = replace(family, defaults={**family.defaults, **proposal.family.defaults})
     return replace(proposal, family=family, config=config)
 
 
