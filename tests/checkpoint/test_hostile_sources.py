@@ -8,6 +8,7 @@ import pickle
 import shutil
 import socket
 import tarfile
+from collections import OrderedDict
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -164,11 +165,25 @@ def endless_tensor(path: Path) -> None:
     torch.save({"model.norm.weight": torch.zeros(1).expand(10**9, 10**6)}, path)
 
 
+def endless_key(path: Path) -> None:
+    """A key of a few hundred bytes that takes 2^40 steps to hash; given to torch as a class that pickles as it."""
+
+    class Late(dict[Any, int]):
+        def __reduce__(self) -> tuple[Any, ...]:
+            key: tuple[Any, ...] = ()
+            for _ in range(40):
+                key = (key, key)
+            return OrderedDict, (), None, None, iter([(key, 1)])
+
+    torch.save(Late(), path)
+
+
 PICKLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "code": (lambda path: torch.save({"a": Evil()}, path), "asks for 'posix.system', which could run code"),
     "code in a plain pickle": (lambda path: path.write_bytes(pickle.dumps(Evil())), "not a PyTorch file"),
     "a tar archive": (tar, "not a PyTorch file"),
     "a program": (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path), "is compressed"),
+    "a key without end": (endless_key, "takes too long to read"),
     "a tensor without end": (endless_tensor, "missing tensors: model.embed_tokens.weight"),
 }
 
@@ -179,6 +194,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(
     write: Callable[[Path], object], words: str, src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trial, "SECONDS", 2)
     for path in src.glob("model*"):
         path.unlink()
     write(src / "pytorch_model.bin")

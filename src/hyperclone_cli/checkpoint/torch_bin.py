@@ -9,6 +9,7 @@ from reprlib import repr as short
 from typing import TYPE_CHECKING
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
+from hyperclone_cli.checkpoint.trial import too_much
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError, last_line
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():  # torch's warnings are for whoever wrote the file
             warnings.simplefilter("ignore")
             _check_uncompressed(path)
+            if can_be_mapped(path) and too_much(lambda: torch.load(path, map_location="meta", weights_only=True)):
+                raise CheckpointError(
+                    f"{path}: refused: its pickle takes too long to read, or too much memory, without a weight in it.",
+                    "Use a safetensors version of the model.",
+                )
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped(path))
     except (FileNotFoundError, PermissionError, CheckpointError):
         raise
