@@ -95,3 +95,14 @@ def test_where_no_table_fits_the_nearest_name_is_a_hint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="'opps' is not supported") as refusal:
         make_plan(open_source(src), Request())
     assert "'opt'" in refusal.value.hint
+
+
+def test_a_clone_that_transformers_would_not_load_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    """A descendant of Llama under a name that transformers does not know: the table fits, the clone could not be run."""
+    src = models.build("llama-gqa-tied", tmp_path / "src")
+    config = json.loads((src / "config.json").read_text())
+    (src / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
+    with pytest.raises(CheckpointError, match="does not know model_type 'unheard_of'") as refusal:
+        expand(src, tmp_path / "clone", Request(embed_mult=2, family="llama"))
+    assert "change model_type in config.json" in refusal.value.hint
+    assert not list(tmp_path.glob("clone*"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import CONFIG_MAPPING
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from hyperclone_cli import plan
 from hyperclone_cli.errors import CheckpointError
@@ -37,3 +39,41 @@ def test_the_reason_comes_before_anything_else_that_is_wrong(tmp_path: Path) -> 
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(CheckpointError, match="reads more than text; of text alone, the nearest is 'glm4_moe'"):
         plan(tmp_path, embed_mult=2)
+
+
+def test_a_draft_model_computes_nothing_by_itself() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 96}
+    text: dict[str, Any] = {**sizes, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+    text |= {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    config = AutoConfig.for_model("gemma4_assistant", text_config=text)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ValueError, match="inputs_embeds and shared_kv_states cannot be None"):
+        model(torch.zeros(1, 4, dtype=torch.long))
+
+
+def test_hashed_attention_draws_random_rotations() -> None:
+    """The same weights, the same text, and other numbers: there is no function to preserve."""
+    config = AutoConfig.for_model(
+        "reformer",
+        is_decoder=True,
+        attn_layers=["lsh"],
+        hidden_size=32,
+        num_attention_heads=2,
+        attention_head_size=16,
+        feed_forward_size=32,
+        vocab_size=96,
+        axial_pos_embds=False,
+        max_position_embeddings=64,
+        lsh_attn_chunk_length=8,
+        num_buckets=4,
+        is_training=False,
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    tokens = torch.arange(32)[None]
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found.append(model(tokens, use_cache=False).logits)
+    assert not torch.allclose(found[0], found[1], atol=1e-4)

@@ -57,7 +57,7 @@ LARGER_HEADS = {
         *("youtu", "youtu-untied"),
         *("deepseek_v2 (fused experts)", "deepseek_v2-lite-tied (fused experts)"),
         *("deepseek_v3 (fused experts)", "deepseek_v3-tied (fused experts)"),
-        *("sarvam_mla", "glm4_moe_lite-tied", "axk1", "deepseek_v32", "glm_moe_dsa-tied"),
+        *("sarvam_mla", "glm4_moe_lite-tied", "axk1", "axk2", "hy_v4", "deepseek_v32", "glm_moe_dsa-tied"),
     ],
     "its λ are products": ["diffllama", "diffllama-gqa-tied"],
     "no head size scales the scores": ["gpt2-unscaled"],

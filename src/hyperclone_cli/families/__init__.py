@@ -30,8 +30,8 @@ _LINEAGES = (
     *("persimmon", "bloom", "falcon", "gptj", "gpt_neo", "gpt2", "openai_gpt", "biogpt"),
     # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names
     *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "latent_attention", "llama4"),
-    *("minimax", "hunyuan", "solar_open", "axk", "afmoe", "kolibri", "aria", "cohere_moe", "granite_swa"),
-    *("flint", "sparse_attention", "minimax_m3", "sarvam_moe", "jetmoe"),
+    *("minimax", "hunyuan", "solar_open", "axk", "hy_v4", "afmoe", "kolibri", "aria", "cohere_moe", "granite_swa"),
+    *("flint", "beam", "sparse_attention", "minimax_m3", "sarvam_moe", "jetmoe"),
     # recurrent and convolutional layers
     *(
         "lfm2",

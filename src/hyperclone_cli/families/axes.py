@@ -42,6 +42,7 @@ class Axis:
 
 _TABLE = (
     Axis("embed", "the residual stream", "stream", options=("hidden_size", "embed_mult"), tiny=64),
+    Axis("streams", "the residual streams of a token (hyper-connections)", "stream", tiny=4),
     Axis("proj", "the width of the embedding, where it is not that of the residual stream", "embedding",
          follows="embed", derived=True, tiny=64),
     Axis("projector", "the inner width of what projects into the residual stream, where it is as wide as that",

@@ -5,6 +5,8 @@ _ENCODER_DECODER = "it is an encoder and a decoder, no causal language model"
 _ENCODER = "it reads text in both directions: no causal language model"
 _SPEECH = "it reads or writes sound"
 _WRAPPER = "it reads more than text"
+_DRAFT = "it drafts tokens for another model, whose embeddings, keys and values it reads: it computes nothing by itself"
+_HASHES = "its attention hashes with random rotations, drawn anew for each number of heads, so a wider model has others"
 
 _ENCODER_DECODERS = (
     "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100",
@@ -19,11 +21,15 @@ _ENCODERS = (
     "xlm-roberta-xl", "xlnet", "xmod",
 )  # fmt: skip
 _SPEECH_MODELS = (
-    "canary", "cohere_asr", "dia", "kyutai_speech_to_text", "moonshine", "moshi", "musicgen", "musicgen_melody",
+    "canary", "cohere_asr", "dia", "kyutai_speech_to_text", "moonshine", "moshi", "moss_transcribe_diarize", "musicgen",
+    "musicgen_melody",
     "pop2piano", "seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text", "speecht5", "whisper",
 )  # fmt: skip
 _WRAPPERS = {
-    "": "blip chameleon emu3 florence2 git instructblip kosmos-2 pix2struct trocr vision-encoder-decoder",
+    "": (
+        "blip chameleon dots3_note emu3 florence2 git instructblip kosmos-2 pix2struct qwen4_exp trocr"
+        " vision-encoder-decoder"
+    ),
     "cohere2": "aya_vision cohere2_vision",
     "ernie4_5_moe": "ernie4_5_vl_moe",
     "exaone4": "exaone4_5",
@@ -35,7 +41,7 @@ _WRAPPERS = {
     "opt": "blip-2",
     "persimmon": "fuyu",
     "phi3": "phi4_multimodal",
-    "qwen2": "llava_onevision ovis2 qwen2_5_omni qwen2_audio",
+    "qwen2": "got_ocr2 llava_onevision ovis2 qwen2_5_omni qwen2_audio",
     "qwen3_moe": "qwen3_omni_moe",
 }
 """The supported model_type nearest to the language model inside, or "" for none → architectures, in one string."""
@@ -43,6 +49,9 @@ _WRAPPERS = {
 REFUSED: dict[str, str] = {
     "xglm": _SINUSOIDS,
     "ctrl": _SINUSOIDS,
+    "gemma4_assistant": _DRAFT,
+    "gemma4_unified_assistant": _DRAFT,
+    "reformer": _HASHES,
     **dict.fromkeys(_ENCODER_DECODERS, _ENCODER_DECODER),
     **dict.fromkeys(_ENCODERS, _ENCODER),
     **dict.fromkeys(_SPEECH_MODELS, _SPEECH),

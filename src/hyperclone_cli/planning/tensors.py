@@ -201,7 +201,7 @@ def grow_tensor(
         gain /= grown[1].runs[0].scale
     if form.kind == "norm":
         _check_norm(name, family, form, dimensions[-1].axes, grown[-1])
-    if form.normed or form.kind == "factor" or (form.kind == "norm" and not form.writes):
+    if form.normed or form.gates or form.kind == "factor" or (form.kind == "norm" and not form.writes):
         grown[0] = grown[0].unscaled()
     return GrownTensor(
         name=name,

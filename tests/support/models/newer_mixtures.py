@@ -68,6 +68,14 @@ SEPARATE: dict[str, Variant] = {
     "glm_moe_dsa-tied": Variant(
         "glm_moe_dsa", MHA | ROUTED | MLA | PARTLY_DENSE | INDEXER | TIED | {"indexer_types": ["full", "shared"]}
     ),
+    "beam": Variant(
+        "beam",
+        GQA | NUMBERED | HEADS | WINDOWED | PARTLY_DENSE | {"n_group": 2, "topk_group": 1, "attention_bias": True},
+    ),
+    "axk2": Variant("axk2", MHA | ROUTED | MLA | PARTLY_DENSE | INDEXER | {"gated_norm_rank": 6}),
+    "hy_v4": Variant(
+        "hy_v4", MHA | ROUTED | MLA | PARTLY_DENSE | INDEXER | {"indexer_types": ["full", "shared"], "hc_mult": 3}
+    ),
     "sarvam_moe-tied": Variant("sarvam_moe", GQA | ROUTED | HEADS | TIED | {"first_k_dense_replace": 1}),
     "lfm3": Variant("lfm3", GQA | HEADS | CONVOLUTION),
     "lfm3-plain-untied": Variant(
