@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from hyperclone_cli.errors import first_of
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.coverage import Coverage
 from hyperclone_cli.growth.capabilities import capabilities, grown_keys
@@ -84,6 +86,9 @@ def show_plan(plan: Plan, forecast: Forecast, as_json: bool) -> None:
     _print_table("parameters", ("part", "before", "after"), rows)
     cache = plan.kv_cache_bytes()
     rounded = dict.fromkeys(tensor.pattern for tensor in plan.tensors if not tensor.exact)
+    left_out: dict[str, list[str]] = defaultdict(list)
+    for name, why in plan.dropped.items():
+        left_out[why].append(name)
     facts = [
         ("on disk", f"{decimal(plan.nbytes)} in {len(plan.shards)} file(s)"),
         ("KV cache per token", f"{decimal(cache[0])} → {decimal(cache[1])}"),
@@ -91,7 +96,7 @@ def show_plan(plan: Plan, forecast: Forecast, as_json: bool) -> None:
         ("verification here", str(forecast)),
         ("exact", f"{len(plan.tensors) - len(plan.rounded())} of {len(plan.tensors)} tensors"),
         ("rounded once", ", ".join(rounded) or "none"),
-        ("not written", ", ".join(f"{name} ({why})" for name, why in plan.dropped.items()) or "nothing"),
+        ("not written", "; ".join(f"{first_of(names)} ({why})" for why, names in left_out.items()) or "nothing"),
     ]
     _print_table("", ("", ""), facts)
 
