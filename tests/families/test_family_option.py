@@ -104,5 +104,5 @@ def test_a_clone_that_transformers_would_not_load_is_refused_before_it_is_writte
     (src / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
     with pytest.raises(CheckpointError, match="does not know model_type 'unheard_of'") as refusal:
         expand(src, tmp_path / "clone", Request(embed_mult=2, family="llama"))
-    assert "change model_type in config.json" in refusal.value.hint
+    assert 'put "model_type": "llama" into its config.json' in refusal.value.hint
     assert not list(tmp_path.glob("clone*"))

@@ -19,6 +19,7 @@ from hyperclone_cli.families.vocabulary import (
     conv1d,
     depthwise,
     embedding,
+    from_stream,
     linear,
     norm,
     numbered,
@@ -178,6 +179,88 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
         "bamba",
         "twice",
         {LAYER + "mamba.conv1d": depthwise("ssm_groups ssm_state | ssm_groups ssm_state | ssm_inner")},
+    ),
+    # newer mixtures
+    "gates of heads in the order of another group": (
+        "lfm3",
+        "twice",
+        {LAYER + "self_attn.gate_proj": optional(linear("group kv_heads", "embed"))},
+    ),
+    "biases of gates in the order of another group": (
+        "beam",
+        "twice",
+        {LAYER + "self_attn.gate_bias": parameter("group kv_heads")},
+    ),
+    "sinks of Granite in the order of another group": (
+        "granite_swa",
+        "twice",
+        {LAYER + "self_attn.sinks": parameter("group kv_heads")},
+    ),
+    "queries and their gates outside heads": (
+        "axk2",
+        "twice",
+        {LAYER + "self_attn.q_b_proj": linear("nope+rope+value heads", "2 q_latent")},
+    ),
+    "a gated norm's matrix taken for a writer of the stream": (
+        "axk2",
+        "half as wide again",
+        {LAYER + "input_layernorm.W_up": linear("embed", "*")},
+    ),
+    "streams inside the width": (
+        "hy_v4",
+        "twice",
+        {LAYER + "hc_pre.hc_mlp_layer.hc_fn": from_stream(bare(linear("*", "embed streams")))},
+    ),
+    "streams thought to be normed": (
+        "hy_v4",
+        "half as wide again",
+        {LAYER + "hc_pre.hc_mlp_layer.hc_fn": bare(linear("*", "streams embed"))},
+    ),
+    "an output gate after the rates of a delta net": (
+        "lara_mini",
+        "twice",
+        {
+            LAYER + "linear_attn.in_proj": linear(
+                "delta_heads delta_key | delta_heads delta_key | delta_values delta_value"
+                " | delta_values | delta_values | delta_values delta_value",
+                "embed",
+            )
+        },
+    ),
+    "queries, keys and values group by group": (
+        "sarvam_moe-tied",
+        "twice",
+        {LAYER + "attention.query_key_value": linear("kv_heads group.query+key+value", "embed")},
+    ),
+    "a choice of experts that is copied": (
+        "nemotron_h",
+        "twice",
+        {"backbone.layers.*.mixer.gate": embedding("experts", "embed")},
+    ),
+    "a mask read from units outside heads": (
+        "doge",
+        "twice",
+        {LAYER + "self_attn.dt_proj": linear("kv_heads", "value kv_heads")},
+    ),
+    "a residual weight that is scaled as the stream": (
+        "doge",
+        "half as wide again",
+        {LAYER + "input_residual": parameter("embed")},
+    ),
+    "(1 + w) of MiniMax taken for w": (
+        "minimax_m3_vl_text",
+        "half as wide again",
+        {"model.norm": norm("embed")},
+    ),
+    "queries of an expert outside heads": (
+        "jetmoe",
+        "twice",
+        {LAYER + "self_attention.experts.input_linear": stacked(linear("experts query heads", "embed"))},
+    ),
+    "an expert's gate and up in turns": (
+        "aria_text",
+        "twice",
+        {LAYER + "mlp.experts.fc1": stacked(conv1d("embed", "experts ffn 2"))},
     ),
     # norms, and what reads them
     "w taken for (1 + w)": ("jais2-tied", "twice", {"model.norm": norm("embed", plus_one=True)}),
