@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
@@ -9,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import pytest
 import torch
@@ -106,6 +108,20 @@ def truncate(directory: Path) -> None:
         os.truncate(file, 999)
 
 
+def rewrite(pickled: bytes, compression: int) -> Callable[[Path], None]:
+    """Every part has another pickle, of whatever size, for the description of its tensor."""
+
+    def change(directory: Path) -> None:
+        file = io.BytesIO()
+        with ZipFile(file, "w", compression) as archive:
+            archive.writestr("archive/data.pkl", pickled)
+        for path in directory.glob("*.distcp"):
+            path.write_bytes(file.getvalue())
+        edit_places(offset=0, length=len(file.getvalue()))(directory)
+
+    return change
+
+
 def swap(directory: Path) -> None:
     """A link in the place of a file."""
     path = next(directory.glob("*.distcp"))
@@ -127,6 +143,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         edit(lambda metadata: metadata.state_dict_metadata[f"model.{NAME}"].__dict__.update(size=torch.Size([7]))),
         "do not make its shape",
     ),
+    "code in a part": (rewrite(pickle.dumps(Evil()), ZIP_STORED), "names posix.system"),
+    "a part's key without end": (rewrite(pickle.dumps(Bomb()), ZIP_STORED), "too long to read"),
+    "a part that inflates": (rewrite(bytes(1 << 24), ZIP_DEFLATED), "is compressed, or larger"),
     "a truncated file": (truncate, "beyond its file|damaged"),
     "a link": (swap, "outside the checkpoint"),
     "a second model": (

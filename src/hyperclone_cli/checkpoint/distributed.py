@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from hyperclone_cli.checkpoint.boundary import read_file, regular_file
 from hyperclone_cli.checkpoint.quantised.packed import Packed
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from hyperclone_cli.checkpoint.row_io import Read
 
 METADATA = ".metadata"
+_MOST_BYTES = 1 << 16
+"""Of the pickle of one tensor, whose numbers lie beside it: torch writes some 400 bytes."""
 _OTHERS = ("optim", "lr_scheduler", "scheduler", "train_state", "dataloader", "rng", "loss_scaler")
 """How the names of what is no part of a model begin, where a whole training state was saved."""
 
@@ -53,23 +55,9 @@ def read_distributed(directory: Path, source: Path) -> dict[str, StoredTensor]:
     """
     content = read_file(directory / METADATA, source)
     try:
-        if too_much(lambda: _unpickle(content, _METADATA)):
+        if too_much(lambda: _tensors(content, directory, source)):
             raise ValueError("it takes too long to read")
-        metadata = _unpickle(content, _METADATA)
-        sizes = {name: tuple(one.size) for name, one in metadata.state_dict_metadata.items() if hasattr(one, "size")}
-        named = _model_names(sizes, metadata.planner_data)
-        stored = {(key.fqn, tuple(getattr(key, "offset", ()))): info for key, info in metadata.storage_data.items()}
-        tensors = {}
-        for name, own_name in named.items():
-            about = metadata.state_dict_metadata[name]
-            dtype = DTYPES[about.properties.state[0]]
-            places = [tuple(chunk.offsets) for chunk in about.chunks]
-            shapes = [tuple(chunk.sizes) for chunk in about.chunks]
-            chunks = [
-                _chunk(directory, source, stored[name, place], (f"{name}{list(place)}", dtype, shape))
-                for place, shape in zip(places, shapes, strict=True)
-            ]
-            tensors[own_name] = _joined(own_name, sizes[name], chunks, places)
+        tensors = _tensors(content, directory, source)
     except (CheckpointError, OSError):
         raise
     except Exception as error:  # whatever a pickle of other things, or their fields, lead to
@@ -81,6 +69,25 @@ def read_distributed(directory: Path, source: Path) -> dict[str, StoredTensor]:
         ) from None
     if not tensors:
         raise CheckpointError(f"{directory / METADATA}: names no tensors of a model.", "Name the model's checkpoint.")
+    return tensors
+
+
+def _tensors(content: bytes, directory: Path, source: Path) -> dict[str, StoredTensor]:
+    """The tensors that the pickle `content` and the files that it names make."""
+    metadata = _unpickle(content, _METADATA)
+    sizes = {name: tuple(one.size) for name, one in metadata.state_dict_metadata.items() if hasattr(one, "size")}
+    stored = {(key.fqn, tuple(getattr(key, "offset", ()))): info for key, info in metadata.storage_data.items()}
+    tensors = {}
+    for name, own_name in _model_names(sizes, metadata.planner_data).items():
+        about = metadata.state_dict_metadata[name]
+        dtype = DTYPES[about.properties.state[0]]
+        places = [tuple(chunk.offsets) for chunk in about.chunks]
+        shapes = [tuple(chunk.sizes) for chunk in about.chunks]
+        chunks = [
+            _chunk(directory, source, stored[name, place], (f"{name}{list(place)}", dtype, shape))
+            for place, shape in zip(places, shapes, strict=True)
+        ]
+        tensors[own_name] = _joined(own_name, sizes[name], chunks, places)
     return tensors
 
 
@@ -168,8 +175,8 @@ def _chunk(directory: Path, source: Path, info: Any, expected: tuple[str, str, t
         part = io.BufferedReader(_Slice(whole, info.offset, info.length))
         with ZipFile(part) as archive:
             entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
-            order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
-            found = _unpickle(archive.read(entries["data.pkl"]), _TENSOR)
+            order = _small(archive, entries["byteorder"]) if "byteorder" in entries else b"little"
+            found = _unpickle(_small(archive, entries["data.pkl"]), _TENSOR)
             data = entries[f"data/{found.key}"]
         part.seek(data.header_offset)
         lengths = struct.unpack("<26xHH", part.read(30))  # of the name and the extra field that follow
@@ -182,6 +189,13 @@ def _chunk(directory: Path, source: Path, info: Any, expected: tuple[str, str, t
     if data.compress_type != ZIP_STORED or begin + stored.nbytes > info.length or found.first < 0:
         raise ValueError(f"{name} lies beyond its file")
     return stored
+
+
+def _small(archive: ZipFile, entry: ZipInfo) -> bytes:
+    """What a file beside the numbers holds, which torch does not compress. Raises ValueError for a large one."""
+    if entry.compress_type != ZIP_STORED or entry.file_size > _MOST_BYTES:
+        raise ValueError(f"{entry.filename} is compressed, or larger than the description of a tensor")
+    return archive.read(entry)
 
 
 class _Slice(io.RawIOBase):
