@@ -98,7 +98,7 @@ def test_where_no_table_fits_the_nearest_name_is_a_hint(tmp_path: Path) -> None:
 
 
 def test_a_clone_that_transformers_would_not_load_is_refused_before_it_is_written(tmp_path: Path) -> None:
-    """A descendant of Llama under a name that transformers does not know: the table fits, the clone could not be run."""
+    """A descendant of Llama under a name that transformers does not know: its table fits, no clone could be run."""
     src = models.build("llama-gqa-tied", tmp_path / "src")
     config = json.loads((src / "config.json").read_text())
     (src / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
