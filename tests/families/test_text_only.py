@@ -41,7 +41,7 @@ def logits_alone(path: Path) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", wrapped.as_run(CLASSES))
 def test_the_text_model_alone_computes_what_it_does_in_its_wrapper(name: str, tmp_path: Path) -> None:
     src = wrapped.build(name, tmp_path / "src")
     made = expand(src, tmp_path / "clone", ALONE)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from hyperclone_cli import plan
@@ -20,13 +19,6 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from support import wrapped
-
-LLAMA4_FAILS = pytest.mark.xfail(
-    transformers.__version__ == "5.24.0",
-    raises=AttributeError,
-    strict=True,
-    reason="Llama 4 with towers does not run in transformers 5.24: its forward pass reads an output that there is not",
-)
 
 WIDER = Request(embed_mult=1.5, ffn_mult=1.5)
 TWICE = Request(embed_mult=2, ffn_mult=2)
@@ -41,9 +33,7 @@ def kept_bytes(path: Path, towers: list[str]) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=LLAMA4_FAILS) if n == "llama4" else n for n in wrapped.RUNNABLE]
-)
+@pytest.mark.parametrize("name", wrapped.as_run(wrapped.RUNNABLE))
 def test_a_clone_computes_the_same_after_text_and_after_a_picture(name: str, tmp_path: Path) -> None:
     src = wrapped.build(name, tmp_path / "src")
     request = TWICE if name == "glm4v" else WIDER  # see its limits

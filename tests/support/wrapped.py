@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from hyperclone_cli.families import FAMILIES
@@ -16,7 +19,19 @@ from hyperclone_cli.verifier.self_check import randomise, tiny_config
 RUNNABLE = [name for name in WRAPPERS if name != "gemma3n"]
 """Wrappers whose towers transformers has without a package that these tests do not need otherwise."""
 
+_LLAMA4_FAILS = pytest.mark.xfail(
+    transformers.__version__ == "5.24.0",
+    raises=AttributeError,
+    strict=True,
+    reason="Llama 4 with towers does not run in transformers 5.24: its forward pass reads an output that there is not",
+)
+
 TEXT = torch.randint(3, 90, (1, 20), generator=torch.Generator().manual_seed(3))
+
+
+def as_run(names: Iterable[str]) -> list[Any]:
+    """Names of wrappers as parameters of a test that runs them; those that stock transformers cannot run are marked."""
+    return [pytest.param(name, marks=_LLAMA4_FAILS) if name == "llama4" else name for name in names]
 
 
 def build(name: str, path: Path, dtype: torch.dtype = torch.float32, current: bool = False, **changes: Any) -> Path:

@@ -86,7 +86,10 @@ def test_padding_of_one_unit_is_written_as_it_is_in_memory(
     stored = weight.T.contiguous() if transposed else weight
     source = StoredTensor("w", dtype, tuple(stored.shape), tmp_path, 0, transposed)
     fillings = tuple(Filling.NOISE if role is Role.IN else filling for role in roles)
-    tensor = GrownTensor("grown", "grown", None, source, dtype, "norms", roles, growths, fillings, Mixing("symmetric"))
+    tensor = GrownTensor(
+        *("grown", "grown", None, source, dtype, "norms", roles, growths, fillings, Mixing("symmetric")),
+        transposed=transposed,
+    )
 
     path = tmp_path / "grown.safetensors"
     head, [target] = lay_out(path, [("grown", dtype, tensor.shape)])

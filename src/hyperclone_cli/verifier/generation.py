@@ -83,8 +83,8 @@ def _left_padded(prompts: list[list[int]], device: torch.device) -> tuple[torch.
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-_CACHES = ("past_key_values", "cache_params", "state")
-"""What models call their cache."""
+_CACHES = ("cache", "past_key_values", "cache_params", "state")
+"""What models call their cache, the first from transformers 5.24 on."""
 
 
 @torch.inference_mode()
