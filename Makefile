@@ -1,7 +1,7 @@
 # make demo   expand a real model and watch it be verified
 # make test   lint, types and every test
 # make convergence   train clones and random starts on the CPU and compare them: 46 minutes on two cores
-# make stress expansions that are killed or run out of disk, 50 times each, and finished; then 2,200 damaged inputs
+# make stress expansions that are killed or run out of disk, 50 times each, and finished; then thousands of damaged inputs
 # make fuzz   2,000 random requests to random architectures, judged by transformers alone: half an hour on two cores
 # make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
 # make bench-memory  peaks of the verification in bounded memory: needs 40 GB of disk, and a memory control group
