@@ -9,7 +9,7 @@ import pytest
 
 from hyperclone_cli import api
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.writing.blocks import cut_blocks
 from hyperclone_cli.writing.budget import LARGEST_BLOCK_BYTES, plan_budget
 

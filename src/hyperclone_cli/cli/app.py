@@ -80,19 +80,20 @@ def expand(
     from hyperclone_cli.cli import output
     from hyperclone_cli.hub.download import Access
 
-    if verify_tokens is not None and no_verify:
-        raise typer.BadParameter(
-            "they are those of the verification: leave --no-verify out.", param_hint="--verify-tokens"
-        )
+    of_verification = {
+        "--verify-tokens": (verify_tokens, "they are those of the verification"),
+        "--device": (device, "the verification runs there"),
+        "--report": (report_file, "it shows the verification"),
+        "--push-to-hub": (push_to_hub, "only a verified clone is pushed"),
+    }
+    for option, (given, why) in of_verification.items():
+        if given is not None and no_verify:
+            raise typer.BadParameter(f"{why}: leave --no-verify out.", param_hint=option)
     if device is not None:
-        if no_verify:
-            raise typer.BadParameter("the verification runs there: leave --no-verify out.", param_hint="--device")
         from hyperclone_cli.verifier.forward import choose_device
 
         choose_device(device)  # refused before anything is written
     if report_file is not None:
-        if no_verify:
-            raise typer.BadParameter("it shows the verification: leave --no-verify out.", param_hint="--report")
         from hyperclone_cli.verifier.html_report import check_report
 
         check_report(report_file, out)  # refused before anything is written
@@ -101,10 +102,6 @@ def expand(
     if push_to_hub is not None:
         from hyperclone_cli.hub.upload import Target
 
-        if no_verify:
-            raise typer.BadParameter(
-                "only a verified clone is pushed: leave --no-verify out.", param_hint="--push-to-hub"
-            )
         if options["depth_init"] == "copy":
             raise typer.BadParameter(
                 f"only a verified clone is pushed, and this one is {BY_REQUEST}.", param_hint="--push-to-hub"

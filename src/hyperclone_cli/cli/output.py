@@ -289,13 +289,16 @@ def show_trials(trials: Mapping[str, FamilyCheck], as_json: bool) -> None:
         (
             name,
             *(f"{trial.errors[growth]:.1e}" if growth in trial.errors else "–" for growth in growths),
-            "exact" if trial.passed else trial.failure or "NOT EXACT",
+            "exact" if trial.passed else "FAILED" if trial.failure else "NOT EXACT",
         )
         for name, trial in trials.items()
     ]
     title = f"relative logit error with transformers {version('transformers')}"
     columns = (f"{growth}×" if growth.isdecimal() else growth for growth in growths)
     _print_table(title, ("architecture", *columns, ""), rows)
+    for name, trial in trials.items():
+        if trial.failure:
+            _out.print(f"✗ {name}: {trial.failure}")
 
 
 def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ kinds. A model with more layers has the layers of its source under other numbers
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
@@ -36,7 +37,7 @@ def _numbers(value: Value, key: str) -> set[int]:
 
 
 @dataclass(frozen=True)
-class LayerRule:
+class LayerRule(ABC):
     """How a config tells layers apart; a family's rules are instances of the subclasses.
 
     key   the config key that tells
@@ -50,12 +51,12 @@ class LayerRule:
         """Whether the config has what the rule is about."""
         return True
 
+    @abstractmethod
     def kinds(self, value: Value, layers: int) -> Kinds:
         """The kind of each of so many layers, and maybe of what follows them; fewer where a list is too short.
 
         Raises ValueError for a config that states none.
         """
-        raise NotImplementedError
 
     def written(self, _value: Value, _kinds: Kinds) -> dict[str, Any]:
         """Keys that make layers of these kinds, or come as near to that as they can."""

@@ -17,8 +17,8 @@ from hyperclone_cli.hub.remote_headers import open_headers
 from hyperclone_cli.inspection.gradients import GradientFigures, compare_gradients
 from hyperclone_cli.inspection.new_layers import NewLayer, at_rest, measure_new_layers
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies, rank_fraction
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.planning.planner import Plan
-from hyperclone_cli.planning.tensors import GrownTensor
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.provenance import plan_again, read_provenance

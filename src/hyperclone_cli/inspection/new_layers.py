@@ -9,8 +9,8 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.planning.planner import Plan
-from hyperclone_cli.planning.tensors import GrownTensor
 
 if TYPE_CHECKING:
     import torch

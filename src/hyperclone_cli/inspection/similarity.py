@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hyperclone_cli.families.vocabulary import Role
 from hyperclone_cli.growth.widths import Growth
-from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 
 if TYPE_CHECKING:
     import torch

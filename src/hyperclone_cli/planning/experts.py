@@ -11,7 +11,7 @@ from hyperclone_cli.growth.option import flag
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.widths import Growth
-from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 
 ALIGNED_BYTES = 16
 """torch's grouped matrix product takes rows of a multiple of this many bytes."""

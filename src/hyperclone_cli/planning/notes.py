@@ -10,8 +10,8 @@ from hyperclone_cli.errors import first_of
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth.request import BY_REQUEST, Request
 from hyperclone_cli.growth.widths import Growth
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.planning.matching import UNUSUAL
-from hyperclone_cli.planning.tensors import GrownTensor
 
 LEAST_SNR_DB_IN_16_BITS = 10
 """The paper's noise. In bfloat16 a `diagonal` clone failed its verification at 6 dB, a `halving` one at 0 dB."""

@@ -30,9 +30,10 @@ from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
 from hyperclone_cli.planning.experts import alignment_note
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.planning.matching import layers_of_copies, match_tensors, names_of_copies
 from hyperclone_cli.planning.notes import copied_layers, kept_note, left_out, noise_warning, silent_heads
-from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor, silenced
+from hyperclone_cli.planning.tensors import grow_tensor, silenced
 from hyperclone_cli.planning.text_alone import LEFT_OUT, config_alone, named_alone, text_alone
 from hyperclone_cli.planning.tied_head import Head, decide_head
 
@@ -114,10 +115,8 @@ class Plan:
         Recurrent layers add none, nor do layers that share the keys and values of an earlier one.
         """
         attention = [tensor for tensor in self.tensors if tensor.part == "attention"]
-        layers, shared = (
-            {tensor.layer for tensor in attention if tensor.layer is not None},
-            kv_shared_layers(self.proposal),
-        )
+        layers = {tensor.layer for tensor in attention if tensor.layer is not None}
+        shared = kv_shared_layers(self.proposal)
         cached = [
             (grow_axes(dimension(Role.OUT, packed).parts, self.layers.get(layer, self.growths)), self.order[layer].new)
             for layer in layers
@@ -232,9 +231,8 @@ def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
     family, target = proposal.family, proposal.request.target_params
     assert isinstance(target, int)
     asked = proposal.request
-    unchanged = make_plan(
-        source, Request(family=asked.family, text_only=asked.text_only)
-    )  # a fault of the source is found here
+    # a fault of the source is found here
+    unchanged = make_plan(source, Request(family=asked.family, text_only=asked.text_only))
     kept = {
         name: tensor
         for name, tensor in source.tensors.items()

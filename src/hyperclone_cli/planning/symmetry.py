@@ -15,8 +15,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 from hyperclone_cli.families.vocabulary import Role
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.planning.planner import Plan
-from hyperclone_cli.planning.tensors import GrownTensor
 
 NOISE = "--noise-snr-db 10"
 ALL_COPIES = "The copies"

@@ -10,7 +10,8 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import Match
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth
-from hyperclone_cli.planning.tensors import GrownTensor, grow_tensor
+from hyperclone_cli.planning.grown_tensor import GrownTensor
+from hyperclone_cli.planning.tensors import grow_tensor
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from hyperclone_cli.checkpoint.row_io import STORED_DTYPES
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families.vocabulary import Role
-from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.columns import copy_columns, share_columns, share_columns_rounded
 from hyperclone_cli.writing.noise import padding_noise, zero_sum_noise

@@ -16,7 +16,7 @@ import torch
 from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES, Read
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.planning.tensors import Filling, GrownTensor
+from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor
 from hyperclone_cli.writing.arithmetic import grow_rows
 from hyperclone_cli.writing.blocks import Block, cut_blocks
 from hyperclone_cli.writing.budget import SURVEY_BLOCK_BYTES, Budget

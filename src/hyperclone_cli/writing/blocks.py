@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
-from hyperclone_cli.planning.tensors import GrownTensor
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 
 
 @dataclass(frozen=True)

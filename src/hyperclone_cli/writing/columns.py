@@ -7,7 +7,7 @@ from fractions import Fraction
 import torch
 
 from hyperclone_cli.growth.widths import Growth, Run
-from hyperclone_cli.planning.tensors import Filling, GrownTensor
+from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor
 
 
 def copy_columns(rows: torch.Tensor, tensor: GrownTensor) -> torch.Tensor:

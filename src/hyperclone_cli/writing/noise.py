@@ -7,7 +7,7 @@ import hashlib
 import torch
 
 from hyperclone_cli.growth.widths import Growth
-from hyperclone_cli.planning.tensors import Filling
+from hyperclone_cli.planning.grown_tensor import Filling
 from hyperclone_cli.writing.budget import NOISE_ROWS
 from hyperclone_cli.writing.columns import copy_units, sum_copies
 
