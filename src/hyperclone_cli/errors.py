@@ -82,6 +82,12 @@ def clone_is_kept(message: str) -> Iterator[None]:
 NOT_PRESERVED = 6
 """Exit code of `verify` for a clone whose weights are as planned, and which is not function-preserving by request."""
 
+OUTPUTS_ALONE = 7
+"""Exit code of `verify` where the outputs agree, and nothing else could be compared: neither config, files nor weights.
+
+So it is for a model that the clone was not grown from, and for a clone without hyperclone.json.
+"""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it (128 + SIGINT)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,24 @@ def test_the_command_prints_a_table_or_json(source: Sources, tmp_path: Path) -> 
     assert json.loads((tmp_path / "clone" / "hyperclone.json").read_text())["schema_version"] == 1
     hyperclone("inspect", source("llama-mha"), code=3)
     hyperclone("inspect", tmp_path / "clone", "--plot", tmp_path / "absent" / "copies.png", code=2)
+
+
+def test_on_a_chain_the_copies_of_each_growth_are_told_apart(source: Sources, tmp_path: Path) -> None:
+    src = shutil.copytree(source("llama-gqa-tied"), tmp_path / "src")
+    expand(src, tmp_path / "first", request("symmetric"))
+    expand(tmp_path / "first", tmp_path / "second", Request(embed_mult=2, depth_mult=2, mixing=MIXINGS["noise"]))
+    found = inspect(tmp_path / "second")
+    of_growth = {
+        growth: {(one.layer, one.part): one for one in found.layers if one.growth == growth} for growth in (1, 2)
+    }
+    assert {layer for layer, _ in of_growth[1]} == {None, 0, 1}
+    assert {layer for layer, _ in of_growth[2]} == {None, 0, 1, 2, 3}
+    assert [one.outputs for one in of_growth[1].values() if one.outputs is not None] == pytest.approx([1.0] * 5)
+    assert of_growth[1][0, "feed-forward"].inputs == pytest.approx(1.0)
+    assert of_growth[2][0, "feed-forward"].inputs < 0.99  # type: ignore[operator]
+    shown = hyperclone("inspect", tmp_path / "second").stdout.splitlines()
+    assert shown[1].split() == ["growth", "layer", "part", "outputs", "inputs", "rank"]
+    shutil.rmtree(src)
+    found = inspect(tmp_path / "second")
+    assert {one.growth for one in found.layers} == {2}
+    assert any(f"are not shown: of {src}" in note for note in found.notes)

@@ -385,19 +385,6 @@ def test_without_a_record_it_is_said_what_was_not_compared(clone: Path, source: 
     assert any("weights were not compared" in note for note in verify(clone, src=source("llama-gqa-tied")).notes)
 
 
-def test_a_clone_of_a_clone_computes_what_their_first_source_does(clone: Path, source: Sources, tmp_path: Path) -> None:
-    expand(clone, tmp_path / "again", Request(embed_mult=2, ffn_mult=1.5))
-    first, words = source("llama-gqa-tied"), f"grown from {clone}, not from"
-    report = verify(tmp_path / "again", src=first)
-    assert report.passed, report.failures
-    assert report.weights is None
-    assert report.notes[0].count(words)
-    with pytest.raises(RequestError, match=words):
-        verify(tmp_path / "again", src=first, weights_only=True)
-    forge(tmp_path / "again", lambda tensors: tensors["model.layers.1.mlp.down_proj.weight"].mul_(1.01))
-    assert_fails(verify(tmp_path / "again", src=first), "logits", "layer 1")
-
-
 def test_a_norm_that_is_stored_coarsely_decides_too(tmp_path: Path) -> None:
     src = models.build("llama-gqa-tied", tmp_path / "src")
     forge(src, lambda tensors: tensors.update({n: t.half() for n, t in tensors.items() if t.dim() == 1}))

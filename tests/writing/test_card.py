@@ -200,3 +200,12 @@ def test_the_template_is_in_the_package() -> None:
     from importlib.resources import files
 
     assert files("hyperclone_cli.writing").joinpath("card_template.md").is_file()
+
+
+def test_the_card_of_a_clones_clone_tells_every_growth(clone: Path, tmp_path: Path) -> None:
+    expand(clone, tmp_path / "opt-1b", depth_mult=2, strategy="symmetric")
+    card = card_of(tmp_path / "opt-1b")
+    assert "each of the model before: `opt-350m` → `opt-700m` → this one." in card
+    assert "hyperclone expand --src opt-350m --embed-mult 2 --ffn-mult 2 --out opt-700m\n" in card
+    assert "hyperclone expand --src opt-700m --depth-mult 2 --strategy symmetric --out clone\n" in card
+    assert "each of the model before" not in card_of(clone)

@@ -26,7 +26,7 @@ from hyperclone_cli.cli.options import (
     checking,
     takes_options,
 )
-from hyperclone_cli.errors import NOT_PRESERVED, MismatchError, clone_is_kept
+from hyperclone_cli.errors import NOT_PRESERVED, OUTPUTS_ALONE, MismatchError, clone_is_kept
 from hyperclone_cli.growth.option import take
 from hyperclone_cli.growth.request import BY_REQUEST, Dtype, Request, Writing
 from hyperclone_cli.growth.strategies import Mixing
@@ -37,7 +37,7 @@ app = typer.Typer(
     help="Grow a pretrained language model into a larger one that computes the same function.",
     epilog="Exit codes: 0 done · 1 unexpected · 2 usage · 3 checkpoint unsupported or damaged"
     " · 4 the clone does not match · 5 network, disk or memory · 6 not function-preserving by request"
-    " · 130 interrupted",
+    " · 7 the outputs alone were compared, and agree · 130 interrupted",
 )
 
 
@@ -230,6 +230,8 @@ def verify(
         raise MismatchError(f"{clone}: the clone does not match its source.")
     if report.by_request:
         raise typer.Exit(NOT_PRESERVED)
+    if report.outputs_alone:
+        raise typer.Exit(OUTPUTS_ALONE)
 
 
 @app.command()

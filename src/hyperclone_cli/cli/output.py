@@ -136,7 +136,11 @@ def show_report(report: Report, as_json: bool) -> None:
     if as_json:
         _print_json(report.as_json())
         return
+    if report.outputs_alone:
+        _out.print(report.outputs_alone)
     rows: list[tuple[str, str]] = []
+    if report.growths is not None and report.growths > 1:
+        rows.append(("growths from the source", str(report.growths)))
     if report.hashed is not None:
         rows.append(("SHA-256 compared", f"{report.hashed} files"))
     if weights := report.weights:
@@ -186,7 +190,8 @@ def show_report(report: Report, as_json: bool) -> None:
         _out.print(f"✗ {failure}")
     if len(report.failures) > 20:
         _out.print(f"✗ … and {len(report.failures) - 20} more; --json lists them all")
-    verdict = "FAILED" if report.failures else report.by_request or "passed"
+    agree = "passed, by their outputs alone" if report.outputs_alone else "passed"
+    verdict = "FAILED" if report.failures else report.by_request or agree
     _out.print(f"{verdict}: {report.clone} against {report.source}")
 
 
@@ -202,8 +207,10 @@ def show_inspection(inspection: Inspection, as_json: bool) -> None:
         return
     cosines = ("outputs", "inputs")
     gradients = tuple(f"∇ {name}" for name in cosines) if inspection.gradients else ()
+    several = len({layer.growth for layer in inspection.layers}) > 1
     rows = [
         (
+            *((str(layer.growth),) if several else ()),
             "–" if layer.layer is None else str(layer.layer),
             layer.part,
             _figure(layer.outputs),
@@ -214,7 +221,8 @@ def show_inspection(inspection: Inspection, as_json: bool) -> None:
         for layer in inspection.layers
     ]
     if rows or not inspection.new_layers:
-        _print_table("cosine between copies", ("layer", "part", *cosines, "rank", *gradients), rows)
+        columns = (*(("growth",) if several else ()), "layer", "part", *cosines, "rank", *gradients)
+        _print_table("cosine between copies", columns, rows)
     if inspection.new_layers:
         new = [(str(one.layer), str(one.copy_of), _figure(one.woken)) for one in inspection.new_layers]
         _print_table("new layers", ("layer", "copy of", "woken"), new)

@@ -145,6 +145,26 @@ def nest(outer: Growth, inner: Growth) -> Growth:
     return Growth(outer.source * inner.source, tuple(runs))
 
 
+def compose(first: Growth, second: Growth) -> Growth:
+    """The growth that `first` and then `second` make, both of which copy every unit equally often."""
+    runs: list[Run] = []
+    for run in second.runs:
+        position, last = 0, run.start + run.length
+        if run.is_padding:
+            runs.append(run)
+            continue
+        for part in first.runs:
+            begin, end = max(run.start, position), min(last, position + part.length)
+            if begin < end:
+                made = part._replace(length=end - begin, scale=part.scale * run.scale, silent=part.silent or run.silent)
+                if not part.is_padding:
+                    of_all = run.copy * part.copies + part.copy, run.copies * part.copies
+                    made = made._replace(start=part.start + begin - position, copy=of_all[0], copies=of_all[1])
+                runs.append(made)
+            position += part.length
+    return Growth(first.source, tuple(runs))
+
+
 def side_by_side(parts: Sequence[Growth]) -> Growth:
     """The growth of widths that are packed side by side, each growing in its place; a single width is itself."""
     if len(parts) == 1:

@@ -46,11 +46,13 @@ def write_plot(inspection: Inspection, path: Path) -> None:
 
 
 def grid(inspection: Inspection) -> dict[str, list[float | None]]:
-    """Row name → one figure per layer, without the embedding, the head and rows that have no figure.
+    """Row name → one figure per layer of the last growth, without the embedding, the head and rows that have no figure.
 
     The last row is how far new layers have woken, drawn as 1 from there up.
     """
-    layers = [(figures.layer, figures) for figures in inspection.layers if figures.layer is not None]
+    last = max((figures.growth for figures in inspection.layers), default=1)
+    shown = [figures for figures in inspection.layers if figures.growth == last]
+    layers = [(figures.layer, figures) for figures in shown if figures.layer is not None]
     woken = {one.layer: one.woken for one in inspection.new_layers}
     count = 1 + max((*(layer for layer, _ in layers), *woken), default=-1)
     found: dict[str, list[float | None]] = {}

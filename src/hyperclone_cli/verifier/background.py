@@ -15,7 +15,8 @@ from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.verifier.report import Background, ModelSizes
-from hyperclone_cli.writing.card import command, named
+from hyperclone_cli.writing.card import commands, named
+from hyperclone_cli.writing.lineage import plans_to
 
 if TYPE_CHECKING:
     import torch
@@ -27,14 +28,18 @@ def background(source: Source, clone: Source, plan: Plan | None, device: torch.d
     Without a plan, parameters are those of the stored tensors, of which a tied head may be one.
     """
     name, revision = named(source)
-    caches = plan.kv_cache_bytes() if plan else (None, None)
-    counts: tuple[Mapping[str, int], ...] = plan.parameters() if plan else tuple(map(_stored, (source, clone)))
-    before = plan.proposal.config if plan and plan.request.text_only else source.config
+    plans = plans_to(plan) if plan else ()
+    caches = (plans[0].kv_cache_bytes()[0], plans[-1].kv_cache_bytes()[1]) if plans else (None, None)
+    counts: tuple[Mapping[str, int], ...] = tuple(map(_stored, (source, clone)))
+    if plans:
+        counts = plans[0].parameters()[0], plans[-1].parameters()[1]
+    places = [(name, revision), *((f"clone-{number}", None) for number in range(1, len(plans)))]
+    before = plans[0].proposal.config if plans and plans[0].request.text_only else source.config
     return Background(
         source=ModelSizes(name, dict(counts[0]), _bytes(source), caches[0]),
         clone=ModelSizes(Path(os.path.abspath(clone.path)).name, dict(counts[1]), _bytes(clone), caches[1]),
         config=tuple(config_changes(before, clone.config)),
-        command=command(plan.request, name, revision) if plan else "",
+        command=commands([(one.request, *place) for one, place in zip(plans, places, strict=False)]),
         environment=environment(device),
     )
 

@@ -17,7 +17,7 @@ from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.planning.notes import LEAST_SNR_DB_IN_16_BITS
-from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.model_outputs import TOLERANCE, compare_outputs
 from hyperclone_cli.verifier.report import BeforeRounding, PartialReport
@@ -26,6 +26,7 @@ from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import plan_budget
+from hyperclone_cli.writing.lineage import in_dtype, plans_to
 from hyperclone_cli.writing.pipeline import bytes_needed, write_checkpoint
 
 OUTPUT_FAILURES = ("logits: ", "picture: ", "greedy decoding: ")
@@ -45,12 +46,12 @@ def decide_before_rounding(
     `partial.before_rounding` gets the figures, and a note says what was found, also if there is no room for the clone.
     """
     figures = partial.logits
-    rounded = bool(plan.rounded())
+    rounded = any(one.rounded() for one in plans_to(plan))
     if not figures or not _explicable(partial) or not (rounded or options.dtype != torch.float32):
         return
     dtype = figures.floor_dtype
-    snr_db = plan.request.mixing.noise_snr_db
-    if snr_db is not None and snr_db < LEAST_SNR_DB_IN_16_BITS:
+    noises = [one.request.mixing.noise_snr_db for one in plans_to(plan)]
+    if any(snr_db is not None and snr_db < LEAST_SNR_DB_IN_16_BITS for snr_db in noises):
         partial.notes.append(f"The noise is louder than {LEAST_SNR_DB_IN_16_BITS} dB: rounding it excuses no error.")
         return
     if unlike := _unlike_plan(plan, clone, progress) if rounded else "":
@@ -133,7 +134,7 @@ def _in_float32(plan: Plan, clone: Source, rounded: bool, progress: Progress) ->
     if not rounded:
         yield clone
         return
-    exact = make_plan(plan.source, replace(plan.request, dtype="float32"))
+    exact = in_dtype(plan, "float32")
     changed = [key for key, *_ in config_changes(plan.config, exact.config) if not key.endswith("dtype")]
     assert not changed, changed
     places = [

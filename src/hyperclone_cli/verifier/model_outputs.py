@@ -25,6 +25,7 @@ from hyperclone_cli.verifier.memory import Fit, fit, longest_page
 from hyperclone_cli.verifier.picture import Seen, placeholders
 from hyperclone_cli.verifier.report import LogitFigures, PartialReport, RunFigures
 from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, RunOptions
+from hyperclone_cli.writing.lineage import as_one
 
 TOLERANCE = 1e-5
 """Relative logit error that float32 arithmetic explains, with a margin: the bound where no weight was rounded."""
@@ -65,13 +66,15 @@ def compare_outputs(
 ) -> None:
     """Add to `partial` the figures of logits, hidden states and greedy decoding, and what fails the clone.
 
-    plan   tells how the residual stream grew; without it the hidden states are compared as plain copies
+    plan   tells how the residual stream grew, in all growths from `source` to `clone`; without it the hidden states are
+           compared as plain copies
     exact  allow the clone what float32 arithmetic explains, and nothing for the dtype that weights are stored in
 
     One model is in memory at a time, or as much of it as there is room for. Where there is too little even for that,
     a note says so, and nothing is compared. Raises CheckpointError if a model cannot be loaded, or the source's logits
     are not finite, StorageError if memory runs out.
     """
+    plan = as_one(plan) if plan else None
     family = plan.source_family if plan else find_family(source.config, source.tensors)
     grown_family = plan.family if plan else find_family(clone.config, clone.tensors)
     own = family.own(source.config)

@@ -204,6 +204,8 @@ class Report:
     before_rounding  where rounding had to explain a difference of the outputs; else None
     runs             how each model was run, in order
     by_request       why the clone does not keep the function, where that was asked for: it cannot pass then
+    outputs_alone    why only the models' outputs were compared; "" if config, files and weights were too
+    growths          number of growths from the source to the clone; None if no plan leads from it
     hashed           number of files whose SHA-256 was compared; None if that was not asked for
     """
 
@@ -218,6 +220,8 @@ class Report:
     before_rounding: BeforeRounding | None = None
     runs: tuple[RunFigures, ...] = ()
     by_request: str = ""
+    outputs_alone: str = ""
+    growths: int | None = None
     hashed: int | None = None
     continuations: tuple[Continuation, ...] = ()
     background: Background | None = None

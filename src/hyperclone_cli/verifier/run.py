@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyperclone_cli.checkpoint.checksums import differences
 from hyperclone_cli.checkpoint.open_source import open_source
-from hyperclone_cli.checkpoint.source import Origin, Source
+from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
 from hyperclone_cli.growth.request import BY_REQUEST
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
@@ -27,7 +27,15 @@ from hyperclone_cli.verifier.run_options import (
 from hyperclone_cli.verifier.verification_record import file_digests, record_verification
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.integrity import finiteness_note
-from hyperclone_cli.writing.provenance import Provenance, plan_again, read_provenance
+from hyperclone_cli.writing.lineage import (
+    Planned,
+    keeps_function,
+    place_name,
+    plan_again,
+    plans_to,
+    weights_digest,
+)
+from hyperclone_cli.writing.provenance import Provenance, read_provenance
 
 
 def verify(
@@ -45,7 +53,8 @@ def verify(
 ) -> Report:
     """Compare a clone with its source: config, side files, every weight, logits, and greedy decoding.
 
-    src           the source: a directory, a GGUF file, or a model on the Hub; None: the one that the clone recorded
+    src           the source, or any ancestor: a directory, a GGUF file, or a model on the Hub; None: the source that
+                  the clone recorded, or the nearest recorded ancestor that is still there
     device        torch's name of the device; None: a GPU if there is one
     dtype         what both models run in. In float32 the relative error of the logits may be at most
                   max(1e-5, the error that the source's own storage dtype makes); in any other dtype
@@ -64,6 +73,9 @@ def verify(
     one that was expanded: the same config, and tensors of the same names and shapes. A failure against a source named
     by `src` is not written, for that may be a different one. If nothing is written, a note of the report says why.
 
+    An ancestor is compared through all growths that are recorded from it to the clone: the models between are grown
+    again from it as they are read. With any other model the outputs alone are compared, see `Report.outputs_alone`.
+
     Of a clone that is not function-preserving by request, config, files and weights are compared, no outputs; it never
     passes, and nothing is recorded.
 
@@ -77,15 +89,20 @@ def verify(
     if checksum and not (record and record.sha256):
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     options = None if weights_only else choose_run_options(device, dtype, new_tokens, page_tokens, max_memory)
-    source, plan = _open_source(clone, record, src, weights_only, access, progress)
+    planned = _open_source(clone, record, src, weights_only, access, progress)
+    source, plan = planned.source, planned.plan
     partial = PartialReport()
-    if record and plan and plan.digest != record.plan_digest and not _is_plan_of(plan, checkpoint):
-        _check_other_model(record, plan.source, weights_only, partial)
+    outputs_alone = "" if record else f"Without {PROVENANCE_NAME} only what the two models compute is compared."
+    if record and (not plan or (plan.digest != record.plan_digest and not _is_plan_of(plan, checkpoint))):
+        outputs_alone = _other_model(record, planned, weights_only, partial)
         plan = None
-    if plan and not plan.request.keeps_function:
+    if plan and not keeps_function(plan):
         options = None
     if options:
         check_context(options, source, plan)
+    if planned.missing:
+        between = f"{planned.missing}, which it was grown from, is not there any more"
+        partial.notes.append(f"{between}: it is compared with {_display_name(source)}, by {planned.growths} growths.")
     unrecorded = _why_unrecorded(record, plan, weights_only)
     files: dict[str, str] = {}
     if checksum or not unrecorded:
@@ -95,6 +112,8 @@ def verify(
         partial.failures += differences(record.sha256, files)
     if plan:
         _compare_contents(plan, checkpoint, partial, progress)
+        if record and planned.growths > 1:
+            _tell_lineage(record, planned, partial, progress)
     if options:
         _compare_outputs(source, checkpoint, plan, options, partial, progress)
         if not partial.logits and not partial.failures:
@@ -114,7 +133,9 @@ def verify(
         generation=partial.generation,
         before_rounding=partial.before_rounding,
         runs=tuple(partial.runs),
-        by_request="" if plan is None or plan.request.keeps_function else BY_REQUEST,
+        by_request="" if plan is None or keeps_function(plan) else BY_REQUEST,
+        outputs_alone=outputs_alone,
+        growths=planned.growths if plan else None,
         hashed=len(record.sha256) if record and checksum else None,
         continuations=partial.continuations,
         background=background(source, checkpoint, plan, options.device if options else None),
@@ -136,7 +157,7 @@ def _why_unrecorded(record: Provenance | None, plan: Plan | None, weights_only: 
         return "the models' outputs were compared, but not with those of its source"
     if plan.digest != record.plan_digest:
         return "the source has changed, and is not the one that was expanded"
-    if not plan.request.keeps_function:
+    if not keeps_function(plan):
         return f"the clone is {BY_REQUEST}"
     return "only the weights were compared" if weights_only else ""
 
@@ -148,17 +169,16 @@ def _open_source(
     weights_only: bool,
     access: Access,
     progress: Progress,
-) -> tuple[Source, Plan | None]:
-    """The source, and the clone's plan; no plan for a clone without hyperclone.json."""
+) -> Planned:
+    """The source, or another ancestor, and the clone's plan; no plan for a clone without hyperclone.json."""
     if record is not None:
-        plan = plan_again(record, src, access, progress, open_checkpoint)
-        return plan.source, plan
+        return plan_again(record, src, access, progress, open_checkpoint)
     if src is None or weights_only:
         raise CheckpointError(
             f"{clone}: no {PROVENANCE_NAME}, which names the source and tells how it was grown.",
             "Name the source with --src. Without that file, only the outputs of the models can be compared.",
         )
-    return open_checkpoint(locate(src, access), access, progress), None
+    return Planned(open_checkpoint(locate(src, access), access, progress), None)
 
 
 def _is_plan_of(plan: Plan, clone: Source) -> bool:
@@ -168,16 +188,49 @@ def _is_plan_of(plan: Plan, clone: Source) -> bool:
     return 2 * len(found & planned) > len(planned)
 
 
-def _check_other_model(record: Provenance, other: Source, weights_only: bool, partial: PartialReport) -> None:
-    """Note that a clone is compared with a model that it was not grown from, such as the source of its source.
+def _other_model(record: Provenance, planned: Planned, weights_only: bool, partial: PartialReport) -> str:
+    """That a clone is compared with a model that its growths do not lead from, and with which they do.
 
     Raises RequestError where weights alone are to be compared.
     """
-    grown_from = record.source.repo_id if isinstance(record.source, Origin) else record.source
-    said = f"The clone was grown from {grown_from}, not from {_display_name(other)}"
+    chain = ", and that from ".join(place_name(growth.source) for growth in record.chain)
+    said = f"The clone was grown from {chain}, not from {_display_name(planned.source)}"
+    if planned.unlike:
+        said = f"The clone was grown from {chain}, but {_not_as_grown(planned.unlike)}"
+        partial.failures.append(f"lineage: {_not_as_grown(planned.unlike)}")
     if weights_only:
         raise RequestError(f"{said}: their weights cannot be compared.", "Leave --src out, or --weights-only.")
-    partial.notes.append(f"{said}: only what the two models compute is compared.")
+    return f"{said}: only what the two models compute is compared."
+
+
+def _not_as_grown(place: str) -> str:
+    return (
+        f"{place} was another model, when it was grown, than the growths before it make: it was edited or trained"
+        " between, or the growths are recorded in another order"
+    )
+
+
+def _tell_lineage(record: Provenance, planned: Planned, partial: PartialReport, progress: Progress) -> None:
+    """Where weights differ along several growths, say whether a model between or the clone itself was changed."""
+    assert planned.plan is not None
+    wrong = partial.weights is not None and bool(partial.weights.bad)
+    if planned.unlike:
+        said = _not_as_grown(planned.unlike)
+        if wrong:
+            partial.failures.insert(0, f"lineage: {said}")
+        else:
+            partial.notes.append(f"Of the lineage: {said}. The weights are none the less what the growths make.")
+        return
+    if not wrong:
+        return
+    later = list(zip(plans_to(planned.plan)[1:], reversed(record.chain[: planned.growths - 1]), strict=True))
+    progress.step("Growing the models between again, to find which one was changed", "bytes")
+    for plan, growth in later:
+        if growth.source_sha256 and weights_digest(plan, progress.advance) != growth.source_sha256:
+            partial.failures.insert(0, f"lineage: {_not_as_grown(place_name(growth.source))}")
+            return
+    if all(growth.source_sha256 for _, growth in later):
+        partial.failures.insert(0, "lineage: every model between was as it was grown: the clone itself was changed")
 
 
 def _display_name(source: Source) -> str:

@@ -100,7 +100,7 @@ def _jobs(
     job: list[Callable[[], BlockResult[Value]]] = []
     nbytes = 0
     for tensor in tensors:
-        noise_power, means = _survey(tensor, read, executor, noise)
+        noise_power, means = survey(tensor, read, executor, noise)
         blocks = cut_blocks(tensor, budget.block_bytes)
         for number, block in enumerate(blocks, 1):
             job.append(partial(_run_block, work, read, block, noise_power, means, number == len(blocks)))
@@ -116,7 +116,7 @@ def _run(job: list[Callable[[], BlockResult[Value]]]) -> list[BlockResult[Value]
     return [block() for block in job]
 
 
-def _survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> tuple[float, torch.Tensor | None]:
+def survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> tuple[float, torch.Tensor | None]:
     """What must be known of a whole tensor before any of its blocks can be grown; reads nothing if that is nothing.
 
     First the mean square of the grown elements without noise, rows of padding left out: 0 unless there is `noise`.
@@ -140,11 +140,11 @@ def _survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) ->
 
 
 def _energy(read: Read, block: Block) -> float:
-    return float(grow_rows(_rows(block, read), block).double().square().sum()) * len(block.places)
+    return float(grow_rows(rows_of(block, read), block).double().square().sum()) * len(block.places)
 
 
 def _means(tensor: GrownTensor, blocks: Sequence[Block], read: Read, executor: Executor) -> torch.Tensor:
-    """The means of `_survey`; every source row is in one of the `blocks`."""
+    """The means of `survey`; every source row is in one of the `blocks`."""
     matrices = prod(tensor.source.stack[:1])
     height = tensor.growths[0].source // matrices
     means = torch.zeros(matrices, *(growth.source for growth in tensor.growths[1:]), dtype=torch.float64)
@@ -154,19 +154,19 @@ def _means(tensor: GrownTensor, blocks: Sequence[Block], read: Read, executor: E
 
 
 def _sum(read: Read, block: Block) -> torch.Tensor:
-    return _rows(block, read).double().sum(0)
+    return rows_of(block, read).double().sum(0)
 
 
 def _run_block(
     work: Work[Value], read: Read, block: Block, noise_power: float, means: torch.Tensor | None, last: bool
 ) -> BlockResult[Value]:
     """The work on one block: it takes and returns values alone, so that another process could run it."""
-    rows = _rows(block, read, means)
+    rows = rows_of(block, read, means)
     finite = block.is_padding or is_finite(rows)
     return BlockResult(block, work(block, rows, noise_power), finite, last)
 
 
-def _rows(block: Block, read: Read, means: torch.Tensor | None = None) -> torch.Tensor:
+def rows_of(block: Block, read: Read, means: torch.Tensor | None = None) -> torch.Tensor:
     """The source rows of a block; of padding, as many rows of zeros, or of the mean of the matrix's rows."""
     if not block.is_padding:
         return read(block.tensor.source, block.start, block.stop)

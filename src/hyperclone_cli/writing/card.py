@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.gguf import is_gguf
-from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.checkpoint.source import Origin, Source
 from hyperclone_cli.growth.option import options_of
 from hyperclone_cli.growth.request import BY_REQUEST, Request
 from hyperclone_cli.hub.download import origin_of
@@ -18,6 +18,7 @@ from hyperclone_cli.planning.notes import kept_note
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.writing.clone_files import CARD_NAME
+from hyperclone_cli.writing.provenance import earlier_growths
 
 _BEGIN, _END = "<!-- hyperclone: verification -->", "<!-- /hyperclone: verification -->"
 """The text between these is replaced by every verification; the rest of the card never changes."""
@@ -42,6 +43,7 @@ def model_card(plan: Plan) -> str:
     place = Path(os.path.abspath(plan.source.path))  # links not resolved: the name that the user gave
     source = repo_id or (place.stem if is_gguf(place) else place.name)
     carried = source_metadata(plan.source)
+    growths = _growths(plan)
     data = ModelCardData(
         base_model=repo_id,
         base_model_relation="finetune" if repo_id else None,  # the nearest of the Hub's relations
@@ -58,7 +60,8 @@ def model_card(plan: Plan) -> str:
         before=f"{before:,}",
         after=f"{after:,}",
         sizes=_sizes(plan),
-        command=command(plan.request, *named(plan.source)),
+        command=commands(growths),
+        lineage=" → ".join(f"`{name}`" for _, name, _ in growths) if len(growths) > 1 else "",
         version=__version__,
         head=f"Its head is {plan.head.why}.",
         kept=kept_note(plan.source_family, plan.request, plan.tensors),
@@ -125,6 +128,24 @@ def command(request: Request, src: str, revision: str | None = None, out: str = 
             if value != option.default:
                 words += [option.flag] if value is True else [option.flag, option.format(value)]
     return shlex.join([*words, "--out", out])
+
+
+def commands(growths: Sequence[tuple[Request, str, str | None]]) -> str:
+    """The command lines of growths that follow one another, one a line: (request, name and revision of the source)."""
+    outs = [*(name for _, name, _ in growths[1:]), "clone"]
+    return "\n".join(command(*growth, out) for growth, out in zip(growths, outs, strict=False))
+
+
+def _growths(plan: Plan) -> list[tuple[Request, str, str | None]]:
+    """All growths that made the clone of a plan, the first one first, as `commands` takes them."""
+    earlier = [
+        (
+            one.request,
+            *((one.source.repo_id, one.source.revision) if isinstance(one.source, Origin) else (one.source.name, None)),
+        )
+        for one in reversed(earlier_growths(plan.source))
+    ]
+    return [*earlier, (plan.request, *named(plan.source))]
 
 
 def _sizes(plan: Plan) -> list[tuple[str, str, str]]:

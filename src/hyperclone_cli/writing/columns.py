@@ -83,16 +83,18 @@ def share_columns_rounded(
     return grown
 
 
-def sum_copies(rows: torch.Tensor, columns: Growth, mean: bool = False) -> torch.Tensor:
-    """The copies of each source column summed, or with `mean` averaged; padding is left out.
+def sum_copies(rows: torch.Tensor, growth: Growth, mean: bool = False, dimension: int = 1) -> torch.Tensor:
+    """The copies of each source unit of a dimension summed, or with `mean` averaged; padding is left out.
 
-    (rows, columns.target) to (rows, columns.source), in the dtype of `rows`.
+    (…, growth.target, …) to (…, growth.source, …), in the dtype of `rows`.
     """
-    total = rows.new_zeros(len(rows), columns.source)
+    shape = list(rows.shape)
+    shape[dimension] = growth.source
+    total = rows.new_zeros(shape)
     position = 0
-    for run in columns.runs:
+    for run in growth.runs:
         if not run.is_padding:
-            part = rows.narrow(1, position, run.length)
-            total.narrow(1, run.start, run.length).add_(part, alpha=1 / run.copies if mean else 1)
+            part = rows.narrow(dimension, position, run.length)
+            total.narrow(dimension, run.start, run.length).add_(part, alpha=1 / run.copies if mean else 1)
         position += run.length
     return total

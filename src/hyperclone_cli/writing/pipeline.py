@@ -31,8 +31,9 @@ from hyperclone_cli.writing.card import command, write_card
 from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME
 from hyperclone_cli.writing.integrity import check_written, finiteness_note
 from hyperclone_cli.writing.journal import Journal, RunKey
+from hyperclone_cli.writing.lineage import weights_digest
 from hyperclone_cli.writing.preflight import check_loads
-from hyperclone_cli.writing.provenance import provenance
+from hyperclone_cli.writing.provenance import earlier_growths, provenance
 from hyperclone_cli.writing.publish import check_places, new_directory, partial_of, remove_stale_journal, sync
 
 _SPARE_BYTES = 64 << 20
@@ -87,7 +88,11 @@ def expand(
         non_finite = write_shards(plan, journal, budget, progress.advance)
         _check_unchanged(source, key)
         progress.step(f"Writing config and tokenizer, and syncing {shown}")
-        _write_files(plan, journal.directory, out, non_finite, writing.checksum)
+        read = ""
+        if earlier_growths(source):
+            progress.step(f"Hashing the weights of {source.path}, a clone itself", "bytes")
+            read = weights_digest(plan, progress.advance)
+        _write_files(plan, journal.directory, out, non_finite, writing.checksum, read)
         check_written(plan, journal.directory)
     notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(non_finite)]))
     return replace(plan, notes=(*plan.notes, *notes))
@@ -195,12 +200,14 @@ def _write_beside_shards(plan: Plan, directory: Path) -> None:
     _write_json(directory / "config.json", dict(plan.config))
 
 
-def _write_files(plan: Plan, partial: Path, out: Path, non_finite: frozenset[str], checksum: bool) -> None:
+def _write_files(
+    plan: Plan, partial: Path, out: Path, non_finite: frozenset[str], checksum: bool, source_sha256: str
+) -> None:
     _write_beside_shards(plan, partial)
     write_card(partial, plan)
     files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
     written = sorted(str(path.relative_to(partial)) for path in files)
-    record = provenance(plan, out) | {"files": written}
+    record = provenance(plan, out, source_sha256) | {"files": written}
     record |= {"not_finite": sorted(non_finite)} if non_finite else {}
     record |= {"sha256": checksums(partial, set(written) - {CARD_NAME})} if checksum else {}
     _write_json(partial / PROVENANCE_NAME, record)

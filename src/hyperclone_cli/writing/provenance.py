@@ -7,8 +7,8 @@ can be published.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,49 +20,93 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.wrapper import Wrapping
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
-from hyperclone_cli.hub.download import Access, locate
-from hyperclone_cli.planning.planner import Plan, make_plan
-from hyperclone_cli.progress import Progress
+from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 
 SCHEMA_VERSION = 1
 
+_MOST_GROWTHS = 100
+"""That are taken over from a source's record, which is not trusted."""
+
 
 @dataclass(frozen=True)
-class Provenance:
-    """The record of a clone: its source, the request, the digest of its plan, the files that were written.
+class Expansion:
+    """One growth: of which source, by which request, and the digest of its plan.
 
-    sha256  file → SHA-256; empty if `expand` was not asked for it
     ignored, zeros  what `Source.as_loaded` was given
+    source_sha256   of the source's weights as they were read, see `lineage.weights_digest`, if it was a clone; else ""
     """
 
     source: Path | Origin
     request: Request
     plan_digest: str
-    files: tuple[str, ...]
-    sha256: Mapping[str, str]
     ignored: tuple[str, ...] = ()
     zeros: Mapping[str, int] = field(default_factory=dict)
+    source_sha256: str = ""
 
 
-def provenance(plan: Plan, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Provenance(Expansion):
+    """The record of a clone: its own growth, those that made its source, and the files that were written.
+
+    lineage  the growths that made its source, if that was a clone itself, the last one first
+    sha256   file → SHA-256; empty if `expand` was not asked for it
+    """
+
+    lineage: tuple[Expansion, ...] = ()
+    files: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def chain(self) -> tuple[Expansion, ...]:
+        """All growths, the last one first: its own, then those of `lineage`."""
+        return self, *self.lineage
+
+
+def provenance(plan: Plan, out: Path, source_sha256: str = "") -> dict[str, Any]:
     """The record of a clone that will be at `out`, except its files.
 
-    The source is a path relative to `out`, or a name and commit on the Hub.
+    Sources are paths relative to `out`, or names and commits on the Hub.
     """
-    origin = plan.source.origin
-    zeros = {tensor.name: tensor.shape[0] for tensor in plan.source.tensors.values() if tensor.zeros}
-    ignored = plan.source.ignored
+    source = plan.source
+    zeros = {tensor.name: tensor.shape[0] for tensor in source.tensors.values() if tensor.zeros}
+    place = source.origin or _resolved(source.path)
+    own = Expansion(place, plan.request, plan.digest, source.ignored, zeros, source_sha256)
+    earlier = earlier_growths(source)
+    if source.origin:  # paths of whoever made it mean nothing here
+        earlier = tuple(
+            one if isinstance(one.source, Origin) else replace(one, source=out.resolve() / one.source.name)
+            for one in earlier
+        )
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"hyperclone {__version__}",
-        "source": asdict(origin) if origin else os.path.relpath(_resolved(plan.source.path), out.resolve()),
-        "request": plan.request.recorded(),
+        **_recorded(own, out),
         **({} if plan.request.keeps_function else {"function_preserving": False}),
-        "plan_digest": plan.digest,
         **({"wrapper": _wrapper(plan.source_family.wrapping, plan.request)} if plan.source_family.wrapping else {}),
-        **({"ignored": list(ignored)} if ignored else {}),
-        **({"zeros": zeros} if zeros else {}),
+        **({"lineage": [_recorded(one, out) for one in earlier]} if earlier else {}),
+    }
+
+
+def earlier_growths(source: Source) -> tuple[Expansion, ...]:
+    """The growths that made a source, if it is a clone with a record that can be read, the last one first."""
+    try:
+        record = read_provenance(source.path) if source.path.is_dir() else None
+    except CheckpointError:  # of whoever made the source, whose weights are none the worse
+        return ()
+    return record.chain[:_MOST_GROWTHS] if record else ()
+
+
+def _recorded(growth: Expansion, out: Path) -> dict[str, Any]:
+    """A growth as JSON in the record of a clone at `out`."""
+    source = growth.source
+    return {
+        "source": asdict(source) if isinstance(source, Origin) else os.path.relpath(source, out.resolve()),
+        "request": growth.request.recorded(),
+        "plan_digest": growth.plan_digest,
+        **({"source_sha256": growth.source_sha256} if growth.source_sha256 else {}),
+        **({"ignored": list(growth.ignored)} if growth.ignored else {}),
+        **({"zeros": dict(growth.zeros)} if growth.zeros else {}),
     }
 
 
@@ -89,61 +133,44 @@ def read_provenance(clone: Path) -> Provenance | None:
             "Use the version of hyperclone that wrote it.",
         )
     try:
-        named = record["source"]
-        source = Origin(**named) if isinstance(named, dict) else Path(os.path.normpath(clone.resolve() / named))
-        mixing = record["request"]["mixing"]
-        mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
-        request = Request(**{**record["request"], "mixing": mixing})
+        own, lineage = _growth(record, clone), record.get("lineage", [])
+        if not isinstance(lineage, list) or not all(isinstance(one, dict) for one in lineage):
+            raise TypeError(f"lineage should be a list of growths, found {lineage!r}")
         files, sha256 = record["files"], record.get("sha256", {})
         if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
             raise TypeError(f"files should be a list of names, found {files!r}")
         if not isinstance(sha256, dict) or not all(isinstance(digest, str) for digest in sha256.values()):
             raise TypeError(f"sha256 should be digests by name, found {sha256!r}")
-        ignored, zeros = record.get("ignored", []), record.get("zeros", {})
-        if not isinstance(ignored, list) or not all(isinstance(name, str) for name in ignored):
-            raise TypeError(f"ignored should be a list of names, found {ignored!r}")
-        if not isinstance(zeros, dict) or not all(type(length) is int for length in zeros.values()):
-            raise TypeError(f"zeros should be lengths by name, found {zeros!r}")
         outside = [name for name in (*files, *sha256) if _is_outside(name)]
         if outside:
             raise ValueError(f"file {outside[0]!r} is not inside the clone")
-        return Provenance(source, request, record["plan_digest"], tuple(files), sha256, tuple(ignored), zeros)
+        earlier = tuple(_growth(one, clone) for one in lineage)
+        return Provenance(**vars(own), lineage=earlier, files=tuple(files), sha256=sha256)
     except (KeyError, TypeError, ValueError, RequestError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).", "Expand the source again.") from None
+
+
+def _growth(record: Mapping[str, Any], clone: Path) -> Expansion:
+    """A growth from the record of the clone at `clone`. Raises KeyError, TypeError, ValueError or RequestError."""
+    named = record["source"]
+    source = Origin(**named) if isinstance(named, dict) else Path(os.path.normpath(clone.resolve() / named))
+    mixing = record["request"]["mixing"]
+    mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
+    request = Request(**{**record["request"], "mixing": mixing})
+    ignored, zeros = record.get("ignored", []), record.get("zeros", {})
+    if not isinstance(ignored, list) or not all(isinstance(name, str) for name in ignored):
+        raise TypeError(f"ignored should be a list of names, found {ignored!r}")
+    if not isinstance(zeros, dict) or not all(type(length) is int for length in zeros.values()):
+        raise TypeError(f"zeros should be lengths by name, found {zeros!r}")
+    digests = record["plan_digest"], record.get("source_sha256", "")
+    if not all(isinstance(digest, str) for digest in digests):
+        raise TypeError(f"plan_digest and source_sha256 should be digests, found {digests!r}")
+    return Expansion(source, request, digests[0], tuple(ignored), zeros, digests[1])
 
 
 def _is_outside(name: str) -> bool:
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
-
-
-def recorded_source(record: Provenance, access: Access) -> Path | Origin:
-    """The place of the source of a clone.
-
-    Raises CheckpointError if that is a path which does not exist, RequestError if `access` names a revision.
-    """
-    if access.revision is not None:
-        raise RequestError(
-            f"--revision {access.revision}: the clone's source is recorded with its revision.",
-            "Omit --revision, or name the source with --src too.",
-        )
-    if isinstance(record.source, Path) and not record.source.exists():
-        raise CheckpointError(f"{record.source}: the clone's recorded source does not exist.", "Name it with --src.")
-    return record.source
-
-
-Opener = Callable[[Path | Origin, Access, Progress, str | None], Source]
-"""Opens the checkpoint at a place; if it is quantised, dequantised to a dtype."""
-
-
-def plan_again(record: Provenance, src: str | Path | None, access: Access, progress: Progress, opened: Opener) -> Plan:
-    """The plan of a clone, made again from its recorded source, or from `src`.
-
-    Its digest is the recorded one unless the source has changed. Raises RequestError, CheckpointError or StorageError.
-    """
-    place = recorded_source(record, access) if src is None else locate(src, access)
-    source = opened(place, access, progress, record.request.dtype)
-    return make_plan(source.as_loaded(record.ignored, record.zeros), record.request)
 
 
 def check_clone(clone: Path) -> None:
