@@ -21,7 +21,7 @@ from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, create, lay
 from hyperclone_cli.families.vocabulary import Role
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.growth.widths import Growth, grow_axes, nest, padded, side_by_side, spaced, tiled
-from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor
+from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor, TensorKind
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import run_blocks, workers
@@ -86,10 +86,9 @@ def test_padding_of_one_unit_is_written_as_it_is_in_memory(
     stored = weight.T.contiguous() if transposed else weight
     source = StoredTensor("w", dtype, tuple(stored.shape), tmp_path, 0, transposed)
     fillings = tuple(Filling.NOISE if role is Role.IN else filling for role in roles)
-    tensor = GrownTensor(
-        *("grown", "grown", None, source, dtype, "norms", roles, growths, fillings, Mixing("symmetric")),
-        transposed=transposed,
-    )
+    mixing = Mixing("symmetric")
+    kind = TensorKind("grown", source, dtype, "norms", roles, growths, fillings, mixing, transposed=transposed)
+    tensor = GrownTensor("grown", None, source, kind)
 
     path = tmp_path / "grown.safetensors"
     head, [target] = lay_out(path, [("grown", dtype, tensor.shape)])
@@ -192,7 +191,8 @@ def test_a_block_says_whether_its_own_rows_are_finite() -> None:
     weight[2, 1] = torch.nan
     source = StoredTensor("w", "F32", (5, 3), Path("w"), 0)
     growths, roles = (tiled(5, 1), padded(3, 4)), (Role.OUT, Role.OUT)
-    tensor = GrownTensor("grown", "grown", None, source, "F32", "norms", roles, growths, (Filling.ZERO,) * 2, Mixing())
+    kind = TensorKind("grown", source, "F32", "norms", roles, growths, (Filling.ZERO,) * 2, Mixing())
+    tensor = GrownTensor("grown", None, source, kind)
     with workers(2) as executor:
         results = list(run_blocks([tensor], rows_in_memory({"w": weight}), executor, Budget(2, 1), nothing))
     assert [result.finite for result in results] == [True, True, False, True, True]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError
@@ -36,7 +37,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _MAX_DIMENSIONS = 8  # no weight has more, and the product of very many would take forever
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """Where a tensor lies in a safetensors file.
 
@@ -117,7 +118,8 @@ def read_header(path: Path, file: BinaryIO | None = None) -> dict[str, StoredTen
         header = json.loads(text, object_pairs_hook=_no_duplicates)
         header.pop("__metadata__", None)
         entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-        tensors = [_stored_tensor(path, data_start, name, entry) for name, entry in entries]
+        shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        tensors = [_stored_tensor(path, data_start, name, entry, shapes) for name, entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the safetensors header is damaged ({error}).", again) from None
     end = data_start
@@ -138,21 +140,32 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _stored_tensor(path: Path, data_start: int, name: str, entry: dict[str, Any]) -> StoredTensor:
-    """The tensor that an entry of an untrusted header describes. Raises ValueError where it contradicts itself."""
+def _stored_tensor(
+    path: Path,
+    data_start: int,
+    name: str,
+    entry: dict[str, Any],
+    shapes: dict[tuple[int, ...], tuple[int, ...]],
+) -> StoredTensor:
+    """The tensor that an entry of an untrusted header describes. Raises ValueError where it contradicts itself.
+
+    shapes  those of the header so far: tensors of equal shapes share one, of which there are few
+    """
     begin, end = entry["data_offsets"]
     if type(entry["shape"]) is not list:
         raise ValueError(f"tensor {name!r}: shape is a {type(entry['shape']).__name__}, expected a list")
     shape = tuple(entry["shape"])
     if len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"tensor {name!r} has {len(shape)} dimensions, expected at most {_MAX_DIMENSIONS}")
-    if any(type(number) is not int or number < 0 for number in (begin, end, *shape)):
+    numbers = (begin, end, *shape)
+    if {*map(type, numbers)} != {int} or min(numbers) < 0:
         raise ValueError(f"tensor {name!r} has shape {shape} and offsets {begin}, {end}")
     if entry["dtype"] not in ITEM_BYTES:
         raise CheckpointError(
             f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no unquantised model uses.", DEQUANTISE
         )
-    tensor = StoredTensor(name, entry["dtype"], shape, path, data_start + begin)
+    dtype, shape = intern(entry["dtype"]), shapes.setdefault(shape, shape)
+    tensor = StoredTensor(name, dtype, shape, path, data_start + begin)
     if tensor.nbytes != end - begin:
         raise ValueError(f"tensor {name!r} should take {tensor.nbytes} bytes, its offsets span {end - begin}")
     return tensor

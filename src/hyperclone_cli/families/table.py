@@ -307,4 +307,4 @@ class Family:
     def is_stored_in(self, names: Iterable[str]) -> bool:
         """Whether a checkpoint with tensors of these names has the module that tells this layout, if there is one."""
         module = self.layout.module
-        return not module or any(match.module == module for name in names for match in self.tensor_names.matches(name))
+        return not module or self.tensor_names.has(module, names)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from hyperclone_cli.families.vocabulary import Form
 
-_VARYING = re.compile(r"(?<![^.])(?:\d+|\*)(?![^.])")
+_VARYING = re.compile(r"(?<![^.])(\d+|\*)(?![^.])")
 """A whole part of a name, between dots, that is a number or a star."""
 
 
@@ -49,9 +49,36 @@ def _full(module: str, parameter: str) -> str:
     return f"{module}.{parameter}" if parameter else module
 
 
-def _starred(name: str) -> tuple[str, tuple[str, ...]]:
+def _starred(name: str) -> tuple[str, list[str]]:
     """A name with a `*` for every part that is a number or a star, and these parts."""
-    return _VARYING.sub("*", name), tuple(_VARYING.findall(name))
+    parts = _VARYING.split(name)
+    return "*".join(parts[::2]), parts[1::2]
+
+
+def _fits(wanted: str, number: str) -> bool:
+    return wanted in ("*", number)
+
+
+class _Rule(NamedTuple):
+    """A parameter of a module as names are matched against it.
+
+    before   what a name lacks: the base model's prefix, or nothing
+    varying  what stands in the table for the numbers of a name: a star, or one number
+    """
+
+    before: str
+    module: str
+    parameter: str
+    form: Form
+    varying: list[str]
+
+    def fits(self, numbers: list[str]) -> bool:
+        """Whether these, in the place of what varies, make a name of this parameter."""
+        return "*" not in numbers and all(map(_fits, self.varying, numbers))
+
+    def indices(self, numbers: list[str]) -> tuple[int, ...]:
+        """Those of the numbers that the table leaves open."""
+        return tuple([int(number) for wanted, number in zip(self.varying, numbers, strict=True) if wanted == "*"])
 
 
 class TensorNames:
@@ -64,27 +91,43 @@ class TensorNames:
         self, tensors: Mapping[str, Form], prefix: str, whole: Mapping[str, Form] = MappingProxyType({})
     ) -> None:
         self._tensors, self._prefix, self._whole = tensors, prefix, whole
-        self._before_layers = {module.partition("*")[0] for module in tensors if "*" in module}
-        # name with a `*` for every number → (module, parameter, what stands for these numbers in the table)
-        self._rules: dict[str, list[tuple[str, str, tuple[str, ...]]]] = defaultdict(list)
+        before_layers = dict.fromkeys(module.partition("*")[0] for module in tensors if "*" in module)
+        self._before_layers = dict.fromkeys(
+            short for full in before_layers for short in (full, full.removeprefix(f"{prefix}."))
+        )
+        # name with a `*` for every number → rules
+        self._rules: dict[str, list[_Rule]] = defaultdict(list)
         for module, form in tensors.items():
             for parameter in form.parameters:
                 starred, varying = _starred(_full(module, parameter))
-                self._rules[starred].append((module, parameter, varying))
+                self._rules[starred].append(_Rule("", module, parameter, form, varying))
+                if starred.startswith(f"{prefix}."):
+                    short = starred.removeprefix(f"{prefix}.")
+                    self._rules[short].append(_Rule(f"{prefix}.", module, parameter, form, varying))
 
     def matches(self, name: str) -> list[Match]:
         """Every rule that fits a tensor's name."""
-        found = []
         starred, numbers = _starred(name)
-        for before in ("", f"{self._prefix}."):
-            for module, parameter, varying in self._rules.get(before + starred, ()):
-                pairs = list(zip(varying, numbers, strict=True))
-                if all(wanted in ("*", number) for wanted, number in pairs):
-                    indices = tuple(int(number) for wanted, number in pairs if wanted == "*")
-                    found.append(Match(before + name, module, parameter, self._tensors[module], indices))
+        found = [
+            Match(rule.before + name, rule.module, rule.parameter, rule.form, rule.indices(numbers))
+            for rule in self._rules.get(starred, ())
+            if rule.fits(numbers)
+        ]
         return found or self._inside(name)
 
+    def has(self, module: str, names: Iterable[str]) -> bool:
+        """Whether any of these names is that of a parameter of `module`."""
+        if module not in self._tensors:
+            return False
+        prefix = f"{self._prefix}."
+        before = f"({re.escape(prefix)})?" if module.startswith(prefix) else ""
+        spelt = (_full(module.removeprefix(prefix), parameter) for parameter in self._tensors[module].parameters)
+        either = "|".join(re.escape(one).replace(r"\*", r"\d+") for one in spelt)
+        return any(map(re.compile(f"{before}({either})").fullmatch, names))
+
     def _inside(self, name: str) -> list[Match]:
+        if not self._whole:
+            return []
         for full in (name, f"{self._prefix}.{name}"):
             for module, form in self._whole.items():
                 inside = full.removeprefix(f"{module}.")
@@ -94,9 +137,8 @@ class TensorNames:
 
     def layer_of(self, name: str) -> int | None:
         """The number of the layer that a tensor belongs to, also where no rule fits its name; None outside."""
-        for full in (name, f"{self._prefix}.{name}"):
-            for before in self._before_layers:
-                number = full.removeprefix(before).partition(".")[0]
-                if full.startswith(before) and number.isdecimal():
-                    return int(number)
+        for before in self._before_layers:
+            number = name[len(before) :].partition(".")[0]
+            if name.startswith(before) and number.isdecimal():
+                return int(number)
         return None

@@ -173,7 +173,5 @@ class Wrapping:
 def as_named(layouts: Iterable[Family], names: Iterable[str]) -> Family | None:
     """The first of these tables whose embedding is among the names; the first of all where there are no names."""
     layouts, names = list(layouts), list(names)
-    stored = (
-        one for one in layouts if any(m.module == one.embedding for n in names for m in one.tensor_names.matches(n))
-    )
+    stored = (one for one in layouts if one.tensor_names.has(one.embedding, names))
     return next(stored, layouts[0] if layouts else None)

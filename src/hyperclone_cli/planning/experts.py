@@ -11,7 +11,7 @@ from hyperclone_cli.growth.option import flag
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.widths import Growth
-from hyperclone_cli.planning.grown_tensor import GrownTensor
+from hyperclone_cli.planning.grown_tensor import TensorKind
 
 ALIGNED_BYTES = 16
 """torch's grouped matrix product takes rows of a multiple of this many bytes."""
@@ -19,14 +19,14 @@ ALIGNED_BYTES = 16
 _TRIED = 16  # widths on either side
 
 
-def alignment_note(proposal: Proposal, growths: Mapping[str, Growth], tensors: Iterable[GrownTensor]) -> list[str]:
+def alignment_note(proposal: Proposal, growths: Mapping[str, Growth], kinds: Iterable[TensorKind]) -> list[str]:
     """A note if the clone, loaded in its storage dtype, has experts whose rows are not aligned."""
     unaligned = {
-        axis: tensor.dtype
-        for tensor in tensors
-        if _is_expert(tensor) and tensor.growths[-1].target * ITEM_BYTES[tensor.dtype] % ALIGNED_BYTES
+        axis: kind.dtype
+        for kind in kinds
+        if _is_expert(kind) and kind.growths[-1].target * ITEM_BYTES[kind.dtype] % ALIGNED_BYTES
         for axis in ("embed", "moe_ffn", "ffn")
-        if axis in growths and growths[axis].target == tensor.growths[-1].target
+        if axis in growths and growths[axis].target == kind.growths[-1].target
     }
     if not unaligned:
         return []
@@ -40,10 +40,10 @@ def alignment_note(proposal: Proposal, growths: Mapping[str, Growth], tensors: I
     return [f"{note}, or use {' '.join(options)}." if all(options) and options else f"{note}."]
 
 
-def _is_expert(tensor: GrownTensor) -> bool:
-    """Whether the tensor is an expert's matrix, or those of all experts in a dimension of their own."""
-    stacked = len(tensor.stack) == 3 and len(tensor.source.shape) == 3
-    return len(tensor.growths) == 2 and (stacked or ".experts.*." in tensor.pattern)
+def _is_expert(kind: TensorKind) -> bool:
+    """Whether such a tensor is an expert's matrix, or those of all experts in a dimension of their own."""
+    stacked = len(kind.stack) == 3 and len(kind.stored.shape) == 3
+    return len(kind.growths) == 2 and (stacked or ".experts.*." in kind.pattern)
 
 
 def _nearest(proposal: Proposal, axis: str, width: int, dtype: str) -> str:

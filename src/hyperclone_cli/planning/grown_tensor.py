@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES, StoredTensor
 from hyperclone_cli.families.vocabulary import KEPT, Role
@@ -22,9 +23,11 @@ class Filling(Enum):
     NOISE = "noise"  # noise of the tensor's own size: it reads what is zero until training fills the padding
 
 
-@dataclass(frozen=True)
-class GrownTensor:
-    """One tensor of the clone, made from one tensor of the source.
+@dataclass(frozen=True, eq=False)
+class TensorKind:
+    """How tensors of one kind are made: of one line of the table, of one shape and dtype, in layers that grow alike.
+
+    A mixture has tens of thousands of tensors and some twenty kinds: what is worked out here, is worked out once.
 
     Element = gain · (w + offset) · (scales of its output dimensions, shares of its input dimensions)
     - offset, rounded once to `dtype`; offset is 1 for norms that multiply by (1 + w), else 0.
@@ -32,7 +35,7 @@ class GrownTensor:
     Dimensions are (rows, columns) = (out, in) for every matrix, also where it is transposed on disk.
 
     pattern     the name with a `*` for every number
-    layer       the number of its layer; None outside of the layers
+    stored      the first of the tensors of the source that are grown so, for dtype, shape and stack
     part        the part of the network: "attention", "feed-forward", "norms", …
     fillings    those of the padding in each dimension
     transposed  whether the clone has it transposed on disk
@@ -40,10 +43,8 @@ class GrownTensor:
                 the source has
     """
 
-    name: str
     pattern: str
-    layer: int | None
-    source: StoredTensor
+    stored: StoredTensor
     dtype: str
     part: str
     roles: tuple[Role, ...]
@@ -61,34 +62,25 @@ class GrownTensor:
         """The shape on disk: a scalar's is none, although it grows as a row of one."""
         if self.stack:
             flat = (self.stack[0] * self.stack[1], *self.stack[2:])
-            return self.stack if len(self.source.shape) == len(self.stack) else flat
-        targets = tuple(growth.target for growth in self.growths)[: len(self.source.shape)]
+            return self.stack if len(self.stored.shape) == len(self.stack) else flat
+        targets = tuple(growth.target for growth in self.growths)[: len(self.stored.shape)]
         return targets[::-1] if self.transposed else targets
 
     @cached_property
     def stack(self) -> tuple[int, ...]:
         """(experts, …) of a stack of matrices; empty for all others."""
-        if not self.source.stack:
+        if not self.stored.stack:
             return ()
-        experts = self.source.stack[0]
+        experts = self.stored.stack[0]
         rows, *columns = (growth.target for growth in self.growths)
         matrix = (rows // experts, *columns)
         return (experts, *(matrix[::-1] if self.transposed else matrix))
 
-    def like(self, stored: StoredTensor) -> StoredTensor:
-        """`stored`, a tensor of the clone's name and shape, to be read by rows as this one is."""
-        return replace(stored, transposed=self.transposed, stack=self.stack)
-
-    @property
-    def kept(self) -> bool:
-        """Whether it is copied byte for byte, of whatever dtype it is."""
-        return self.part == KEPT.part
-
-    @property
+    @cached_property
     def elements(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return self.elements * ITEM_BYTES[self.dtype]
 
@@ -104,8 +96,8 @@ class GrownTensor:
         factors = {float(share) for row in rows for share in self.shares(row) if share}
         factors |= {run.scale for growth in self.growths for run in growth.runs} | {self.gain}
         powers = all(math.frexp(factor)[0] == 0.5 for factor in factors)
-        wide = self.dtype == self.source.dtype or (
-            ITEM_BYTES[self.dtype] > ITEM_BYTES[self.source.dtype] and self.dtype in ("F32", "F64")
+        wide = self.dtype == self.stored.dtype or (
+            ITEM_BYTES[self.dtype] > ITEM_BYTES[self.stored.dtype] and self.dtype in ("F32", "F64")
         )
         return powers and wide and not self.noisy and not (self.offset and self.gain != 1.0) and not self._means
 
@@ -126,7 +118,7 @@ class GrownTensor:
             and any(run.copies > 1 for run in self.growths[-1].runs)
         )
 
-    @property
+    @cached_property
     def reads_padding(self) -> bool:
         """Whether a row has columns for padding, which hold noise of their own."""
         return self.roles[-1] is Role.IN and self.growths[-1].padding > 0 and not self.silent
@@ -145,3 +137,115 @@ class GrownTensor:
             Fraction(0) if run.is_padding or run.silent else self.mixing.share(mixing_row, run.copy, run.copies)
             for run in self.growths[1].runs
         )
+
+
+@dataclass(frozen=True, slots=True)
+class GrownTensor:
+    """One tensor of the clone, made from one tensor of the source in the way of its kind.
+
+    layer  the number of its layer; None outside of the layers
+    """
+
+    name: str
+    layer: int | None
+    source: StoredTensor
+    kind: TensorKind
+
+    def changed(self, **changes: Any) -> GrownTensor:
+        """The same tensor, made in another way."""
+        return replace(self, kind=replace(self.kind, **changes))
+
+    def like(self, stored: StoredTensor) -> StoredTensor:
+        """`stored`, a tensor of the clone's name and shape, to be read by rows as this one is."""
+        return replace(stored, transposed=self.transposed, stack=self.stack)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is copied byte for byte, of whatever dtype it is."""
+        return self.part == KEPT.part
+
+    def mixing_row(self, rows: Run) -> int:
+        """As of its kind."""
+        return self.kind.mixing_row(rows)
+
+    def shares(self, mixing_row: int) -> tuple[Fraction, ...]:
+        """As of its kind."""
+        return self.kind.shares(mixing_row)
+
+    # what its kind says
+
+    @property
+    def pattern(self) -> str:
+        return self.kind.pattern
+
+    @property
+    def dtype(self) -> str:
+        return self.kind.dtype
+
+    @property
+    def part(self) -> str:
+        return self.kind.part
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        return self.kind.roles
+
+    @property
+    def growths(self) -> tuple[Growth, ...]:
+        return self.kind.growths
+
+    @property
+    def fillings(self) -> tuple[Filling, ...]:
+        return self.kind.fillings
+
+    @property
+    def mixing(self) -> Mixing:
+        return self.kind.mixing
+
+    @property
+    def gain(self) -> float:
+        return self.kind.gain
+
+    @property
+    def offset(self) -> float:
+        return self.kind.offset
+
+    @property
+    def transposed(self) -> bool:
+        return self.kind.transposed
+
+    @property
+    def silent(self) -> bool:
+        return self.kind.silent
+
+    @property
+    def rest(self) -> float:
+        return self.kind.rest
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.kind.shape
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        return self.kind.stack
+
+    @property
+    def elements(self) -> int:
+        return self.kind.elements
+
+    @property
+    def nbytes(self) -> int:
+        return self.kind.nbytes
+
+    @property
+    def exact(self) -> bool:
+        return self.kind.exact
+
+    @property
+    def noisy(self) -> bool:
+        return self.kind.noisy
+
+    @property
+    def reads_padding(self) -> bool:
+        return self.kind.reads_padding

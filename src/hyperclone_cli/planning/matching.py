@@ -11,7 +11,6 @@ from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import NOT_TOGETHER, CheckpointError, first_of
 from hyperclone_cli.families import Match
 from hyperclone_cli.families.vocabulary import Form, Role, dimension, drop
-from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.layers import stated_kinds
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth, grow_axes
@@ -73,14 +72,14 @@ def _ignored(name: str, proposal: Proposal) -> Form | None:
     return _VALUE_HEAD if name.startswith("v_head.") else None
 
 
-def layers_of_copies(match: Match, order: Sequence[ClonedLayer]) -> list[Match]:
-    """The places of the clone's tensors made from one of the source: its own, or in each layer that copies its layer.
+def layers_of_copies(match: Match, layers: Sequence[int]) -> list[Match]:
+    """The places of the clone's tensors made from one of the source: its own, or in each of these layers of the clone.
 
-    `order` has the clone's layers. The copies of a layer are as many as are in it.
+    `layers` are those that copy its layer.
     """
-    if match.layer is None:
+    if match.layer is None or layers == [match.layer]:
         return [match]
-    numbers = [(number, *match.indices[1:]) for number, layer in enumerate(order) if layer.source == match.layer]
+    numbers = [(layer, *match.indices[1:]) for layer in layers]
     return [match._replace(name=match.numbered(*indices), indices=indices) for indices in numbers]
 
 
@@ -105,15 +104,19 @@ def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tu
         (module, next(iter(form.parameters))): form for module, form in family.tensors.items() if not form.optional
     }
     found: dict[tuple[str, str], set[tuple[int, ...]]] = defaultdict(set)
-    kinds: dict[tuple[int, str], str] = {}
     for match in present:
-        wanted[match.module, match.parameter] = match.form
         found[match.module, match.parameter].add(match.indices)
-        if match.form.layer_kind and match.layer is not None:
-            kinds[match.layer, _place(match.form.layer_kind)] = match.form.layer_kind
+        wanted[match.module, match.parameter] = match.form
+    kinds: dict[tuple[int, str], str] = {}
+    numbers: tuple[set[int], set[int]] = (set(), set())
+    for line, indices in found.items():
+        for which, known in enumerate(numbers):
+            known |= {each[which] for each in indices if each[which:]}
+        if kind := wanted[line].layer_kind:
+            kinds |= {(each[0], _place(kind)): kind for each in indices if each}
     kinds |= stated
     # a number beyond those of the tensors is wrong already: an absurd one in config.json is not counted up to
-    most = [len({match.indices[place] for match in present if match.indices[place:]}) + 1 for place in (0, 1)]
+    most = [len(known) + 1 for known in numbers]
     layers = range(min(sizes["layers"], most[0]))
     usual: dict[str, str] = {}
     for form in family.tensors.values():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import first_of
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth.request import BY_REQUEST, Request
 from hyperclone_cli.growth.widths import Growth
-from hyperclone_cli.planning.grown_tensor import GrownTensor
+from hyperclone_cli.planning.grown_tensor import GrownTensor, TensorKind
 from hyperclone_cli.planning.matching import UNUSUAL
 
 LEAST_SNR_DB_IN_16_BITS = 10
@@ -30,10 +30,10 @@ def silent_heads(heads: Growth) -> list[str]:
     return [f"{silent} of {heads.target} heads are silent until training reads them: {why}"] if silent else []
 
 
-def noise_warning(request: Request, tensors: Sequence[GrownTensor]) -> list[str]:
+def noise_warning(request: Request, kinds: Iterable[TensorKind]) -> list[str]:
     """A note on noise that 16 bits round too coarsely."""
     snr_db = request.mixing.noise_snr_db
-    short = sorted({tensor.dtype for tensor in tensors if tensor.noisy and ITEM_BYTES[tensor.dtype] < 4})
+    short = sorted({kind.dtype for kind in kinds if kind.noisy and ITEM_BYTES[kind.dtype] < 4})
     if snr_db is None or snr_db >= LEAST_SNR_DB_IN_16_BITS or not short:
         return []
     why = "rounding makes the copies differ, and noise that no longer cancels grows with the depth"

@@ -12,6 +12,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from hyperclone_cli.checkpoint.json_config import config_changes
@@ -30,10 +32,10 @@ from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.widths import Growth, grow_axes
 from hyperclone_cli.planning.experts import alignment_note
-from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.matching import layers_of_copies, match_tensors, names_of_copies
+from hyperclone_cli.planning.grown_tensor import GrownTensor, TensorKind
+from hyperclone_cli.planning.matching import match_tensors
 from hyperclone_cli.planning.notes import copied_layers, kept_note, left_out, noise_warning, silent_heads
-from hyperclone_cli.planning.tensors import grow_tensor, silenced
+from hyperclone_cli.planning.tensors import grow_tensors
 from hyperclone_cli.planning.text_alone import LEFT_OUT, config_alone, named_alone, text_alone
 from hyperclone_cli.planning.tied_head import Head, decide_head
 
@@ -72,15 +74,23 @@ class Plan:
     def request(self) -> Request:
         return self.proposal.request
 
+    @cached_property
+    def kinds(self) -> Counter[TensorKind]:
+        """How many tensors there are of each kind."""
+        return Counter(tensor.kind for tensor in self.tensors)
+
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
+        return sum(number * kind.nbytes for kind, number in self.kinds.items())
 
     @property
     def digest(self) -> str:
         """SHA-256 over the source's config and tensors, in whichever files, the request and the clone's config."""
         decided = {
-            "source": sorted([t.name, t.dtype, t.shape] for t in self.source.tensors.values()),
+            "source": [
+                [stored.name, stored.dtype, stored.shape]
+                for stored in sorted(self.source.tensors.values(), key=attrgetter("name"))
+            ],
             "source_config": self.source.config,
             "request": self.request.recorded(),
             "config": self.config,
@@ -98,11 +108,11 @@ class Plan:
     def parameters(self) -> tuple[Counter[str], Counter[str]]:
         """Parameters by part of the network, before and after; a tied head counts once."""
         before, after = Counter[str](), Counter[str]()
-        for tensor in self.tensors:
-            after[tensor.part] += tensor.elements
-        parts = {tensor.source.name: tensor for tensor in reversed(self.tensors)}  # a new head comes last
-        for tensor in parts.values():
-            before[tensor.part] += math.prod(tensor.source.shape)
+        for kind, number in self.kinds.items():
+            after[kind.part] += number * kind.elements
+        kinds = {tensor.source.name: tensor.kind for tensor in reversed(self.tensors)}  # a new head comes last
+        for kind, number in Counter(kinds.values()).items():
+            before[kind.part] += number * math.prod(kind.stored.shape)
         return before, after
 
     def rounded(self) -> list[str]:
@@ -179,18 +189,10 @@ def make_plan(source: Source, request: Request) -> Plan:
     dropped = {name: match.form.dropped for name, match in matched.items() if match.form.dropped}
     order = cloned_layers(growths["layers"])
     layers = {number: of_layers[layer.source] for number, layer in enumerate(order)} if of_layers else {}
-    silent = {number for number, layer in enumerate(order) if layer.new and request.depth_init == "zero"}
-    tensors = [
-        silenced(tensor, copy, family) if copy.layer in silent else tensor
-        for stored, match in matched.items()
-        if not match.form.dropped
-        for copy in layers_of_copies(match, order)
-        for of_layer in [growths if copy.layer is None else layers.get(copy.layer, growths)]
-        for name in names_of_copies(copy, of_layer)
-        for tensor in [grow_tensor(source.tensors[stored], name, copy, family, of_layer, request)]
-    ]
+    tensors = grow_tensors(source, matched, family, growths, layers, order, request)
     tensors, head, redundant = decide_head(source, proposal, growths, tensors)
     dropped.update(redundant)
+    kinds = list(dict.fromkeys(tensor.kind for tensor in tensors))
     # widest items first, so that every tensor of a file is aligned to its own size
     tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
     config = grow_config(proposal, growths, head.tied)
@@ -218,10 +220,10 @@ def make_plan(source: Source, request: Request) -> Plan:
         notes=(
             *copied_layers(request),
             *silent_heads(growths["kv_heads"]),
-            *noise_warning(request, tensors),
+            *noise_warning(request, kinds),
             *filter(None, [kept_note(stated.family, request, tensors)]),
             *left_out(dropped),
-            *alignment_note(proposal, growths, tensors),
+            *alignment_note(proposal, growths, kinds),
             *source.notes,
         ),
     )

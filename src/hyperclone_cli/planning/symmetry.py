@@ -15,7 +15,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from hyperclone_cli.families.vocabulary import Role
-from hyperclone_cli.planning.grown_tensor import GrownTensor
+from hyperclone_cli.planning.grown_tensor import TensorKind
 from hyperclone_cli.planning.planner import Plan
 
 NOISE = "--noise-snr-db 10"
@@ -30,37 +30,37 @@ WHAT_TRAINING_DOES = (
 def copies_with_equal_gradients(plan: Plan) -> str:
     """Which copies get equal gradients, dropout and rounding aside: ALL_COPIES, a phrase for most of them, or ""."""
     grown = any(growth.grows for axis, growth in plan.growths.items() if axis != "layers")
-    if not grown or not all(map(_passes_equal_gradients, plan.tensors)):
+    if not grown or not all(map(_passes_equal_gradients, plan.kinds)):
         return ""
-    if any(map(_has_silent_heads, plan.tensors)):
+    if any(map(_has_silent_heads, plan.kinds)):
         return "All copies except those of heads"
-    return "All copies except those of queries" if any(map(_has_padded_keys, plan.tensors)) else ALL_COPIES
+    return "All copies except those of queries" if any(map(_has_padded_keys, plan.kinds)) else ALL_COPIES
 
 
-def _has_silent_heads(tensor: GrownTensor) -> bool:
+def _has_silent_heads(kind: TensorKind) -> bool:
     """Whether nothing reads some heads: their queries, keys and values get no gradient, while those of others do."""
-    return tensor.part == "attention" and any(run.silent for growth in tensor.growths for run in growth.runs)
+    return kind.part == "attention" and any(run.silent for growth in kind.growths for run in growth.runs)
 
 
-def _has_padded_keys(tensor: GrownTensor) -> bool:
+def _has_padded_keys(kind: TensorKind) -> bool:
     """Whether larger heads pad their keys: then one copy of a query meets a key and another meets padding."""
-    return tensor.part == "attention" and tensor.growths[0].padding > 0
+    return kind.part == "attention" and kind.growths[0].padding > 0
 
 
-def _passes_equal_gradients(tensor: GrownTensor) -> bool:
+def _passes_equal_gradients(kind: TensorKind) -> bool:
     """Whether a layer gives all copies of its inputs equal gradients, if the copies of its outputs have equal ones."""
-    if tensor.roles[1:] != (Role.IN,):
+    if kind.roles[1:] != (Role.IN,):
         return True
-    if tensor.noisy or tensor.reads_padding:
+    if kind.noisy or kind.reads_padding:
         return False
-    rows, columns = tensor.growths
+    rows, columns = kind.growths
     readings: dict[int, Counter[int]] = defaultdict(Counter)  # output unit → row of C → how many copies have it
     for run in rows.runs:
         if not run.is_padding:
-            readings[run.start][tensor.mixing_row(run)] += 1
+            readings[run.start][kind.mixing_row(run)] += 1
     for counts in {tuple(counter.items()) for counter in readings.values()}:
         column_sums: dict[int, set[Fraction]] = defaultdict(set)  # input unit → sums of C's columns, over its copies
-        for run, *shares in zip(columns.runs, *(tensor.shares(reading) for reading, _ in counts), strict=True):
+        for run, *shares in zip(columns.runs, *(kind.shares(reading) for reading, _ in counts), strict=True):
             if run.silent:
                 continue
             amounts = (count * share for (_, count), share in zip(counts, shares, strict=True))
@@ -76,6 +76,6 @@ def advice(plan: Plan) -> str:
     if not which:
         return ""
     halving = replace(plan.request.mixing, strategy="halving")
-    breaks_symmetry = not all(_passes_equal_gradients(replace(tensor, mixing=halving)) for tensor in plan.tensors)
+    breaks_symmetry = not all(_passes_equal_gradients(replace(kind, mixing=halving)) for kind in plan.kinds)
     options = f"--strategy halving or {NOISE}" if breaks_symmetry else NOISE
     return f"{which} get equal gradients: {WHAT_TRAINING_DOES}. To make them diverge: {options}."

@@ -1,32 +1,89 @@
-"""How one tensor of the clone is made from one of the source, by the form that its module has in the table."""
+"""How tensors of the clone are made from those of the source, by the forms that their modules have in the table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
+from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError, RequestError
 from hyperclone_cli.families import Family, Match
 from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.families.vocabulary import KEPT, Dimension, Form, Role, words_of
+from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.widths import Growth, grow_dimension, size_of, tiled
-from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor
+from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor, TensorKind
+from hyperclone_cli.planning.matching import layers_of_copies, names_of_copies
 
 
-def grow_tensor(
-    stored: StoredTensor, name: str, match: Match, family: Family, growths: Mapping[str, Growth], request: Request
-) -> GrownTensor:
-    """The tensor `name` of the clone, from the stored one and its place in the family's table.
+def grow_tensors(
+    source: Source,
+    matched: Mapping[str, Match],
+    family: Family,
+    growths: Mapping[str, Growth],
+    layers: Mapping[int, Mapping[str, Growth]],
+    order: Sequence[ClonedLayer],
+    request: Request,
+) -> list[GrownTensor]:
+    """The tensors of the clone, from the stored ones and their places in the family's table.
+
+    layers  the growths in each layer of the clone, where layers differ
+    order   the layers of the clone
+
+    Raises as `kind_of`.
+    """
+    copies: dict[int | None, list[int]] = defaultdict(list)
+    for number, cloned in enumerate(order):
+        copies[cloned.source].append(number)
+    silent = {number for number, cloned in enumerate(order) if cloned.new and request.depth_init == "zero"}
+    kinds: dict[tuple[object, ...], TensorKind] = {}
+    grown = []
+    for stored_name, match in matched.items():
+        if match.form.dropped:
+            continue
+        stored = source.tensors[stored_name]
+        for copy in layers_of_copies(match, copies[match.layer]):
+            layer = copy.layer
+            own = growths if layer is None else layers.get(layer, growths)
+            at_rest = layer in silent
+            like = (*_line(match), stored.shape, stored.dtype, id(own), at_rest)
+            kind = kinds.get(like)
+            if kind is None:
+                kind = kind_of(stored, copy, family, own, request)
+                kinds[like] = kind = silenced(kind, copy, family) if at_rest else kind
+            placed = as_stored(stored, kind)
+            grown += [GrownTensor(name, layer, placed, kind) for name in names_of_copies(copy, own)]
+    return grown
+
+
+def _line(match: Match) -> tuple[str, ...]:
+    """What tells the line of the table; what is kept has one of its own."""
+    return (match.module, match.parameter, match.name if match.form is KEPT else "")
+
+
+def as_stored(stored: StoredTensor, kind: TensorKind) -> StoredTensor:
+    """A tensor of the source, to be read by rows as those of its kind are."""
+    transposed, stack = kind.stored.transposed, kind.stored.stack
+    if (stored.transposed, stored.stack) == (transposed, stack):
+        return stored
+    return replace(stored, transposed=transposed, stack=stack)
+
+
+def kind_of(
+    stored: StoredTensor, match: Match, family: Family, growths: Mapping[str, Growth], request: Request
+) -> TensorKind:
+    """How a stored tensor is grown, by its place in the family's table.
 
     Raises CheckpointError if the stored shape or dtype is not what the config and the table say, and
     RequestError for a norm over a width that does not grow evenly.
     """
     form, parameter = match.form, match.parameter
     if form is KEPT:
-        return _kept(stored, name, match, request)
+        return _kept(stored, match, request)
     dimensions = form.parameters[parameter]
     stack = _stack(stored, len(dimensions), growths["experts"].source) if form.stacked else ()
     shape = stack[1:] or stored.shape or (1,)
@@ -59,19 +116,17 @@ def grow_tensor(
     if form.from_stream and parameter != "bias":
         if grown[1].padding and family.norm == "layer":
             raise RequestError(
-                f"tensor {name}: reads the residual stream, whose padding must hold the mean under LayerNorm.",
+                f"tensor {match.name}: reads the residual stream, whose padding must hold the mean under LayerNorm.",
                 "Choose whole multiples.",
             )
         gain /= grown[1].runs[0].scale
     if form.kind == "norm":
-        _check_norm(name, family, form, dimensions[-1].axes, grown[-1])
+        _check_norm(match.name, family, form, dimensions[-1].axes, grown[-1])
     if form.normed or form.gates or form.kind == "factor" or (form.kind == "norm" and not form.writes):
         grown[0] = grown[0].unscaled()
-    return GrownTensor(
-        name=name,
+    return TensorKind(
         pattern=match.pattern,
-        layer=match.layer,
-        source=replace(stored, transposed=transposed, stack=stack),
+        stored=replace(stored, transposed=transposed, stack=stack),
         dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
         part=_part(form),
         roles=tuple(dimension.role for dimension in dimensions),
@@ -87,14 +142,12 @@ def grow_tensor(
     )
 
 
-def _kept(stored: StoredTensor, name: str, match: Match, request: Request) -> GrownTensor:
+def _kept(stored: StoredTensor, match: Match, request: Request) -> TensorKind:
     """A tensor of any dtype that is copied byte for byte."""
     shape = stored.shape or (1,)
-    return GrownTensor(
-        name=name,
+    return TensorKind(
         pattern=match.name,
-        layer=None,
-        source=stored,
+        stored=stored,
         dtype=stored.dtype,
         part=KEPT.part,
         roles=(Role.OUT,) * len(shape),
@@ -104,12 +157,12 @@ def _kept(stored: StoredTensor, name: str, match: Match, request: Request) -> Gr
     )
 
 
-def silenced(tensor: GrownTensor, match: Match, family: Family) -> GrownTensor:
-    """The same tensor of a layer; at rest if it is among those that make a layer silent."""
+def silenced(kind: TensorKind, match: Match, family: Family) -> TensorKind:
+    """The same kind of tensor, in a layer that is silent; at rest if it is among those that make it so."""
     if match.module not in family.silent:
-        return tensor
+        return kind
     rest = 0.0 if match.parameter == "bias" else family.silent[match.module]
-    return replace(tensor, silent=True, rest=rest)
+    return replace(kind, silent=True, rest=rest)
 
 
 def _stack(stored: StoredTensor, dimensions: int, experts: int) -> tuple[int, ...]:

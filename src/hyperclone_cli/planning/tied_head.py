@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -11,7 +11,7 @@ from hyperclone_cli.families import Match
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.tensors import grow_tensor
+from hyperclone_cli.planning.tensors import as_stored, kind_of
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ def decide_head(
         )
     if request.tie_embeddings != "untie" and foldable:
         tensors = [
-            replace(tensor, gain=tensor.gain * factor) if tensor.name.rpartition(".")[0] == module else tensor
+            tensor.changed(gain=tensor.gain * factor) if tensor.name.rpartition(".")[0] == module else tensor
             for tensor in tensors
         ]
         return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", factor), redundant
     match = Match(f"{family.head}.weight", family.head, "weight", form, ())
-    head = grow_tensor(embedding.source, match.name, match, family, growths, request)
+    kind = kind_of(embedding.source, match, family, growths, request)
+    head = GrownTensor(match.name, match.layer, as_stored(embedding.source, kind), kind)
     why = "asked for" if request.tie_embeddings == "untie" else "no weight before the head can carry the factor"
     return [*tensors, head], Head(False, f"untied: {head.name} is written ({why})"), redundant

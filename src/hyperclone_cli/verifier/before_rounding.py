@@ -101,7 +101,7 @@ def _unlike_plan(plan: Plan, clone: Source, progress: Progress) -> str:
     `compare_weights` allows whatever copies sum to the source's weight: loud noise too, of which the clone in float32
     would know nothing. Noise may differ in the last bit between processors.
     """
-    budget = plan_budget(plan.tensors)
+    budget = plan_budget(plan.kinds)
     progress.step("Growing the weights again, to compare each number")
     with plan.source.rows() as read, clone.rows() as read_clone, workers(budget.threads) as executor:
 

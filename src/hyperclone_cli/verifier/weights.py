@@ -51,7 +51,7 @@ def compare_weights(plan: Plan, checkpoint: Source, advance: Callable[[int, int]
     elements = sum(tensor.elements for tensor in compared)
     worst, worst_tensor = 0.0, ""
     non_finite: set[str] = set()
-    budget = plan_budget(plan.tensors)
+    budget = plan_budget(plan.kinds)
     with plan.source.rows() as read, checkpoint.rows() as read_clone, workers(budget.threads) as executor:
 
         def check(block: Block, rows: torch.Tensor, _: float) -> Deviation:

@@ -10,7 +10,7 @@ from math import prod
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import bytes_of
-from hyperclone_cli.planning.grown_tensor import GrownTensor
+from hyperclone_cli.planning.grown_tensor import TensorKind
 
 LARGEST_BLOCK_BYTES = 4 << 20
 """Most bytes of one grown block: few enough for the processor's cache, enough for a fast write."""
@@ -35,10 +35,8 @@ class Budget:
     block_bytes: int
 
 
-def plan_budget(
-    tensors: Iterable[GrownTensor], threads: int | None = None, max_memory: int | str | None = None
-) -> Budget:
-    """The budget for growing `tensors`: fewer threads than asked for if so many would exceed the memory.
+def plan_budget(kinds: Iterable[TensorKind], threads: int | None = None, max_memory: int | str | None = None) -> Budget:
+    """The budget for growing tensors of these kinds: fewer threads than asked for if so many would exceed the memory.
 
     threads     None: one for each core
     max_memory  bytes, or a size such as "512MB", of all blocks that are in memory at once; None: 512MB
@@ -48,7 +46,7 @@ def plan_budget(
     if threads is not None and threads < 1:
         raise RequestError(f"--threads {threads}: expected 1 or more.")
     memory = _BLOCKS_BYTES if max_memory is None else bytes_of("--max-memory", max_memory)
-    smallest = max([SURVEY_BLOCK_BYTES, *map(_least_block_bytes, tensors)])
+    smallest = max([SURVEY_BLOCK_BYTES, *map(_least_block_bytes, kinds)])
     if memory < _COPIES * smallest:
         raise RequestError(
             f"--max-memory {max_memory}: one thread needs {_COPIES * smallest:,} bytes for this model's widest rows.",
@@ -62,7 +60,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _least_block_bytes(tensor: GrownTensor) -> int:
+def _least_block_bytes(kind: TensorKind) -> int:
     """Bytes of the smallest block of a tensor: one row, or a quarter of the rows that share a noise generator."""
-    row_bytes = prod(growth.target for growth in tensor.growths[1:]) * ITEM_BYTES[tensor.dtype]
-    return row_bytes * (NOISE_ROWS // 4 if tensor.noisy or tensor.reads_padding else 1)
+    row_bytes = prod(growth.target for growth in kind.growths[1:]) * ITEM_BYTES[kind.dtype]
+    return row_bytes * (NOISE_ROWS // 4 if kind.noisy or kind.reads_padding else 1)

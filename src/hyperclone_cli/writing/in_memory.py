@@ -84,7 +84,7 @@ def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
     """Every tensor of a plan, whole, on the CPU."""
     grown = {tensor.name: torch.empty(tensor.shape, dtype=STORED_DTYPES[tensor.dtype]) for tensor in plan.tensors}
     stored = stored_tensors(plan.source.path, grown)
-    budget = plan_budget(plan.tensors)
+    budget = plan_budget(plan.kinds)
 
     def fill(block: Block, rows: torch.Tensor, noise_power: float) -> None:
         name = block.tensor.name

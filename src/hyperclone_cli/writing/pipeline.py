@@ -79,7 +79,7 @@ def expand(
     plan = check_loads(plan)
     if planned:
         planned(plan)
-    budget = plan_budget(plan.tensors, writing.threads, writing.max_memory)
+    budget = plan_budget(plan.kinds, writing.threads, writing.max_memory)
     key = _run_key(plan, src, access, out)
     with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
         from hyperclone_cli.writing.writer import write_shards
@@ -184,7 +184,7 @@ def write_checkpoint(plan: Plan, directory: Path, advance: Callable[[int, int], 
     """Write the clone of `plan` into an existing directory, to be read and removed: without card, record or journal."""
     from hyperclone_cli.writing.writer import write_shard
 
-    budget, nbytes = plan_budget(plan.tensors), plan.nbytes
+    budget, nbytes = plan_budget(plan.kinds), plan.nbytes
     for shard in plan.shards:
         write_shard(
             plan, shard, directory, budget, sync=lambda *_: None, report=lambda written: advance(written, nbytes)

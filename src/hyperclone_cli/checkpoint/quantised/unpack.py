@@ -63,7 +63,8 @@ def unpack(
     dtype = dtype or stated_dtype(config)
     block = _stated_block(stated)
     found: dict[str, StoredTensor] = {}
-    for name, tensor in tensors.items():
+    quantised = any(tensor.dtype in _INTEGERS for tensor in tensors.values())  # each scheme has parts of such a dtype
+    for name, tensor in tensors.items() if quantised else ():
         unpacked = (
             four_bits(name, tensors, contents)
             or _integers(name, tensors, stated)
@@ -74,9 +75,9 @@ def unpack(
             found[whole] = StoredTensor(whole, FLOAT_DTYPES[dtype], shape, tensor.path, 0, packed=packed)
     used = {part.name for one in found.values() if one.packed for part in one.packed.parts}
     used |= {state.name for name in found if (state := state_of(name, tensors))}
+    left = [name for name in tensors if found and name not in used and _LEFT_OVER.search(name)]
+    used.update(left)
     others = {name: tensor for name, tensor in tensors.items() if name not in used}
-    left = [name for name in others if found and _LEFT_OVER.search(name)]
-    others = {name: tensor for name, tensor in others.items() if name not in left}
     if stated or found:
         _check_understood(others, stated, path)
     plain = {key: _without(value) for key, value in config.items() if key not in _STATED_AS}
