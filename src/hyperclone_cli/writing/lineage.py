@@ -186,7 +186,7 @@ def weights_digest(plan: Plan, advance: Callable[[int, int], None] = lambda *_: 
     stored = sorted({one.source.name: one.source for one in plan.tensors}.values(), key=lambda tensor: tensor.name)
     total = sum(tensor.nbytes for tensor in stored)
     whole = hashlib.sha256()
-    with plan.source.rows() as read, workers(plan_budget(plan.tensors).threads) as executor:
+    with plan.source.rows() as read, workers(plan_budget(plan.kinds).threads) as executor:
 
         def digest(tensor: StoredTensor) -> str:
             return _rows_digest(tensor, heights[tensor.name], read)
