@@ -32,6 +32,8 @@ REFUSED = {
     "beam": "scaled by a root of the layer's number",
     "modernbert-decoder": "first layer alone has no norm",
     "olmo_hybrid": "stands before a block in some layers",
+    "longcat_flash": "experts hand on what they read",
+    "minimax": "each norm takes the place of the residual stream",
 }
 
 

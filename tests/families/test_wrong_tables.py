@@ -262,6 +262,41 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
         "twice",
         {LAYER + "mlp.experts.fc1": stacked(conv1d("embed", "experts ffn 2"))},
     ),
+    "twice the keys, pair outside head": (
+        "mimo_v2_flash",
+        "twice",
+        {LAYER + "self_attn.k_proj (mixer/sliding)": linear("group_parts kv_heads key", "embed")},
+    ),
+    "decays of units outside heads": (
+        "kimi_linear-tied",
+        "twice",
+        {LAYER + "self_attn.f_b_proj (mixer/delta)": linear("delta_key delta_heads", "delta_key")},
+    ),
+    "gates of units outside heads": (
+        "laguna-gates-of-units-tied",
+        "twice",
+        {LAYER + "self_attn.g_proj": linear("value heads", "embed")},
+    ),
+    "queries without the root of the width": (
+        "longcat_flash",
+        "twice",
+        {LAYER + "self_attn.1.q_b_proj": linear("heads nope+rope", "q_latent")},
+    ),
+    "a shortcut that is no writer of the stream": (
+        "longcat_flash",
+        "half as wide again",
+        {LAYER + "post_attention_layernorm.0": norm("embed")},
+    ),
+    "decays in the order of another group": (
+        "minimax",
+        "twice",
+        {LAYER + "self_attn.slope_rate": parameter("group kv_heads", "1", "1")},
+    ),
+    "a stream that no norm has made": (
+        "minimax",
+        "half as wide again",
+        {LAYER + "input_layernorm": norm("embed")},
+    ),
     # norms, and what reads them
     "w taken for (1 + w)": ("jais2-tied", "twice", {"model.norm": norm("embed", plus_one=True)}),
     "(1 + w) taken for w": ("nemotron-tied", "twice", {"model.norm": norm("embed")}),

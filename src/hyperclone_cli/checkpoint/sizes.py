@@ -32,7 +32,7 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     stated = {axis: family.value(config, key) for axis, key in family.sizes.items()}
     stated = {axis: None if size == "auto" else size for axis, size in stated.items()}
     stated["layers"] = _number_of_layers(stated["layers"], config, family)
-    listed = family.per_layer.listed if family.per_layer else ()
+    listed = family.per_layer.listed if family.per_layer else {}
     stated |= {axis: stated[axis][0] for axis in listed if isinstance(stated[axis], list) and stated[axis]}
     for axis, size in stated.items():
         absent = size is None or (type(size) is int and size == 0)

@@ -31,7 +31,8 @@ _LINEAGES = (
     # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names
     *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "latent_attention", "llama4"),
     *("minimax", "hunyuan", "solar_open", "axk", "hy_v4", "afmoe", "kolibri", "aria", "cohere_moe", "granite_swa"),
-    *("flint", "beam", "sparse_attention", "minimax_m3", "sarvam_moe", "jetmoe"),
+    *("flint", "beam", "sparse_attention", "minimax_m3", "sarvam_moe", "jetmoe", "mimo_v2_flash", "laguna"),
+    *("longcat_flash",),
     # recurrent and convolutional layers
     *(
         "lfm2",
@@ -45,6 +46,7 @@ _LINEAGES = (
         "rwkv",
         "qwen_delta",
         "lara",
+        "kimi_linear",
         "olmo_hybrid",
     ),
 )

@@ -26,7 +26,7 @@ GEMMA3N = Family(
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
     },
     sizes={**SIZES, "layer_input": "hidden_size_per_layer_input"},
-    per_layer=PerLayer(listed=("ffn",), kv_shared="num_kv_shared_layers"),
+    per_layer=PerLayer(listed={"ffn": "intermediate_size"}, kv_shared="num_kv_shared_layers"),
     tensors={
         **SCALED_EMBEDDING_AND_HEAD,
         **{f"model.altup_projections.{number}": from_stream(linear("embed", "embed")) for number in _STREAMS},

@@ -73,16 +73,18 @@ class Every(LayerRule):
 
     offset  the config key for `place`
     length  the period where the key states none, or there is no key
+    after   layers before this number are all alike
     """
 
     place: int = -1
     offset: str = ""
     length: int | None = None
+    after: int = 0
 
     def kinds(self, value: Value, layers: int) -> Kinds:
         period = self.period(value)
         place = _number(value, self.offset) if self.offset else self.place % period
-        return [layer % period == place for layer in range(layers)]
+        return [layer >= self.after and layer % period == place for layer in range(layers)]
 
     def period(self, value: Value) -> int:
         period = _number(value, self.key, self.length)
@@ -239,19 +241,21 @@ class Numbers(LayerRule):
 
     every    the config key of a period: of all other layers, only the last in each period does not differ either
     pattern  what tells the layers where there is no list
+    first    the number of the first layer
     """
 
     every: str = ""
     pattern: LayerRule | None = None
+    first: int = 0
 
     def kinds(self, value: Value, layers: int) -> Kinds:
         if self.pattern and value(self.key) is None:
             return self.pattern.kinds(value, layers)
         numbers, period = _numbers(value, self.key), max(1, _number(value, self.every)) if self.every else 1
-        return [layer in numbers or (layer + 1) % period != 0 for layer in range(layers)]
+        return [layer + self.first in numbers or (layer + 1) % period != 0 for layer in range(layers)]
 
     def written(self, value: Value, kinds: Kinds) -> dict[str, Any]:
-        changed: dict[str, Any] = {self.key: [layer for layer, kind in enumerate(kinds) if kind]}
+        changed: dict[str, Any] = {self.key: [layer for layer, kind in enumerate(kinds, self.first) if kind]}
         if self.every and _number(value, self.every) != 1:
             changed[self.every] = 1
         return changed

@@ -101,11 +101,11 @@ class HeadRule(Enum):
 class PerLayer:
     """How layers differ from each other.
 
-    types       the config key that lists each layer's type of attention
+    types       the config key that lists each layer's type of attention; empty where widths do not depend on it
     overrides   the config key under which transformers saves, by layer, the numbers that differ there, whatever keys
                 they were made from; it reads that first
     keys        type of layer → axis → the config key of the width that layers of this type have
-    listed      axes whose key may list a width for each layer
+    listed      axis → the config key that may list a width for each layer
     kv_shared   the config key for the number of layers, the last ones, that share the keys and values of an earlier
                 one. "keys/own" and "values/own" are the kinds of layer that have modules for these
     double_wide  the config key by which the feed-forward of these layers is twice as wide as that of the others
@@ -115,7 +115,7 @@ class PerLayer:
     types: str = "layer_types"
     overrides: str = "per_layer_config"
     keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    listed: tuple[str, ...] = ()
+    listed: Mapping[str, str] = field(default_factory=dict)
     kv_shared: str = ""
     double_wide: str = ""
     keys_are_values: tuple[str, ...] = ()

@@ -46,7 +46,9 @@ class Match(NamedTuple):
 
 
 def _full(module: str, parameter: str) -> str:
-    return f"{module}.{parameter}" if parameter else module
+    """A parameter's name on disk: what a table adds to a module's name, to tell forms of it apart, is left out."""
+    name = module.partition(" ")[0]
+    return f"{name}.{parameter}" if parameter else name
 
 
 def _starred(name: str) -> tuple[str, list[str]]:

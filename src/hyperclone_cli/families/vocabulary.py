@@ -279,3 +279,8 @@ def in_layers(kind: str, forms: Mapping[str, Form]) -> dict[str, Form]:
     `kind` is "place/kind" where layers differ in two places, such as "mixer/mamba" and "mlp/experts".
     """
     return {module: replace(form, layer_kind=kind) for module, form in forms.items()}
+
+
+def apart(kind: str, forms: Mapping[str, Form]) -> dict[str, Form]:
+    """The same modules, for the layers of one kind, where those of another have these names in other forms."""
+    return {f"{module} ({kind})": form for module, form in in_layers(kind, forms).items()}

@@ -80,25 +80,25 @@ def _possible(wanted: _Wanted, proposal: Proposal, embed: int) -> Iterator[Heads
             numbers = [wanted.key_value]
         elif old.key_value == 1 and "kv_heads" in proposal.family.sizes:
             numbers = [1]
-        pair = _nearest(query, numbers, old.key_value * query / old.query, old, proposal.family)
+        pair = _nearest(query, numbers, old.key_value * query / old.query, old, proposal)
         if pair:
             yield pair
 
 
-def _nearest(query: int, numbers: Iterable[int], near: float, old: Heads, family: Family) -> Heads | None:
+def _nearest(query: int, numbers: Iterable[int], near: float, old: Heads, proposal: Proposal) -> Heads | None:
     """So many query heads with that of the possible `numbers` of key/value heads that is nearest to `near`."""
-    pairs = [pair for pair in (Heads(query, number) for number in numbers) if _is_possible(pair, old, family)]
+    pairs = [pair for pair in (Heads(query, number) for number in numbers) if _is_possible(pair, old, proposal)]
     return min(pairs, key=lambda pair: abs(pair.key_value - near), default=None)
 
 
-def heads_like(old: Heads, others: Heads, grown: Heads, family: Family) -> Heads:
+def heads_like(old: Heads, others: Heads, grown: Heads, proposal: Proposal) -> Heads:
     """The heads of a layer with other key/value heads than most, whose heads grow from `others` to `grown`.
 
     Raises RequestError where the query heads cannot be shared out among at least as many as in the source.
     """
     query = old.query * grown.query // others.query
     numbers = [1] if old.key_value == 1 else _divisors(query)
-    heads = _nearest(query, numbers, old.key_value * grown.key_value / others.key_value, old, family)
+    heads = _nearest(query, numbers, old.key_value * grown.key_value / others.key_value, old, proposal)
     if heads is None:
         raise RequestError(
             f"{query} heads: not in this model, some of whose layers have {old.query} heads over {old.key_value}"
@@ -125,8 +125,11 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // divisor for divisor in small)})
 
 
-def _is_possible(new: Heads, old: Heads, family: Family) -> bool:
+def _is_possible(new: Heads, old: Heads, proposal: Proposal) -> bool:
+    family = proposal.family
     group, old_group = new.query // new.key_value, old.query // old.key_value
+    if group % proposal.sizes.get("group_parts", 1):
+        return False
     if (family.heads is HeadRule.PAIRED and new.key_value % 2) or (_number_is_kept(family) and new != old):
         return False
     if new.query % new.key_value or new.key_value < old.key_value or group < old_group:
@@ -178,6 +181,8 @@ def _rules(proposal: Proposal, embed: int) -> list[str]:
             rules.append(f"heads come in {family.fixed['kv_heads']} blocks of the same size")
     elif "kv_heads" not in family.sizes:
         rules = ["every query head has a key and value head of its own"]
+    if parts := proposal.sizes.get("group_parts"):
+        rules.append(f"the query heads of each are in {parts} parts of the same size")
     if _number_is_kept(family):
         rules.append("heads grow in size alone: what each does depends on how many there are")
     if family.heads is HeadRule.PAIRED:

@@ -31,8 +31,9 @@ def layer_sizes(proposal: Proposal) -> list[dict[str, int]]:
 def grow_layers(proposal: Proposal, growths: Mapping[str, Growth]) -> dict[int, Mapping[str, Growth]]:
     """Layer → the growth of each axis in it, where layers differ; `growths` are those of the config as a whole.
 
-    Every layer's feed-forward grows in the same proportion. All layers have the same number of query heads; the
-    key/value heads of a layer grow like those of the others, or to the nearest number among which these can be shared.
+    Every layer's feed-forward grows in the same proportion. Layers that differ in query heads alone have these grow in
+    proportion too, inside the same key/value heads. Those that differ in key/value heads have the same number of query
+    heads, and key/value heads that grow like those of the others, or to the nearest number that can share these out.
 
     Raises CheckpointError as `layer_sizes` does, and RequestError for heads that cannot be shared out or for one
     feed-forward width where the layers have several.
@@ -40,7 +41,7 @@ def grow_layers(proposal: Proposal, growths: Mapping[str, Growth]) -> dict[int, 
     each = layer_sizes(proposal)
     widths = {own["ffn"] for own in each}
     size = proposal.request.intermediate_size
-    listed = proposal.family.per_layer.listed if proposal.family.per_layer else ()
+    listed = proposal.family.per_layer.listed if proposal.family.per_layer else {}
     if size is not None and len(widths) > 1 and "ffn" in listed:
         raise RequestError(
             f"--intermediate-size {size}: the layers have widths of their own, from {min(widths)} to {max(widths)}.",
@@ -55,9 +56,11 @@ def _grow(own: Mapping[str, int], proposal: Proposal, growths: Mapping[str, Grow
         grown["ffn"] = spread(own["ffn"], round(own["ffn"] * growths["ffn"].ratio))
     if own["head_dim"] != sizes["head_dim"]:
         grown |= dict.fromkeys(("query", "key", "value"), tiled(own["head_dim"], 1))
-    if heads_of(own) != heads_of(sizes):
+    if own["kv_heads"] == sizes["kv_heads"] and own["group"] != sizes["group"]:
+        grown["group"] = spread(own["group"], max(own["group"], round(own["group"] * growths["group"].ratio)))
+    elif heads_of(own) != heads_of(sizes):
         others = Heads(growths["kv_heads"].target * growths["group"].target, growths["kv_heads"].target)
-        heads = heads_like(heads_of(own), heads_of(sizes), others, proposal.family)
+        heads = heads_like(heads_of(own), heads_of(sizes), others, proposal)
         grown["kv_heads"] = spread(own["kv_heads"], heads.key_value)
         grown["group"] = spread(own["group"], heads.query // heads.key_value)
     return grown
@@ -67,12 +70,12 @@ def grow_layer_numbers(
     grown: Mapping[str, Any], proposal: Proposal, layers: Mapping[int, Mapping[str, Growth]]
 ) -> dict[str, Any]:
     """The clone's config with the numbers of single layers grown too, each where the source's config has it."""
-    result, per_layer, keys = dict(grown), proposal.family.per_layer, proposal.family.sizes
+    result, per_layer = dict(grown), proposal.family.per_layer
     if per_layer is None:
         return result
-    for axis in per_layer.listed:
-        if isinstance(proposal.config.get(keys[axis]), list):
-            result[keys[axis]] = [growths[axis].target for growths in layers.values()]
+    for axis, key in per_layer.listed.items():
+        if isinstance(proposal.config.get(key), list):
+            result[key] = [targets_of(growths)[axis] for growths in layers.values()]
     for layer, growths in layers.items():
         targets = targets_of(growths)
         for axis, key in _own_keys(layer, proposal, per_layer).items():
@@ -117,13 +120,13 @@ def stated_kinds(proposal: Proposal) -> dict[tuple[int, str], str]:
 
 def _check(proposal: Proposal, per_layer: PerLayer) -> None:
     family, config, layers = proposal.family, proposal.config, proposal.sizes["layers"]
-    _types(proposal, per_layer)
-    for axis in per_layer.listed:
-        widths = family.value(config, family.sizes[axis])
+    if per_layer.types:
+        _types(proposal, per_layer)
+    for key in per_layer.listed.values():
+        widths = family.value(config, key)
         if isinstance(widths, list) and len(widths) != layers:
             raise CheckpointError(
-                f"config.json: {family.sizes[axis]} should be one number, or one for each of {layers} layers,"
-                f" found {len(widths)}."
+                f"config.json: {key} should be one number, or one for each of {layers} layers, found {len(widths)}."
             )
     own = config.get(per_layer.overrides) or {}
     if not isinstance(own, Mapping) or not all(
@@ -163,9 +166,10 @@ def _own_keys(layer: int, proposal: Proposal, per_layer: PerLayer) -> dict[str, 
 def _config_of(layer: int, proposal: Proposal, per_layer: PerLayer) -> dict[str, Any]:
     """The config for one layer: its own numbers in the place of the common ones."""
     config, family, seen = proposal.config, proposal.family, dict(proposal.config)
-    for axis in per_layer.listed:
-        widths = family.value(config, family.sizes[axis])
-        seen[family.sizes[axis]] = widths[layer] if isinstance(widths, list) else widths
+    for axis, key in per_layer.listed.items():
+        widths = family.value(config, key)
+        if widths is not None:
+            seen[family.sizes[axis]] = widths[layer] if isinstance(widths, list) else widths
     for axis, key in _own_keys(layer, proposal, per_layer).items():
         seen[family.sizes[axis]] = family.value(config, key)
     if family.value(config, per_layer.double_wide) and layer in kv_shared_layers(proposal):

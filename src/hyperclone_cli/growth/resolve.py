@@ -52,6 +52,8 @@ def resolve(proposal: Proposal) -> dict[str, Growth]:
     grown["kv_heads"] = grow_kv_heads(proposal, heads.key_value)
     grown["kv_pairs"] = spread(max(1, sizes["kv_heads"] // 2), max(1, heads.key_value // 2))
     grown["group"] = spread(sizes["group"], heads.query // heads.key_value)
+    if parts := sizes.get("group_parts"):
+        grown["group_part"] = spread(sizes["group"] // parts, heads.query // heads.key_value // parts)
     grown |= grow_head(proposal)
     if "rotary" in sizes:
         grown["rotary"] = tiled(sizes["rotary"], proposal.request.head_dim_mult)

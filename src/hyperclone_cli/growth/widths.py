@@ -199,7 +199,12 @@ def _packed(
 
 def size_of(parts: tuple[tuple[str, ...], ...], growths: Mapping[str, Growth]) -> int:
     """The units of the source in a dimension that packs `parts`."""
-    units: int = _packed(parts, lambda word: int(word) if word.isdecimal() else growths[word].source, mul, sum)
+    return units_of(parts, {axis: growth.source for axis, growth in growths.items()})
+
+
+def units_of(parts: tuple[tuple[str, ...], ...], sizes: Mapping[str, int]) -> int:
+    """The units that `parts` pack in a model of these sizes; an axis that it does not have has none."""
+    units: int = _packed(parts, lambda word: int(word) if word.isdecimal() else sizes.get(word, 0), mul, sum)
     return units
 
 

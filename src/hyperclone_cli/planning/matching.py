@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -13,7 +12,7 @@ from hyperclone_cli.families import Match
 from hyperclone_cli.families.vocabulary import Form, Role, dimension, drop
 from hyperclone_cli.growth.layers import stated_kinds
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.widths import Growth, grow_axes
+from hyperclone_cli.growth.widths import Growth, grow_axes, units_of
 
 _NEXT_TOKEN = drop("multi-token prediction, which transformers does not load")
 _VALUE_HEAD = drop("a value head, which transformers does not load")
@@ -31,13 +30,12 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
     """
     family, kinds = proposal.family, stated_kinds(proposal)
     matched: dict[str, Match] = {}
+    fitting = {name: _fitting(name, proposal) for name in source.tensors}
+    found = _kinds(fits[0] for fits in fitting.values() if len(fits) == 1)
     unknown = []
-    for name in source.tensors:
-        ignored = _ignored(name, proposal)
-        if ignored:
-            matched[name] = Match(name, name, "", ignored, ())
-            continue
-        fits = family.tensor_names.matches(name)
+    for name, fits in fitting.items():
+        if len(fits) > 1:
+            fits = [match for match in fits if found.get(_where(match)) == match.form.layer_kind] or fits[:1]
         if len(fits) > 1:
             raise CheckpointError(f"tensor {name!r} fits {len(fits)} rules of {family.model_type}: a table is wrong.")
         if not fits:
@@ -45,7 +43,7 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
             continue
         match = fits[0]
         kind = match.form.layer_kind
-        shared = match.layer is not None and kinds.get((match.layer, _place(kind)), kind) != kind
+        shared = match.layer is not None and kinds.get(_where(match), kind) != kind
         matched[name] = match._replace(form=_SHARED) if shared else match
     if unknown:
         raise CheckpointError(
@@ -58,6 +56,22 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
         raise CheckpointError(f"{source.path}: stored twice, with and without {family.prefix!r}: {first_of(twice)}.")
     _check_complete([match for match in matched.values() if not match.form.dropped], proposal, kinds)
     return matched
+
+
+def _fitting(name: str, proposal: Proposal) -> list[Match]:
+    """The rules that fit a tensor's name: several where the kind of its layer tells which."""
+    ignored = _ignored(name, proposal)
+    return [Match(name, name, "", ignored, ())] if ignored else proposal.family.tensor_names.matches(name)
+
+
+def _kinds(matches: Iterable[Match]) -> dict[tuple[int, str], str]:
+    """(layer, place) → the kind of the layer, as its tensors have it."""
+    return {_where(match): match.form.layer_kind for match in matches if match.form.layer_kind}
+
+
+def _where(match: Match) -> tuple[int, str]:
+    """The layer of a tensor, -1 outside of the layers, and the place in it where its kind differs from others."""
+    return -1 if match.layer is None else match.layer, _place(match.form.layer_kind)
 
 
 def _ignored(name: str, proposal: Proposal) -> Form | None:
@@ -150,5 +164,4 @@ def _place(kind: str) -> str:
 
 def _count(form: Form, sizes: Mapping[str, int]) -> int:
     """How many modules of a form a layer has."""
-    axes: Iterable[str] = dimension(Role.OUT, form.numbered).axes if form.numbered else ("experts",)
-    return math.prod(sizes.get(axis, 0) for axis in axes)
+    return units_of(dimension(Role.OUT, form.numbered or "experts").parts, sizes)

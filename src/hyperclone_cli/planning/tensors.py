@@ -85,7 +85,7 @@ def kind_of(
     if form is KEPT:
         return _kept(stored, match, request)
     dimensions = form.parameters[parameter]
-    stack = _stack(stored, len(dimensions), growths["experts"].source) if form.stacked else ()
+    stack = _stack(stored, len(dimensions), size_of((dimensions[0].parts[0][:1],), growths)) if form.stacked else ()
     shape = stack[1:] or stored.shape or (1,)
     if len(dimensions) != len(shape):
         raise CheckpointError(

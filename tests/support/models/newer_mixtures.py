@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.models.config import GQA, LATENT, MHA, MULTIPLIERS, TIED, UNTIED, WINDOWED, Variant
+from support.models.config import GQA, LATENT, MHA, MQA, MULTIPLIERS, TIED, UNTIED, WINDOWED, Variant
 
 CHOSEN: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
 NUMBERED = CHOSEN | {"num_experts": 4}
@@ -34,6 +34,31 @@ NEMOTRON: dict[str, Any] = HEADS | {
     "n_groups": 2,
     "ssm_state_size": 8,
     "chunk_size": 8,
+}
+KIMI = {
+    "num_local_experts": 4,
+    "n_group": 2,
+    "topk_group": 1,
+    "linear_head_dim": 20,
+    "linear_num_heads": 6,
+    "layer_types": LINEAR,
+}
+GROUPED = {"n_group": 2, "topk_group": 1}
+MIMO = {
+    "head_dim": 24,
+    "v_head_dim": 10,
+    "layer_types": ["full_attention", "sliding_attention"],
+    "sliding_window": 8,
+}
+LONGCAT: dict[str, Any] = {key: MHA[key] for key in MHA if key not in ("num_hidden_layers", "intermediate_size")} | {
+    **MLA,
+    "num_layers": 2,
+    "head_dim": 8,
+    "ffn_hidden_size": 80,
+    "expert_ffn_hidden_size": 40,
+    "n_routed_experts": 4,
+    "zero_expert_num": 3,
+    "moe_topk": 2,
 }
 JETMOE = {key: size for key, size in GQA.items() if key != "num_attention_heads"} | LOCAL | {"kv_channels": 12}
 
@@ -93,6 +118,36 @@ SEPARATE: dict[str, Variant] = {
     "olmo_hybrid": Variant("olmo_hybrid", GQA | DELTA | {"linear_value_head_dim": 16, "layer_types": LINEAR}),
     "nemotron_h": Variant("nemotron_h", GQA | CHOSEN | NEMOTRON),
     "exaone-tied": Variant("exaone", GQA | TIED),
+    "kimi_linear-tied": Variant("kimi_linear", MHA | CHOSEN | MLA | PARTLY_DENSE | KIMI | TIED),
+    "bailing_hybrid": Variant(
+        "bailing_hybrid",
+        MHA | NUMBERED | MLA | PARTLY_DENSE | GROUPED | {"q_lora_rank": None, "head_dim": 20, "layer_types": LINEAR},
+    ),
+    "mimo_v2_flash": Variant("mimo_v2_flash", GQA | ROUTED | PARTLY_DENSE | MIMO),
+    "mimo_v2_flash-tied": Variant("mimo_v2_flash", MQA | ROUTED | PARTLY_DENSE | MIMO | TIED),
+    "laguna": Variant(
+        "laguna",
+        GQA
+        | NUMBERED
+        | HEADS
+        | WINDOWED
+        | PARTLY_DENSE
+        | {"shared_expert_intermediate_size": 56, "num_attention_heads_per_layer": [4, 6]},
+    ),
+    "laguna-gates-of-units-tied": Variant(
+        "laguna",
+        GQA
+        | NUMBERED
+        | HEADS
+        | WINDOWED
+        | PARTLY_DENSE
+        | TIED
+        | {"shared_expert_intermediate_size": 56, "gating": "per-element", "attention_bias": True},
+    ),
+    "longcat_flash": Variant("longcat_flash", LONGCAT),
+    "longcat_flash-tied": Variant("longcat_flash", LONGCAT | TIED | {"zero_expert_num": 0, "attention_bias": True}),
+    "minimax": Variant("minimax", GQA | LOCAL | {"layer_types": LINEAR, "block_size": 8, "mlp_alpha_factor": 1.5}),
+    "minimax-tied": Variant("minimax", MHA | LOCAL | TIED | {"layer_types": LINEAR[::-1], "block_size": 8}),
 }
 
 IN_MEMORY = {f"{name} (in memory)": variant._replace(fused_experts=True) for name, variant in SEPARATE.items()}
