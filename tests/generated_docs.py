@@ -52,7 +52,7 @@ prints the error.
   top*; or *kept*.
 
 The head size grows in whole multiples, but not with rotary positions of type `yarn`, `dynamic` or `longrope`.
-A mixture of experts keeps the number of its experts and the choices of its router; each expert grows in width.
+The experts of a mixture grow in width, and in [number](design.md#experts) by whole multiples.
 Where layers have widths of their own, all grow in one proportion. Embeddings for single layers keep their width.
 A request that breaks one of these rules is refused with the reason and the nearest request that works.
 

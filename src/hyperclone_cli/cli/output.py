@@ -83,6 +83,9 @@ def show_plan(plan: Plan, forecast: Forecast, as_json: bool) -> None:
     rows = [(part, f"{before[part]:,}", f"{after[part]:,}") for part in after]
     total = (sum(before.values()), sum(after.values()))
     rows.append(("total", f"{total[0]:,}", f"{total[1]:,}"))
+    active = plan.active_parameters()
+    if active != total:
+        rows.append(("active for each token", f"{active[0]:,}", f"{active[1]:,}"))
     _print_table("parameters", ("part", "before", "after"), rows)
     cache = plan.kv_cache_bytes()
     rounded = dict.fromkeys(tensor.pattern for tensor in plan.tensors if not tensor.exact)

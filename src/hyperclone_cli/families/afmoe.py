@@ -12,6 +12,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import First, types_by_period
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import experts
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Layout
 from hyperclone_cli.families.vocabulary import in_layers, linear, optional, parameter, post_norm
 
@@ -49,6 +50,7 @@ AFMOE = MISTRAL.without(*GATED_MLP).variant(
         "global_attn_every_n_layers": 4,
     },
     layer_rules=(First("num_dense_layers"), types_by_period("global_attn_every_n_layers")),
+    routing=Routing(6),
 )
 SCALED = AFMOE.variant(
     "afmoe",

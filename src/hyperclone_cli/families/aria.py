@@ -2,6 +2,7 @@
 
 from hyperclone_cli.families.blocks import GATED_MLP, gated_mlp, sizes
 from hyperclone_cli.families.llama import LLAMA
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Layout
 from hyperclone_cli.families.vocabulary import Form, bare, conv1d, linear, stacked
 
@@ -26,6 +27,7 @@ ARIA = LLAMA.without(*GATED_MLP).variant(
     sizes=sizes(experts="moe_num_experts", shared="moe_num_shared_experts"),
     tensors=_mixture(("fc1", _GATE_UP), ("fc2", _DOWN)),
     defaults={"moe_num_experts": 8, "moe_num_shared_experts": 2},
+    routing=Routing(2, "moe_topk"),
 )
 IN_MEMORY = LLAMA.without(*GATED_MLP).variant(
     "aria_text",
@@ -35,6 +37,7 @@ IN_MEMORY = LLAMA.without(*GATED_MLP).variant(
     sizes=ARIA.sizes,
     tensors=_mixture(("gate_up_proj", bare(_GATE_UP)), ("down_proj", bare(_DOWN))),
     defaults=ARIA.defaults,
+    routing=ARIA.routing,
 )
 
 FAMILIES = (IN_MEMORY, ARIA)

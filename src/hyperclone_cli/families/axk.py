@@ -4,6 +4,7 @@ from hyperclone_cli.families.blocks import under
 from hyperclone_cli.families.deepseek import DEEPSEEK_V3, DENSE_OR_SPARSE
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import LAYER_TYPES
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.sparse_attention import DEEPSEEK_V32
 from hyperclone_cli.families.vocabulary import (
     Form,
@@ -59,6 +60,7 @@ AXK2 = DEEPSEEK_V32.without(f"{_LAYER}.input_layernorm", f"{_LAYER}.self_attn.q_
         "first_k_dense_replace": 1,
     },
     layer_rules=(DENSE_OR_SPARSE, LAYER_TYPES),
+    routing=in_groups(8, None, None),
 )
 _GATES = (f"{_LAYER}.input_layernorm", _AFTER_ATTENTION)
 _IN_MEMORY = {

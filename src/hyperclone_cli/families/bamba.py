@@ -7,6 +7,7 @@ from hyperclone_cli.families.granite_moe import EXPERTS
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed, Numbers
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional
 
@@ -65,6 +66,7 @@ GRANITE = Family(
         **NORMS,
     },
     defaults={**_DEFAULTS, "num_local_experts": 8, "shared_intermediate_size": 1024},
+    routing=Routing(2),
     positions=Rotary(constant_scale="attention_multiplier"),
     layer_rules=(LAYER_TYPES, Listed("layers_block_type")),
     limits=(NORMED,),

@@ -4,6 +4,7 @@ from hyperclone_cli.families.blocks import GATED_MLP, NORMED_ATTENTION, norms, s
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import EXPERTS
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.table import Limit
 from hyperclone_cli.families.vocabulary import in_layers, linear, parameter, post_norm
 
@@ -25,6 +26,7 @@ BEAM = MISTRAL.without(*GATED_MLP).variant(
         **in_layers("dense", GATED_MLP),
     },
     defaults={"head_dim": 128, "moe_intermediate_size": 2560, "num_experts": 256},
+    routing=in_groups(8, 8, 4),
     limits=(Limit("layers", "where the residual stream is scaled by a root of the layer's number"),),
 )
 

@@ -8,6 +8,7 @@ from hyperclone_cli.families.cohere import COHERE2
 from hyperclone_cli.families.deepseek import DENSE_OR_SPARSE
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.qwen_moe import experts
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Family, Layout
 from hyperclone_cli.families.vocabulary import Form, in_layers, optional
 
@@ -33,6 +34,7 @@ COHERE2_MOE = COHERE2.without(*GATED_MLP).variant(
         "first_k_dense_replace": 0,
     },
     layer_rules=(*COHERE2.layer_rules, DENSE_OR_SPARSE),
+    routing=Routing(2, alone={"expert_selection_fn": "sigmoid", "norm_topk_prob": False}),
 )
 _DENSE = "prefix_dense_intermediate_size"
 PARTLY_DENSE = COHERE2.without(*GATED_MLP).variant(
@@ -44,6 +46,7 @@ PARTLY_DENSE = COHERE2.without(*GATED_MLP).variant(
     tensors={**in_layers("experts", _mixture("moe_ffn")), **in_layers("dense", GATED_MLP)},
     defaults=COHERE2_MOE.defaults,
     layer_rules=COHERE2_MOE.layer_rules,
+    routing=COHERE2_MOE.routing,
 )
 
 

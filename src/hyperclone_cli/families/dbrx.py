@@ -1,6 +1,7 @@
 """DBRX: LayerNorm without biases, fused queries, keys and values; experts one below the other in three tensors."""
 
 from hyperclone_cli.families.blocks import norms
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Family, Limit
 from hyperclone_cli.families.vocabulary import bare, conv1d, embedding, linear, stacked
 
@@ -41,10 +42,12 @@ DBRX = Family(
         "ffn_config.ffn_hidden_size": 3584,
         "ffn_config.hidden_size": 6144,
         "ffn_config.moe_num_experts": 4,
+        "ffn_config.moe_normalize_expert_weights": 1.0,
         "attn_config.kv_n_heads": 1,
         "max_seq_len": 2048,
     },
     norm="layer",
+    routing=Routing(1, "ffn_config.moe_top_k", only={"ffn_config.moe_normalize_expert_weights": (1, None)}),
     limits=(Limit("head_dim", "its clip_qkv would clip scaled queries elsewhere", {"attn_config.clip_qkv": ...}),),
 )
 

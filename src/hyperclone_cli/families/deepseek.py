@@ -9,8 +9,9 @@ from hyperclone_cli.families.layer_rules import Between, First, Listed, windows_
 from hyperclone_cli.families.llama import ERNIE4_5, MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS
+from hyperclone_cli.families.routing import Routing, in_groups
 from hyperclone_cli.families.table import Family, HeadRule, Limit, NextToken
-from hyperclone_cli.families.vocabulary import in_layers, linear, norm, optional, parameter, post_norm
+from hyperclone_cli.families.vocabulary import in_layers, linear, norm, of_probability, optional, parameter, post_norm
 
 _SHARED = gated_mlp("model.layers.*.mlp.shared_experts", "shared moe_ffn")
 SHARED_EXPERTS = {module: optional(form) for module, form in _SHARED.items()}
@@ -55,6 +56,7 @@ DEEPSEEK_V2 = Family(
     tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **MIXTURE, **NORMS},
     defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64, "first_k_dense_replace": 0},
     layer_rules=(DENSE_FIRST,),
+    routing=Routing(None, groups={"n_group": None, "topk_group": None}),
     cache=("kv_latent+rope",),
     limits=(Limit("head_dim", "its heads are read from latent vectors, whose size stays"),),
     heads=HeadRule.DIVIDES_EMBED,
@@ -71,6 +73,7 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
         "first_k_dense_replace": 3,
     },
     heads=HeadRule.FREE,
+    routing=in_groups(8, 8, 4),
     next_token=NextToken("num_nextn_predict_layers"),
 )
 
@@ -83,11 +86,13 @@ SARVAM_MLA = DEEPSEEK_V3.variant(
         "n_shared_experts": ("num_shared_experts",),
     },
     defaults={"q_lora_rank": None, "n_routed_experts": 128, "first_k_dense_replace": 1},
+    routing=in_groups(8),
 )
 
 GLM4_MOE_LITE = DEEPSEEK_V3.variant(
     "glm4_moe_lite",
     known_as="GLM 4.7 Flash",
+    routing=in_groups(4),
     layer_rules=(DENSE_OR_SPARSE,),
     defaults={
         "v_head_dim": 256,
@@ -118,6 +123,7 @@ GLM4_MOE = MISTRAL.without(*GATED_MLP).variant(
         "first_k_dense_replace": 1,
     },
     layer_rules=(DENSE_FIRST,),
+    routing=in_groups(8),
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken("num_nextn_predict_layers"),
     limits=(Limit("head_dim", "the eps of its norms of queries and keys would weigh more", {"use_qk_norm": True}),),
@@ -131,11 +137,13 @@ DOTS1 = GLM4_MOE.variant(
         "num_key_value_heads": 32,
         "partial_rotary_factor": 1.0,
         "first_k_dense_replace": 0,
+        "norm_topk_prob": False,
         "sliding_window": 4096,
         "max_window_layers": 62,
     },
     layer_rules=(DENSE_FIRST, *windows_from("max_window_layers")),
     positions=Rotary(),
+    routing=in_groups(None),
     next_token=NextToken(),
     limits=(),
 )
@@ -147,7 +155,10 @@ ERNIE4_5_MOE = ERNIE4_5.without(*GATED_MLP).variant(
     sizes=sizes(moe_ffn="moe_intermediate_size", experts="moe_num_experts", shared="moe_num_shared_experts"),
     tensors={
         **MIXTURE,
-        **in_layers("experts", {"model.layers.*.mlp.moe_statics.e_score_correction_bias": parameter("1", "experts")}),
+        **in_layers(
+            "experts",
+            {"model.layers.*.mlp.moe_statics.e_score_correction_bias": of_probability(parameter("1", "experts"))},
+        ),
     },
     defaults={
         "num_key_value_heads": 4,
@@ -159,6 +170,7 @@ ERNIE4_5_MOE = ERNIE4_5.without(*GATED_MLP).variant(
         "moe_layer_interval": 1,
     },
     layer_rules=(Between("moe_layer_start_index", last="moe_layer_end_index", every="moe_layer_interval"),),
+    routing=Routing(6, "moe_k"),
     next_token=NextToken("num_nextn_predict_layers", "mtp"),
 )
 

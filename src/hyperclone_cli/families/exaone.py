@@ -8,6 +8,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import LLAMA, MISTRAL
 from hyperclone_cli.families.olmo import OLMO2
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.table import Layout, NextToken
 from hyperclone_cli.families.vocabulary import in_layers, parameter, post_norm
 
@@ -73,6 +74,7 @@ EXAONE_MOE = MISTRAL.without(*GATED_MLP).variant(
         "sliding_window_pattern": 4,
     },
     layer_rules=(*EXAONE4.layer_rules, DENSE_OR_SPARSE),
+    routing=in_groups(8),
     next_token=NextToken(names="mtp."),
 )
 

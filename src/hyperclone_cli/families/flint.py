@@ -5,6 +5,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import LAYER_TYPES
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import DENSE_LAYERS, experts
+from hyperclone_cli.families.routing import UNLESS_NORMED, Routing
 from hyperclone_cli.families.vocabulary import in_layers, parameter
 
 _SINKS = "model.layers.*.self_attn.softmax_offset"
@@ -31,6 +32,7 @@ FLINT = MISTRAL.without(*GATED_MLP).variant(
         "decoder_sparse_step": 1,
     },
     layer_rules=(DENSE_LAYERS, LAYER_TYPES),
+    routing=Routing(6, alone=UNLESS_NORMED),
 )
 
 FAMILIES = (fused(FLINT, {_SINKS: "model.layers.*.self_attn.sinks"}), FLINT)

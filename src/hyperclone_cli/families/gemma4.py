@@ -8,6 +8,7 @@ from dataclasses import replace
 from hyperclone_cli.families.blocks import GATED_MLP, NORMED_ATTENTION, SCALED_EMBEDDING_AND_HEAD, SIZES
 from hyperclone_cli.families.layer_rules import Last, Listed, Overrides
 from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Family, Layout, Limit, PerLayer
 from hyperclone_cli.families.vocabulary import (
     bare,
@@ -103,6 +104,7 @@ GEMMA4 = Family(
         "hidden_size_per_layer_input": 256,
         "tie_word_embeddings": True,
     },
+    routing=Routing(None, "top_k_experts"),
     positions=Rotary(constant_scale="1"),
     limits=(Limit("head_dim", "where the two types of layer have heads of two sizes"),),
 )
@@ -129,6 +131,7 @@ UNIFIED, UNIFIED_KEYS_ARE_VALUES = (
         "gemma4_unified_text",
         known_as="Gemma 4 Unified (text)",
         sizes=SIZES,
+        routing=None,
         tiny=_TINY | _TINY_SHARING | {"num_global_key_value_heads": 1},
     )
     for family in (GEMMA4, KEYS_ARE_VALUES)

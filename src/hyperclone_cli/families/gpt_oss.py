@@ -3,6 +3,7 @@
 from hyperclone_cli.families.blocks import GATED_MLP, SIZES
 from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import MISTRAL
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.vocabulary import bare, bias, conv1d, linear, parameter, stacked
 
 GPT_OSS = MISTRAL.without(*GATED_MLP).variant(
@@ -19,6 +20,7 @@ GPT_OSS = MISTRAL.without(*GATED_MLP).variant(
     },
     defaults={"head_dim": 64, "num_local_experts": 128},
     layer_rules=(types_by_period(length=2),),
+    routing=Routing(4),
 )
 
 FAMILIES = (GPT_OSS,)

@@ -2,6 +2,7 @@
 
 from hyperclone_cli.families.blocks import GATED_MLP, SIZES
 from hyperclone_cli.families.llama import GRANITE
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.vocabulary import linear, optional, stacked
 
 EXPERTS = {
@@ -16,6 +17,7 @@ GRANITEMOE = GRANITE.without(*GATED_MLP).variant(
     sizes={**SIZES, "experts": "num_local_experts"},
     tensors=EXPERTS,
     defaults={"num_local_experts": 8},
+    routing=Routing(2),
 )
 
 GRANITEMOESHARED = GRANITEMOE.variant(

@@ -30,6 +30,7 @@ GRANITEMOE_SWA = GRANITE.without(*GATED_MLP).variant(
         f"{_MOE}.experts.down_proj": stacked(bare(linear("experts embed", "ffn"))),
     },
     defaults={"num_local_experts": 8},
+    routing=GRANITEMOESHARED.routing,
     layer_rules=_LAYER_RULES,
 )
 

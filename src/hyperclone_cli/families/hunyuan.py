@@ -5,6 +5,7 @@ from hyperclone_cli.families.deepseek import DENSE_OR_SPARSE
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.llama import HUNYUAN, MISTRAL
 from hyperclone_cli.families.qwen_moe import experts
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.vocabulary import in_layers, parameter
 
 _MLP = "model.layers.*.mlp"
@@ -17,6 +18,7 @@ HUNYUAN_MOE = HUNYUAN.without(*GATED_MLP).variant(
     aliases={"num_experts": ("num_local_experts",)},
     tensors={**experts(_MLP, "ffn", "gate.wg"), **gated_mlp(f"{_MLP}.shared_mlp")},
     defaults={"num_experts": 1},
+    routing=Routing(1, "moe_topk"),
 )
 
 HY_V3 = MISTRAL.without(*GATED_MLP).variant(
@@ -45,6 +47,7 @@ HY_V3 = MISTRAL.without(*GATED_MLP).variant(
         "first_k_dense_replace": 1,
     },
     layer_rules=(DENSE_OR_SPARSE,),
+    routing=Routing(8),
 )
 
 _IN_MEMORY = {

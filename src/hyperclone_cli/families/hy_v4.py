@@ -5,6 +5,7 @@ that are read from all of them (hyper-connections).
 from dataclasses import replace
 
 from hyperclone_cli.families.deepseek import MIXTURE, SHARED_EXPERTS
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.sparse_attention import GLM_MOE_DSA
 from hyperclone_cli.families.table import Family, Layout
 from hyperclone_cli.families.vocabulary import Form, bare, from_stream, in_layers, linear, parameter, stacked
@@ -55,6 +56,7 @@ def _hy_v4(layout: Layout, gate: str, sinks: str, attention: str, ffn: str, head
             "moe_intermediate_size": 768,
             "hc_mult": 4,
         },
+        routing=in_groups(8),
     )
 
 

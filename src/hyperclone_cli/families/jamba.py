@@ -7,6 +7,7 @@ from hyperclone_cli.families.layer_rules import Every
 from hyperclone_cli.families.mamba import mixer
 from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.qwen_moe import experts
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import in_layers, norm
 
@@ -41,6 +42,7 @@ JAMBA = Family(
         Every("attn_layer_period", offset="attn_layer_offset"),
         Every("expert_layer_period", offset="expert_layer_offset"),
     ),
+    routing=Routing(2),
     positions=Learned(),
 )
 

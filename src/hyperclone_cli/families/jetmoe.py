@@ -1,6 +1,7 @@
 """JetMoE: experts in attention too, each with queries and an output of its own over the same keys and values."""
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, NORMS
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import bias, linear, stacked
 
@@ -33,6 +34,7 @@ JETMOE = Family(
         **NORMS,
     },
     defaults={"num_local_experts": 8, "kv_channels": 128, "num_key_value_heads": 16, "tie_word_embeddings": True},
+    routing=Routing(2),
     cache=("heads key", "heads value"),
 )
 

@@ -5,6 +5,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import experts
+from hyperclone_cli.families.routing import UNLESS_NORMED, Routing
 from hyperclone_cli.families.vocabulary import parameter, post_norm
 
 _LAYER = "model.layers.*"
@@ -29,8 +30,10 @@ KOLIBRI1 = MISTRAL.without(*GATED_MLP).variant(
         "moe_intermediate_size": 512,
         "shared_expert_intermediate_size": 512,
         "num_experts": 384,
+        "norm_topk_prob": False,
     },
     layer_rules=(types_by_period(length=5),),
+    routing=Routing(6, alone=UNLESS_NORMED),
 )
 
 _IN_MEMORY = {

@@ -10,6 +10,7 @@ from hyperclone_cli.families.blocks import (
 )
 from hyperclone_cli.families.layer_rules import Listed
 from hyperclone_cli.families.qwen_delta import DELTA, PART_BY_PART
+from hyperclone_cli.families.routing import UNLESS_NORMED, Routing
 from hyperclone_cli.families.table import Family, Layout
 from hyperclone_cli.families.vocabulary import Form, bare, in_layers, linear, norm, stacked
 
@@ -64,6 +65,7 @@ def _lara(layout: Layout, delta: dict[str, Form]) -> Family:
             "num_experts": 128,
             "tie_word_embeddings": True,
         },
+        routing=Routing(4, alone=UNLESS_NORMED),
         layer_rules=(Listed("layer_types"),),
     )
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, SELF_ATTENTION, SIZES, attention, norms, qk_norms
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, First, Numbers
+from hyperclone_cli.families.routing import UNLESS_NORMED, Routing
 from hyperclone_cli.families.table import Family, Stated
 from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, optional, parameter
 
@@ -87,6 +88,7 @@ LFM2_MOE = replace(
         ),
     },
     layer_rules=(LAYER_TYPES, First("num_dense_layers")),
+    routing=Routing(4, alone=UNLESS_NORMED),
     defaults={
         "num_dense_layers": 2,
         "num_key_value_heads": 8,

@@ -4,6 +4,7 @@ from hyperclone_cli.families.blocks import GATED_MLP, SIZES, gated_mlp
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Every, Listed, Numbers
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Limit
 from hyperclone_cli.families.vocabulary import bare, conv1d, in_layers, linear, stacked
 
@@ -41,6 +42,7 @@ LLAMA4 = MISTRAL.without(*GATED_MLP).variant(
         LAYER_TYPES,
         Numbers("moe_layers", pattern=Every("interleave_moe_layer_step")),
     ),
+    routing=Routing(1, alone={}),
     positions=Rotary("neighbours"),
     limits=(Limit("head_dim", "its norm of queries and keys, without weights, spans a head", {"use_qk_norm": True}),),
 )

@@ -8,6 +8,7 @@ from hyperclone_cli.families.blocks import ATTENTION, NORMS, SELF_ATTENTION, nor
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.mixtral import MIXTRAL
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Limit
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, parameter, post_norm
 
@@ -25,6 +26,7 @@ MINIMAX_M2 = MIXTRAL.variant(
     },
     aliases={"num_local_experts": ("num_experts",)},
     defaults={"head_dim": 128, "num_local_experts": 256},
+    routing=Routing(8),
 )
 
 _LIGHTNING = {

@@ -3,6 +3,7 @@
 from hyperclone_cli.families.blocks import GATED_MLP, PLUS_ONE_NORMS, qk_norms, sizes
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed
 from hyperclone_cli.families.llama import MISTRAL
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.vocabulary import bare, in_layers, linear, parameter, stacked
 
 _ATTENTION, _MLP = "model.layers.*.self_attn", "model.layers.*.mlp"
@@ -45,6 +46,7 @@ MINIMAX_M3 = MISTRAL.without(*GATED_MLP).variant(
         "shared_intermediate_size": 3072,
     },
     layer_rules=(LAYER_TYPES, Listed("mlp_layer_types")),
+    routing=Routing(4),
 )
 
 FAMILIES = (MINIMAX_M3,)

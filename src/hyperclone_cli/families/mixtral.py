@@ -2,6 +2,8 @@
 
 from hyperclone_cli.families.blocks import GATED_MLP, SIZES
 from hyperclone_cli.families.llama import MISTRAL
+from hyperclone_cli.families.routing import Routing
+from hyperclone_cli.families.table import Limit
 from hyperclone_cli.families.vocabulary import linear
 
 MIXTRAL = MISTRAL.without(*GATED_MLP).variant(
@@ -15,8 +17,16 @@ MIXTRAL = MISTRAL.without(*GATED_MLP).variant(
         "model.layers.*.block_sparse_moe.experts.*.w2": linear("embed", "ffn"),
     },
     defaults={"num_local_experts": 8},
+    routing=Routing(2),
 )
 
-PHIMOE = MIXTRAL.variant("phimoe", known_as="Phi 3.5 MoE", defaults={"num_local_experts": 16}, norm="layer")
+PHIMOE = MIXTRAL.variant(
+    "phimoe",
+    known_as="Phi 3.5 MoE",
+    defaults={"num_local_experts": 16},
+    norm="layer",
+    routing=None,
+    limits=(Limit("experts", "whose router chooses two, and each of them by a softmax of its own"),),
+)
 
 FAMILIES = (MIXTRAL, PHIMOE)

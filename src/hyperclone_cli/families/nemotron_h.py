@@ -4,6 +4,7 @@ from hyperclone_cli.families.blocks import attention, mlp, norms, sizes, under
 from hyperclone_cli.families.layer_rules import Listed, Spelt
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Learned
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.table import Family, Layout
 from hyperclone_cli.families.vocabulary import bare, embedding, in_layers, linear, optional, parameter, stacked
 
@@ -72,6 +73,7 @@ def _nemotron_h(base: str, layout: Layout, fused: bool) -> Family:
             "lm_head": optional(linear("vocab", "embed")),
         },
         defaults=_DEFAULTS,
+        routing=in_groups(2),
         positions=Learned(),
         limits=(NORMED,),
         layer_rules=(Listed("layers_block_type"), Spelt("hybrid_override_pattern")),

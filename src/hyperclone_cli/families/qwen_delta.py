@@ -17,6 +17,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import DENSE_LAYERS, EXPERTS, QWEN2_MOE, QWEN3_MOE, SHARED_EXPERT, experts
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Family, NextToken
 from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter
 
@@ -90,6 +91,7 @@ QWEN3_NEXT = Family(
         "decoder_sparse_step": 1,
     },
     layer_rules=(DENSE_LAYERS, _LAYER_TYPES),
+    routing=Routing(10),
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken(names="mtp."),
 )
@@ -130,6 +132,7 @@ QWEN3_5_MOE = QWEN3_5.without(*GATED_MLP).variant(
         "shared_expert_intermediate_size": 512,
         "num_experts": 256,
     },
+    routing=Routing(8),
 )
 
 FAMILIES = (fused(QWEN3_5_MOE), QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE)

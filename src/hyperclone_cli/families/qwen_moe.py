@@ -4,6 +4,7 @@ from hyperclone_cli.families.blocks import GATED_MLP, SELF_ATTENTION, SIZES, gat
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed, Numbers
 from hyperclone_cli.families.llama import LLAMA, QWEN2, QWEN3
 from hyperclone_cli.families.olmo import CLIPPED_QUERIES, OLMO2
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import HeadRule, Limit, NextToken
 from hyperclone_cli.families.vocabulary import Form, in_layers, linear, post_norm
 
@@ -35,6 +36,7 @@ QWEN3_MOE = QWEN3.without(*GATED_MLP).variant(
         "decoder_sparse_step": 1,
     },
     layer_rules=(DENSE_LAYERS,),
+    routing=Routing(8),
 )
 
 MELLUM = QWEN3_MOE.variant(
@@ -60,6 +62,7 @@ QWEN2_MOE = QWEN2.without(*GATED_MLP).variant(
         "decoder_sparse_step": 1,
     },
     layer_rules=(DENSE_LAYERS, LAYER_TYPES),
+    routing=Routing(4),
     limits=(
         Limit(
             "layers", "where config.json does not list layer_types", {"use_sliding_window": True, "layer_types": None}
@@ -81,6 +84,7 @@ OLMOE = LLAMA.without(*GATED_MLP).variant(
     },
     defaults={"num_experts": 64},
     heads=HeadRule.FILLS_EMBED,
+    routing=Routing(8),
     limits=(CLIPPED_QUERIES,),
 )
 
@@ -92,6 +96,7 @@ FLEX_OLMO = OLMO2.without(*GATED_MLP).variant(
     aliases={"num_experts": ("num_local_experts",)},
     tensors=without_first_norm(experts("model.layers.*.mlp", "ffn")),
     defaults={"num_experts": 7},
+    routing=Routing(5),
 )
 
 FAMILIES = (QWEN2_MOE, QWEN3_MOE, MELLUM, OLMOE, FLEX_OLMO)

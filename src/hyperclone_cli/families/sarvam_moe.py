@@ -4,6 +4,7 @@ from hyperclone_cli.families.blocks import ROTARY_BUFFERS
 from hyperclone_cli.families.deepseek import GLM4_MOE
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.positions import Rotary
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.vocabulary import linear, normed, post_norm
 
 _LAYER = "model.layers.*"
@@ -20,6 +21,7 @@ _AS_LOADED = GLM4_MOE.without(*ROTARY_BUFFERS).variant(
         "use_qk_norm": True,
     },
     positions=Rotary(fraction="partial_rotary_factor"),
+    routing=in_groups(6),
     aliases={"n_routed_experts": ("num_experts",), "n_shared_experts": ("num_shared_experts",)},
 )
 _RENAMED = {

@@ -4,6 +4,7 @@ from hyperclone_cli.families.blocks import GATED_MLP, gated_mlp, sizes
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import experts
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.vocabulary import optional, parameter
 
 _MLP = "model.layers.*.mlp"
@@ -25,6 +26,7 @@ SOLAR_OPEN = MISTRAL.without(*GATED_MLP).variant(
         "n_routed_experts": 128,
         "n_shared_experts": 1,
     },
+    routing=in_groups(8),
 )
 
 FAMILIES = (fused(SOLAR_OPEN), SOLAR_OPEN)

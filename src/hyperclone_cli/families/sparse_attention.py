@@ -3,6 +3,7 @@
 from hyperclone_cli.families.deepseek import DEEPSEEK_V3, DENSE_OR_SPARSE
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.table import Family, Limit
 from hyperclone_cli.families.vocabulary import Form, in_some_layers, linear, norm
 
@@ -33,6 +34,7 @@ GLM_MOE_DSA: Family = DEEPSEEK_V32.variant(
     # layers may take what the indexer of an earlier one chose
     tensors={module: in_some_layers(form) for module, form in _INDEXER.items()},
     defaults={"v_head_dim": 256, "qk_nope_head_dim": 192, "q_lora_rank": 2048},
+    routing=in_groups(8),
     layer_rules=(DENSE_OR_SPARSE, LAYER_TYPES, Listed("indexer_types")),
     limits=(
         *DEEPSEEK_V32.limits,

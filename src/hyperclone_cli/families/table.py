@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.families.layer_rules import LayerRule
 from hyperclone_cli.families.positions import Positions, Rotary
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.tensor_names import TensorNames
 from hyperclone_cli.families.vocabulary import Form
 
@@ -50,8 +51,8 @@ class Limit:
 
     `growth` is "pads" (a hidden size that is no multiple of the source's), "ffn" (a feed-forward width that is
     none), "heads" (their number), "head_dim", "layers" (their number), "between" (new layers anywhere but after the
-    source's) or "last" (new layers after the last of the source's). `when` are values of config.json under which it
-    applies; `...` stands for any that is set.
+    source's), "last" (new layers after the last of the source's) or "experts" (their number). `when` are values of
+    config.json under which it applies; `...` stands for any that is set.
     """
 
     growth: str
@@ -159,6 +160,7 @@ class Family:
     next_token  modules for predicting further tokens
     per_layer   how layers differ; None: they have the same widths
     layer_rules  how config.json tells layers apart by their numbers
+    routing     how a router weighs the experts that it chooses; None: not known, or there are no experts
     limits      growths that this architecture cannot have
     tiny        what the config of a tiny model needs besides its sizes; see `hyperclone families --check`
     whole       module → form of all tensors in it that `tensors` does not have
@@ -184,6 +186,7 @@ class Family:
     next_token: NextToken = NextToken()
     per_layer: PerLayer | None = None
     layer_rules: tuple[LayerRule, ...] = ()
+    routing: Routing | None = None
     limits: tuple[Limit, ...] = ()
     tiny: Mapping[str, Any] = field(default_factory=dict)
     whole: Mapping[str, Form] = field(default_factory=dict)

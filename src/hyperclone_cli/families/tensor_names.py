@@ -35,6 +35,11 @@ class Match(NamedTuple):
         return self.indices[0] if self.indices else None
 
     @property
+    def of_experts(self) -> bool:
+        """Whether it belongs to one expert of those that a router chooses from, or to all of a layer."""
+        return self.form.stacked or (self.module.count("*") == 2 and not self.form.numbered)
+
+    @property
     def pattern(self) -> str:
         """The name with a `*` for every number."""
         return _full(self.module, self.parameter)

@@ -103,6 +103,7 @@ class Form:
     gates          linear layers whose output multiplies what is added to the residual stream
     summed         norms whose output is summed with others before the norm that is the block's last
     in_some        modules that some layers have and others do not, which no kind of layer tells: the preflight does
+    probability    biases of probabilities that sum to 1 over all experts: of c copies of an expert each has 1/c of it
     at_rest        what the module holds in a layer that adds nothing to the stream, where its place does not tell
     """
 
@@ -125,6 +126,7 @@ class Form:
     gates: bool = False
     summed: bool = False
     in_some: bool = False
+    probability: bool = False
     at_rest: float | None = None
 
     @property
@@ -222,6 +224,11 @@ def gating(form: Form) -> Form:
 def summed(form: Form) -> Form:
     """The same norm, where its output is summed with others before the block's last norm."""
     return replace(form, summed=True)
+
+
+def of_probability(form: Form) -> Form:
+    """The same parameter, where it is added to probabilities that sum to 1 over all experts."""
+    return replace(form, probability=True)
 
 
 def factor(width: str) -> Form:

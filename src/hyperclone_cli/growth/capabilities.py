@@ -18,6 +18,7 @@ _MEANS = {
     "layers": "number of layers kept",
     "between": "new layers after the source's alone",
     "last": "no new layer after the last",
+    "experts": "number of experts kept",
 }
 
 
@@ -58,7 +59,8 @@ def capabilities(family: Family) -> Capabilities:
 
 def grown_keys(family: Family) -> list[str]:
     """The keys of config.json that grow with the model. A head's size grows only when asked for."""
-    return [key for axis, key in family.sizes.items() if AXES[axis].grows and axis != "head_dim"]
+    kept = {"head_dim"} | ({"experts"} if family.routing is None else set())
+    return [key for axis, key in family.sizes.items() if AXES[axis].grows and axis not in kept]
 
 
 def _hidden_size(family: Family) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from hyperclone_cli.checkpoint.json_config import with_value
 from hyperclone_cli.families import stated_value
 from hyperclone_cli.families.axes import PRODUCTS
+from hyperclone_cli.growth.experts import grow_experts
 from hyperclone_cli.growth.positions import positions_of
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth
@@ -34,6 +35,8 @@ def grow_config(proposal: Proposal, growths: Mapping[str, Growth], tied: bool) -
                 stated += [name for name in family.aliases.get(key, ()) if name in family.defaults]
                 for name in stated:
                     grown = with_value(grown, name, targets[axis])
+    for key, value in grow_experts(proposal).config.items():
+        grown = with_value(grown, key, value)
     scale_key = positions_of(proposal).stated_scale
     if scale_key and growths["key"].grows:
         head_dim = growths["key"]

@@ -21,6 +21,7 @@ _INSTEAD = {
     "layers": "Leave --depth-mult and --num-layers out.",
     "between": "--depth-order top works.",
     "last": "--depth-order middle works.",
+    "experts": "Leave --num-experts out.",
 }
 
 
@@ -62,11 +63,11 @@ class Proposal:
         Raises RequestError for fewer units than the source has, and for a multiplier that adds none.
         """
         option, multiplier = AXES[axis].options
-        units, times = getattr(self.request, option), getattr(self.request, multiplier)
+        units, times = getattr(self.request, option), getattr(self.request, multiplier) if multiplier else None
         if units is None and times is None:
             return None
-        target: int = round(size * times) if units is None else units
-        if units is None and times > 1 and target == size:
+        target: int = round(size * times) if times is not None and units is None else units
+        if units is None and target == size and times != 1:
             raise RequestError(
                 f"{size} × {times:g} is {size} in whole units: nothing would grow.", f"Use {flag(option)} instead."
             )

@@ -14,6 +14,7 @@ from hyperclone_cli.growth.strategies import Mixing
 MAX_MULTIPLIER = 65536
 MAX_UNITS = 1 << 30
 MAX_LAYERS = 1 << 14
+MAX_EXPERTS = 1 << 16
 DepthOrder = Literal["interleave", "top", "middle", "stack"]
 DepthInit = Literal["zero", "copy"]
 Aspect = Literal["wide", "keep"]
@@ -76,6 +77,15 @@ class Request:
         "What new layers begin as. zero: copies that add nothing to the residual stream, which keeps the function."
         " copy: plain copies, which do not keep it: such a clone never counts as verified.",
     )
+    num_experts: int | None = option(
+        None, "The clone's number of experts, a multiple of the source's.", min=1, max=MAX_EXPERTS
+    )
+    experts_per_token: int | None = option(
+        None,
+        "How many experts the clone's router chooses for a token: as many times more as there are experts.",
+        min=1,
+        max=MAX_EXPERTS,
+    )
     family: str | None = option(
         None,
         "The table of another architecture, such as llama, for a model_type without one. A refusal names the table that"
@@ -125,6 +135,11 @@ class Request:
             raise RequestError(
                 "--depth-order and --depth-init are for new layers.", "Add --depth-mult or --num-layers."
             )
+        if self.num_experts is None and self.experts_per_token is not None:
+            raise RequestError(
+                f"--experts-per-token {self.experts_per_token}: with the same experts that is another function.",
+                "Add --num-experts, or leave it out.",
+            )
         if self.target_params is not None:
             object.__setattr__(self, "target_params", _parameters(self.target_params))
             sizes = self.hidden_size, self.intermediate_size, self.moe_ffn_mult
@@ -152,10 +167,11 @@ class Request:
         return self.depth_init == "zero" or not self.grows_depth
 
     def recorded(self) -> dict[str, Any]:
-        """The request as JSON; options of depth and of wrappers only where they are used."""
+        """The request as JSON; options of depth, experts and wrappers only where they are used."""
         left_out = set() if self.grows_depth else {"depth_mult", "num_layers", "depth_order", "depth_init"}
         left_out |= {"aspect"} if self.aspect == Request.aspect else set()
         left_out |= set() if self.text_only else {"text_only"}
+        left_out |= {"num_experts", "experts_per_token"} if self.num_experts is None else set()
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod

@@ -8,6 +8,7 @@ from hyperclone_cli.checkpoint.sizes import multiple_of
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.growth.depth import grow_depth
+from hyperclone_cli.growth.experts import grow_experts
 from hyperclone_cli.growth.heads import choose_heads, head_copies, heads_of
 from hyperclone_cli.growth.option import flag
 from hyperclone_cli.growth.positions import check_rotary, grow_head, grow_kv_heads
@@ -58,6 +59,7 @@ def resolve(proposal: Proposal) -> dict[str, Growth]:
     if "rotary" in sizes:
         grown["rotary"] = tiled(sizes["rotary"], proposal.request.head_dim_mult)
     grown["layers"] = grow_depth(proposal)
+    grown["experts"] = grow_experts(proposal).growth
     if "proj" in sizes:  # without a projection the embedding has the width of the residual stream
         grown["proj"] = grown["embed"] if sizes["proj"] == sizes["embed"] else tiled(sizes["proj"], 1)
     return grown

@@ -43,7 +43,7 @@ def alignment_note(proposal: Proposal, growths: Mapping[str, Growth], kinds: Ite
 def _is_expert(kind: TensorKind) -> bool:
     """Whether such a tensor is an expert's matrix, or those of all experts in a dimension of their own."""
     stacked = len(kind.stack) == 3 and len(kind.stored.shape) == 3
-    return len(kind.growths) == 2 and (stacked or ".experts.*." in kind.pattern)
+    return len(kind.growths) == 2 and (stacked or (kind.experts > 0 and not kind.stack))
 
 
 def _nearest(proposal: Proposal, axis: str, width: int, dtype: str) -> str:

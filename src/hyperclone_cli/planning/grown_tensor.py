@@ -41,6 +41,7 @@ class TensorKind:
     transposed  whether the clone has it transposed on disk
     silent      whether it makes its layer add nothing to the residual stream: then every element is `rest`, whatever
                 the source has
+    experts     if it belongs to an expert, or to all of a layer: how many of them the layer has in the clone, else 0
     """
 
     pattern: str
@@ -56,6 +57,7 @@ class TensorKind:
     transposed: bool = False
     silent: bool = False
     rest: float = 0.0
+    experts: int = 0
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -71,10 +73,9 @@ class TensorKind:
         """(experts, …) of a stack of matrices; empty for all others."""
         if not self.stored.stack:
             return ()
-        experts = self.stored.stack[0]
         rows, *columns = (growth.target for growth in self.growths)
-        matrix = (rows // experts, *columns)
-        return (experts, *(matrix[::-1] if self.transposed else matrix))
+        matrix = (rows // self.experts, *columns)
+        return (self.experts, *(matrix[::-1] if self.transposed else matrix))
 
     @cached_property
     def elements(self) -> int:

@@ -99,9 +99,10 @@ def layers_of_copies(match: Match, layers: Sequence[int]) -> list[Match]:
 
 def names_of_copies(match: Match, growths: Mapping[str, Growth]) -> list[str]:
     """The names of the clone's tensors made from one: its own, or where it is numbered one for each of its copies."""
-    if not match.form.numbered:
+    counted = match.form.numbered or ("experts" if match.module.count("*") == 2 else "")
+    if not counted:
         return [match.name]
-    runs = grow_axes(dimension(Role.OUT, match.form.numbered).parts, growths).runs
+    runs = grow_axes(dimension(Role.OUT, counted).parts, growths).runs
     units = [unit for run in runs for unit in range(run.start, run.start + run.length)]
     *outer, number = match.indices
     return [match.numbered(*outer, copy) for copy, unit in enumerate(units) if unit == number]

@@ -25,6 +25,7 @@ from hyperclone_cli.families import FAMILIES, REFUSED, Family, find_family, know
 from hyperclone_cli.families.vocabulary import Role, dimension
 from hyperclone_cli.growth.config import grow_config, placed
 from hyperclone_cli.growth.depth import ClonedLayer, cloned_layers, grow_layer_rules
+from hyperclone_cli.growth.experts import chosen_shares, grow_experts
 from hyperclone_cli.growth.layers import grow_layer_numbers, grow_layers, kv_shared_layers
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request, bytes_of
@@ -115,6 +116,15 @@ class Plan:
             before[kind.part] += number * math.prod(kind.stored.shape)
         return before, after
 
+    def active_parameters(self) -> tuple[int, int]:
+        """Parameters that compute each token, before and after: of the experts only those that the router chooses."""
+        chosen, grown = chosen_shares(self.proposal)
+        stored = {tensor.source.name: math.prod(tensor.source.shape) for tensor in self.tensors if tensor.kind.experts}
+        experts = sum(number * kind.elements for kind, number in self.kinds.items() if kind.experts)
+        idle = sum(stored.values()) * (1 - chosen), experts * (1 - grown)
+        before, after = self.parameters()
+        return int(before.total() - idle[0]), int(after.total() - idle[1])
+
     def rounded(self) -> list[str]:
         """Tensors whose numbers are rounded once; all others hold the source's, scaled by powers of two."""
         return [tensor.name for tensor in self.tensors if not tensor.exact]
@@ -152,6 +162,7 @@ class Plan:
                 "before": {**before, "total": sum(before.values())},
                 "after": {**after, "total": sum(after.values())},
             },
+            "active_parameters": dict(zip(("before", "after"), self.active_parameters(), strict=True)),
             "bytes": self.nbytes,
             "shards": list(self.shards),
             "kv_cache_bytes_per_token": {"before": cache[0], "after": cache[1]},
@@ -189,7 +200,7 @@ def make_plan(source: Source, request: Request) -> Plan:
     dropped = {name: match.form.dropped for name, match in matched.items() if match.form.dropped}
     order = cloned_layers(growths["layers"])
     layers = {number: of_layers[layer.source] for number, layer in enumerate(order)} if of_layers else {}
-    tensors = grow_tensors(source, matched, family, growths, layers, order, request)
+    tensors = grow_tensors(source, matched, family, growths, layers, order, grow_experts(proposal), request)
     tensors, head, redundant = decide_head(source, proposal, growths, tensors)
     dropped.update(redundant)
     kinds = list(dict.fromkeys(tensor.kind for tensor in tensors))

@@ -29,7 +29,7 @@ WHAT_TRAINING_DOES = (
 
 def copies_with_equal_gradients(plan: Plan) -> str:
     """Which copies get equal gradients, dropout and rounding aside: ALL_COPIES, a phrase for most of them, or ""."""
-    grown = any(growth.grows for axis, growth in plan.growths.items() if axis != "layers")
+    grown = any(growth.grows for axis, growth in plan.growths.items() if axis not in ("layers", "experts"))
     if not grown or not all(map(_passes_equal_gradients, plan.kinds)):
         return ""
     if any(map(_has_silent_heads, plan.kinds)):
@@ -72,6 +72,20 @@ def _passes_equal_gradients(kind: TensorKind) -> bool:
 
 def advice(plan: Plan) -> str:
     """A note for a clone whose copies training keeps equal, with the options that break the symmetry; else ""."""
+    return " ".join(filter(None, [_advice_on_widths(plan), _advice_on_experts(plan)]))
+
+
+def _advice_on_experts(plan: Plan) -> str:
+    """Copies of experts are chosen together, so they get the same tokens, and equal gradients if they are equal."""
+    if not plan.growths["experts"].grows or any(kind.noisy for kind in plan.kinds if kind.experts):
+        return ""
+    return (
+        "The copies of an expert are chosen together, and get equal gradients: an elementwise optimizer keeps them"
+        " equal. Noise makes them diverge."
+    )
+
+
+def _advice_on_widths(plan: Plan) -> str:
     which = copies_with_equal_gradients(plan)
     if not which:
         return ""

@@ -14,6 +14,7 @@ from hyperclone_cli.families import Family, Match
 from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.families.vocabulary import KEPT, Dimension, Form, Role, words_of
 from hyperclone_cli.growth.depth import ClonedLayer
+from hyperclone_cli.growth.experts import ExpertGrowth
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.widths import Growth, grow_dimension, size_of, tiled
 from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor, TensorKind
@@ -27,12 +28,14 @@ def grow_tensors(
     growths: Mapping[str, Growth],
     layers: Mapping[int, Mapping[str, Growth]],
     order: Sequence[ClonedLayer],
+    experts: ExpertGrowth,
     request: Request,
 ) -> list[GrownTensor]:
     """The tensors of the clone, from the stored ones and their places in the family's table.
 
     layers  the growths in each layer of the clone, where layers differ
     order   the layers of the clone
+    experts  how the experts of a layer become more
 
     Raises as `kind_of`.
     """
@@ -54,7 +57,7 @@ def grow_tensors(
             kind = kinds.get(like)
             if kind is None:
                 kind = kind_of(stored, copy, family, own, request)
-                kinds[like] = kind = silenced(kind, copy, family) if at_rest else kind
+                kinds[like] = kind = silenced(kind, copy, family) if at_rest else weighed(kind, copy, experts)
             placed = as_stored(stored, kind)
             grown += [GrownTensor(name, layer, placed, kind) for name in names_of_copies(copy, own)]
     return grown
@@ -139,6 +142,7 @@ def kind_of(
         gain=gain,
         offset=float(form.plus_one and parameter != "bias"),
         transposed=transposed and not form.by_shape,
+        experts=growths["experts"].target if match.of_experts else 0,
     )
 
 
@@ -163,6 +167,13 @@ def silenced(kind: TensorKind, match: Match, family: Family) -> TensorKind:
         return kind
     rest = 0.0 if match.parameter == "bias" else family.silent[match.module]
     return replace(kind, silent=True, rest=rest)
+
+
+def weighed(kind: TensorKind, match: Match, experts: ExpertGrowth) -> TensorKind:
+    """The same kind of tensor, with the factor that copies of experts call for, if it writes what an expert gives."""
+    writes = match.of_experts and match.form.kind in ("linear", "bias") and "embed" in match.form.written
+    factor = experts.written if writes else experts.probability if match.form.probability else 1.0
+    return kind if factor == 1.0 else replace(kind, gain=kind.gain * factor)
 
 
 def _stack(stored: StoredTensor, dimensions: int, experts: int) -> tuple[int, ...]:

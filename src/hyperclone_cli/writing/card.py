@@ -150,11 +150,13 @@ def _growths(plan: Plan) -> list[tuple[Request, str, str | None]]:
 
 def _sizes(plan: Plan) -> list[tuple[str, str, str]]:
     before, after = (sum(part.values()) for part in plan.parameters())
+    active = plan.active_parameters()
     cache = plan.kv_cache_bytes()
     changes = plan.config_changes()
     return [
         *((f"`{key}`", "–" if old is None else f"`{old}`", f"`{new}`") for key, old, new in changes),
         ("parameters", f"{before:,}", f"{after:,}"),
+        *([("active for each token", f"{active[0]:,}", f"{active[1]:,}")] if active != (before, after) else []),
         ("KV cache, bytes per token", f"{cache[0]:,}", f"{cache[1]:,}"),
     ]
 
