@@ -3,6 +3,7 @@
 Each round cuts an expansion at a random moment, runs the same command again, and compares every byte with a clone
 that was never cut. The cuts: SIGKILL, SIGINT, a limit on the size of files, and a disk that something else fills
 meanwhile. The last needs a filesystem of its own, which only root may mount, and is left out for others.
+Then four ranks write a clone together, and one of them, in every fifth round all, is killed and run again.
 Prints a line for each; the first difference ends it.
 """
 
@@ -49,6 +50,8 @@ def main() -> None:
         for sent in (signal.SIGKILL, signal.SIGINT):
             show(sent.name, (send_signal(src, out, sent, moment * uncut_s, whole) for moment in moments))
         show("file too large", (limit(src, out, int(moment * SHARD_BYTES), whole) for moment in moments))
+        rounds = enumerate(moments[: max(1, len(moments) // 5)])
+        show("ranks", (kill_ranks(src, out, moment * uncut_s, whole, number) for number, moment in rounds))
         if faults.can_mount():
             with small_disk(disk, total_bytes):
                 show("disk full", (fill(src, out, moment * uncut_s, whole) for moment in moments))
@@ -83,6 +86,33 @@ def limit(src: Path, out: Path, limit_bytes: int, whole: dict[str, bytes]) -> st
     assert failed.returncode in (0, 5), failed.stderr
     assert failed.stderr.count("Error:") == (failed.returncode == 5), failed.stderr
     return compare(src, out, whole, failed.returncode)
+
+
+RANKS = 4
+
+
+def kill_ranks(src: Path, out: Path, pause_s: float, whole: dict[str, bytes], number: int) -> str:
+    """One round of ranks that write at once, of which one or all are killed, each run again alone."""
+    commands = [
+        faults.command(src, out, *OPTIONS, "--rank", rank, "--world-size", RANKS, "--threads", 1)
+        for rank in range(RANKS)
+    ]
+    processes = [faults.start(words) for words in commands]
+    faults.wait_for(begun(out), processes[0])
+    time.sleep(pause_s)
+    killed = range(RANKS) if number % 5 == 4 else [number % RANKS]
+    for rank in killed:
+        processes[rank].kill()
+    for process in processes:
+        process.communicate(timeout=120)
+    ended = "published" if out.exists() else "in the middle"
+    again = [faults.run(commands[rank]) for rank in killed if processes[rank].returncode]
+    assert all(run.returncode == 0 for run in again), [run.stderr for run in again]
+    assert all(process.returncode in (0, -signal.SIGKILL) for process in processes)
+    assert faults.contents(out) == whole
+    assert not partial_of(out).exists()
+    shutil.rmtree(out)
+    return f"{len(again)} of {RANKS} killed {ended}"
 
 
 def fill(src: Path, out: Path, pause_s: float, whole: dict[str, bytes]) -> str:

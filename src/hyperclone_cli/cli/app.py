@@ -119,7 +119,11 @@ def expand(
 
         writing = Writing(**take(Writing, options))
         planned = None if no_verify else announce
-        plan = pipeline.expand(src, out, Request.of(None, options), writing, access, progress, planned)
+        written = pipeline.expand_part(src, out, Request.of(None, options), writing, access, progress, planned)
+    if not written.published:
+        output.show_share(written, out, as_json)
+        return
+    plan = written.plan
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check

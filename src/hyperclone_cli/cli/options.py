@@ -17,6 +17,7 @@ import typer
 from hyperclone_cli.growth.option import (
     CHECKING,
     GROWTH,
+    MACHINES,
     SYMMETRY,
     WRITING,
     Function,
@@ -25,7 +26,7 @@ from hyperclone_cli.growth.option import (
 )
 
 HUB = "Hub"
-PANELS = (None, GROWTH, SYMMETRY, WRITING, CHECKING, HUB)
+PANELS = (None, GROWTH, SYMMETRY, WRITING, MACHINES, CHECKING, HUB)
 """The headings of `--help`, in order; None is that of the options without one."""
 
 _SOURCES = "a directory, a GGUF file, or a model on the Hub: org/name"

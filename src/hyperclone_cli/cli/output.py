@@ -28,9 +28,11 @@ from hyperclone_cli.planning.symmetry import WHAT_TRAINING_DOES, advice
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.forecast import Forecast
 from hyperclone_cli.verifier.report import Report, finite
+from hyperclone_cli.writing.ranks import Standing
 
 if TYPE_CHECKING:
     from hyperclone_cli.verifier.self_check import FamilyCheck
+    from hyperclone_cli.writing.pipeline import Written
 
 SCHEMA_VERSION = 1
 
@@ -124,6 +126,26 @@ def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | No
     if pushed:
         show_pushed(pushed, as_json=False)
     _show_notes(filter(None, [advice(plan)]))
+
+
+def show_share(written: Written, out: Path, as_json: bool) -> None:
+    """Print what one of several ranks wrote of a clone that it did not publish, and what is still to come."""
+    rank, share, standing = written.rank, written.share, written.standing or Standing()
+    if as_json:
+        which = {"rank": rank.number, "world_size": rank.world_size} if rank else {}
+        shards = {"shards": list(share.shards), "bytes": share.nbytes} if share else {"shards": [], "bytes": 0}
+        others = {"unfinished_ranks": list(standing.unfinished), "publisher": standing.publisher}
+        _print_json({"schema_version": SCHEMA_VERSION, **which, **shards, "out": str(out), **others})
+        return
+    _show_notes(written.plan.notes)
+    wrote = f"{len(share.shards)} of {len(written.plan.shards)} shards, {decimal(share.nbytes)}" if share else "nothing"
+    if standing.unfinished:
+        rest = f"not finished: {', '.join(f'rank {number}' for number in standing.unfinished)}"
+    elif standing.publisher is not None:
+        rest = f"rank {standing.publisher} publishes the clone"
+    else:
+        rest = "the clone is published"
+    _out.print(f"{out}: {rank} wrote {wrote}; {rest}")
 
 
 def show_pushed(pushed: Pushed, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from hyperclone_cli.errors import RequestError
 
 GROWTH, SYMMETRY, WRITING, CHECKING = "Growth", "Breaking the symmetry", "Writing", "Checking"
+MACHINES = "Several machines"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Value = TypeVar("Value")

@@ -8,7 +8,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.option import CHECKING, GROWTH, WRITING, Value, check_values, flag, option, options_of, take
+from hyperclone_cli.growth.option import (
+    CHECKING,
+    GROWTH,
+    MACHINES,
+    WRITING,
+    Value,
+    check_values,
+    flag,
+    option,
+    options_of,
+    take,
+)
 from hyperclone_cli.growth.strategies import Mixing
 
 MAX_MULTIPLIER = 65536
@@ -218,6 +229,20 @@ class Writing:
         False,
         "Record the SHA-256 of every file but the card in hyperclone.json. `verify --checksum` compares them.",
         panel=CHECKING,
+    )
+    rank: int | None = option(
+        None,
+        "Which of the processes that write the clone together this is, from 0. Each writes its share of the shards into"
+        " --out's .partial, which all must see; the last one to finish publishes and verifies the clone.",
+        panel=MACHINES,
+        min=0,
+        unset="one process writes all",
+    )
+    world_size: int | None = option(None, "How many processes these are.", panel=MACHINES, min=1, unset="1")
+    distributed: bool = option(
+        False,
+        "Take both from RANK and WORLD_SIZE, as torchrun sets them, or from SLURM_PROCID and SLURM_NTASKS.",
+        panel=MACHINES,
     )
 
 

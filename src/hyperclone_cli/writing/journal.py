@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,21 @@ def open_journal(path: Path, key: RunKey, restart: bool = False) -> Journal:
     os.truncate(path, valid_bytes)
     if not lines:
         _append(path, asdict(key))
+    return _journal(path, lines)
+
+
+def read_journal(path: Path, key: RunKey) -> Journal:
+    """What another process of the run `key` has noted so far in its journal, which is left as it is.
+
+    Raises RequestError if the file is the journal of another run, FileNotFoundError if there is none.
+    """
+    lines, _ = _read(path)
+    if lines:
+        _check_same(path.parent, RunKey(**lines[0]), key)
+    return _journal(path, lines)
+
+
+def _journal(path: Path, lines: Sequence[Mapping[str, Any]]) -> Journal:
     done = defaultdict(set)
     for line in lines[1:]:
         done[line["shard"]].update(line["tensors"])

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,17 @@ from hyperclone_cli.writing.integrity import check_written, finiteness_note
 from hyperclone_cli.writing.journal import Journal, RunKey
 from hyperclone_cli.writing.lineage import weights_digest
 from hyperclone_cli.writing.preflight import check_loads
-from hyperclone_cli.writing.provenance import earlier_growths, provenance
-from hyperclone_cli.writing.publish import check_places, new_directory, partial_of, remove_stale_journal, sync
+from hyperclone_cli.writing.provenance import earlier_growths, provenance, read_provenance
+from hyperclone_cli.writing.publish import (
+    check_places,
+    new_directory,
+    partial_of,
+    remove_leftovers,
+    remove_stale_journal,
+    sync,
+    take_place,
+)
+from hyperclone_cli.writing.ranks import Rank, Standing, finish, joined, rank_of, share_of
 
 _SPARE_BYTES = 64 << 20
 
@@ -60,12 +69,50 @@ def expand(
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, the source changes
     while it is read, another run is writing `out`, or the Hub fails.
     """
+    return expand_part(src, out, request, writing, access, progress, planned).plan
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a process has written of a clone.
+
+    share     the plan of this rank's shards alone
+    standing  how far the ranks are; None where the clone was published before this rank began
+    """
+
+    plan: Plan
+    rank: Rank | None = None
+    share: Plan | None = None
+    standing: Standing | None = None
+
+    @property
+    def published(self) -> bool:
+        """Whether this process published the clone, and so has it in hand."""
+        return self.rank is None or (self.standing is not None and self.standing.publisher == self.rank.number)
+
+
+def expand_part(
+    src: str | Path,
+    out: Path,
+    request: Request,
+    writing: Writing | None = None,
+    access: Access | None = None,
+    progress: Progress | None = None,
+    planned: Callable[[Plan], None] | None = None,
+) -> Written:
+    """As `expand`, for a process that may be one of several: says what it wrote, and how far the others are."""
     access, writing, progress = access or Access(), writing or Writing(), progress or Progress()
+    rank = rank_of(writing, os.environ)
+    if rank and writing.restart:
+        raise RequestError(
+            f"--restart: {rank} cannot discard what the others write.",
+            f"Leave it out, and remove {partial_of(out)} before any rank is started.",
+        )
     shown, out = out, Path(os.path.abspath(out))
     place = locate(src, access)
     directory = place if isinstance(place, Path) else cache_of(access)
     remove_stale_journal(out)
-    check_places(directory, out, writing.overwrite)
+    check_places(directory, out, writing.overwrite or rank is not None)
 
     def check(config: Mapping[str, Any]) -> None:
         _check_request(config, request)
@@ -77,25 +124,52 @@ def expand(
     check_space(plan, out)
     progress.step("Checking that transformers accepts the clone")
     plan = check_loads(plan)
+    if rank is not None and not writing.overwrite and _is_published(plan, out):
+        return Written(plan, rank)
+    check_places(directory, out, writing.overwrite)
     if planned:
         planned(plan)
-    budget = plan_budget(plan.kinds, writing.threads, writing.max_memory)
     key = _run_key(plan, src, access, out)
-    with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
-        from hyperclone_cli.writing.writer import write_shards
+    from hyperclone_cli.writing.writer import write_shards
 
+    def write(part: Plan, journal: Journal) -> frozenset[str]:
+        budget = plan_budget(part.kinds, writing.threads, writing.max_memory)
         progress.step(f"Writing {shown}", "bytes")
-        non_finite = write_shards(plan, journal, budget, progress.advance)
+        non_finite = write_shards(part, journal, budget, progress.advance)
         _check_unchanged(source, key)
+        return non_finite
+
+    def complete(partial: Path, non_finite: frozenset[str]) -> None:
         progress.step(f"Writing config and tokenizer, and syncing {shown}")
         read = ""
         if earlier_growths(source):
             progress.step(f"Hashing the weights of {source.path}, a clone itself", "bytes")
             read = weights_digest(plan, progress.advance)
-        _write_files(plan, journal.directory, out, non_finite, writing.checksum, read)
-        check_written(plan, journal.directory)
-    notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(non_finite)]))
-    return replace(plan, notes=(*plan.notes, *notes))
+        _write_files(plan, partial, out, non_finite, writing.checksum, read)
+        check_written(plan, partial)
+
+    if rank is None:
+        with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
+            non_finite = write(plan, journal)
+            complete(journal.directory, non_finite)
+        notes = (*_resumed(plan, journal), *filter(None, [finiteness_note(non_finite)]))
+        return Written(replace(plan, notes=(*plan.notes, *notes)))
+    with _disk_errors(out), joined(directory, out, key, rank, writing.overwrite) as journal:
+        share = share_of(plan, rank)
+        write(share, journal)
+        standing = finish(journal, plan, key, rank)
+        if standing.publisher == rank.number:
+            remove_leftovers(journal.directory, plan.shards)
+            complete(journal.directory, standing.non_finite)
+            take_place(directory, out, writing.overwrite)
+    notes = (*_resumed(share, journal), *filter(None, [finiteness_note(standing.non_finite)]))
+    return Written(replace(plan, notes=(*plan.notes, *notes)), rank, share, standing)
+
+
+def _is_published(plan: Plan, out: Path) -> bool:
+    """Whether the clone of this plan has its place already, as for a rank that is run again after all have finished."""
+    record = read_provenance(out)
+    return record is not None and record.plan_digest == plan.digest
 
 
 @contextmanager

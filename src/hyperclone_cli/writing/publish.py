@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME, VERIF
 from hyperclone_cli.writing.journal import Journal, RunKey, open_journal
 
 _JOURNAL_NAME = ".hyperclone-partial"
-"""The journal, which is also the file that a run locks."""
+"""The journal, which is also the file that a run locks. Names of what ranks keep beside it begin with it too."""
 _ASIDE_MARK = ".replaced-by-hyperclone"
 _ELSEWHERE = "Choose another directory."
 _AWAY = "Move it away, or choose another directory."
@@ -52,9 +52,9 @@ def _check_is_clone(out: Path) -> None:
         raise RequestError(
             f"--out {out}: exists and is not a clone, so --overwrite will not replace it.", _ELSEWHERE
         ) from None
-    own = VERIFICATION_NAMES | {PROVENANCE_NAME, _JOURNAL_NAME, _ASIDE_MARK}
+    own = VERIFICATION_NAMES | {PROVENANCE_NAME, _ASIDE_MARK}
     present = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink()}
-    foreign = sorted(present - files - own)
+    foreign = sorted(name for name in present - files - own if not name.startswith(_JOURNAL_NAME))
     if foreign:
         raise RequestError(
             f"--out {out}: contains {foreign[0]!r}, not written by hyperclone, so --overwrite will not replace it.",
@@ -82,48 +82,95 @@ def new_directory(
 
     Raises RequestError, also if the directory is of another run, or StorageError if another run is writing it.
     """
-    partial = partial_of(out)
-    lock = partial / _JOURNAL_NAME
-    no_directory = partial.is_symlink() or (partial.exists() and not partial.is_dir())
-    if no_directory or (partial.exists() and not lock.exists() and any(partial.iterdir())):
-        raise RequestError(
-            f"{partial}: exists and was not written by hyperclone.", "Move it away, or choose another --out."
-        )
-    partial.mkdir(parents=True, exist_ok=True)
-    with _locked(lock):
+    lock = begin(out)
+    partial = lock.parent
+    with locked(lock):
         _recover_overwrite(out)
         try:
             check_places(src, out, overwrite)  # again: another run may have finished first
         except RequestError:
-            if not lock.stat().st_size:  # else the directory is the work of an earlier run
-                shutil.rmtree(partial)
+            if not lock.stat().st_size and not marks_of_ranks(partial):
+                shutil.rmtree(partial)  # else the directory is the work of an earlier run
             raise
+        if marks_of_ranks(partial) and not restart:
+            raise RequestError(
+                f"{partial}: contains an unfinished clone that several ranks write.",
+                "Run those that have not finished, each with its --rank, add --restart to discard what they have"
+                " written, or choose another --out.",
+            )
         journal = open_journal(lock, key, restart)
+        for mark in marks_of_ranks(partial):
+            mark.unlink()
         try:
-            for leftover in partial.iterdir():
-                if leftover != lock and leftover.name not in journal.done:
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove_leftovers(partial, journal.done)
             yield journal
         except RequestError:
             shutil.rmtree(partial)
             raise
-        sync(partial)
-        try:
-            check_places(src, out, overwrite)  # once more: writing may have taken hours
-        except RequestError as error:
-            again = f"Then run the same command again: it resumes what is in {partial}."
-            raise StorageError(error.message, f"{error.hint} {again}") from None
-        try:
-            if out.exists():
-                (out / _ASIDE_MARK).touch()
-                out.rename(_aside(out))
-            partial.rename(out)
-        except BaseException:  # between the two renames there is no model, not even Ctrl-C may leave that state
-            _recover_overwrite(out)
-            raise
-        (out / _JOURNAL_NAME).unlink()  # only now: it is locked, and a waiting run must not find it free
-        sync(out.parent)
+        take_place(src, out, overwrite)
+
+
+def begin(out: Path) -> Path:
+    """Make `<out>.partial` unless it is there; returns the file in it that a run locks, which need not exist yet.
+
+    Raises RequestError if something else has that name.
+    """
+    partial = partial_of(out)
+    away = "Move it away, or choose another --out."
+    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
+        raise RequestError(f"{partial}: exists and was not written by hyperclone.", away)
+    partial.mkdir(parents=True, exist_ok=True)
+    names = {path.name for path in partial.iterdir()}
+    if names and _JOURNAL_NAME not in names:
+        raise RequestError(f"{partial}: exists and was not written by hyperclone.", away)
+    return partial / _JOURNAL_NAME
+
+
+def mark_of_ranks(partial: Path, name: str) -> Path:
+    """A file of that name that ranks keep in an unfinished clone; it is gone once the clone has its place."""
+    return partial / f"{_JOURNAL_NAME}-{name}"
+
+
+def marks_of_ranks(directory: Path) -> list[Path]:
+    """All such files in a directory."""
+    return sorted(directory.glob(f"{_JOURNAL_NAME}-*"))
+
+
+def remove_leftovers(partial: Path, kept: Iterable[str]) -> None:
+    """Remove everything from an unfinished clone but files of these names, and journals."""
+    for leftover in partial.iterdir():
+        if leftover.name not in kept and not leftover.name.startswith(_JOURNAL_NAME):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def take_place(src: Path, out: Path, overwrite: bool) -> None:
+    """Rename the finished `<out>.partial` to `out`, and remove its journals and the clone that it replaces.
+
+    Raises StorageError if something stands at `out` that must not be replaced.
+    """
+    partial = partial_of(out)
+    sync(partial)
+    try:
+        check_places(src, out, overwrite)  # once more: writing may have taken hours
+    except RequestError as error:
+        again = f"Then run the same command again: it resumes what is in {partial}."
+        raise StorageError(error.message, f"{error.hint} {again}") from None
+    try:
+        if out.exists():
+            (out / _ASIDE_MARK).touch()
+            out.rename(_aside(out))
+        partial.rename(out)
+    except BaseException:  # between the two renames there is no model, not even Ctrl-C may leave that state
         _recover_overwrite(out)
+        raise
+    _remove_journals(out)  # only now: one is locked, and a waiting run must not find it free
+    sync(out.parent)
+    _recover_overwrite(out)
+
+
+def _remove_journals(out: Path) -> None:
+    for path in [*marks_of_ranks(out), out / _JOURNAL_NAME]:
+        path.unlink(missing_ok=True)
 
 
 def remove_stale_journal(out: Path) -> None:
@@ -133,22 +180,25 @@ def remove_stale_journal(out: Path) -> None:
     """
     journal = out / _JOURNAL_NAME
     if journal.exists() and (out / PROVENANCE_NAME).exists():
-        with _locked(journal):
-            journal.unlink(missing_ok=True)
+        with locked(journal):
+            _remove_journals(out)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path, shared: bool = False, holder: str = "another run") -> Iterator[None]:
+    """Hold a lock on a file, which is made if need be: others are kept out, or if it is `shared`, those who are not.
+
+    Raises StorageError, which names the `holder`, if it is held otherwise. Machines that share a filesystem may not
+    see each other's locks.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise BlockingIOError  # a run that has just ended renamed or removed the file
         yield
     except BlockingIOError:
-        raise StorageError(
-            f"{path.parent}: another run is writing it.", "Wait for it, or choose another --out."
-        ) from None
+        raise StorageError(f"{path.parent}: {holder} is writing it.", "Wait for it, or choose another --out.") from None
     finally:
         os.close(descriptor)
 
