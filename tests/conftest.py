@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import functools
+import gc
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,12 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: meanwhile another worker does the rest."""
     items.sort(key=lambda item: item.get_closest_marker("real") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Hundreds of thousands of objects are imported by now, and stay: the collector need not visit them ever again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -45,4 +54,24 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Tests kill processes but never the power, which is all that fsync is for; descriptors are still checked."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _equal_headers_are_loaded_once() -> Iterator[None]:
+    """Every expansion has transformers load the headers of its source; most tests expand one of a few hundred."""
+    from hyperclone_cli.checkpoint import transformers_model
+
+    load = transformers_model.load_without_weights
+    loaded: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def load_or_recall(config: Any, tensors: Any, path: Any) -> tuple[Any, dict[str, Any]]:
+        headers = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+        key = json.dumps([str(path), config, headers])
+        if key not in loaded:
+            loaded[key] = load(config, tensors, path)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers_model, "load_without_weights", load_or_recall)
         yield

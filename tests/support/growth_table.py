@@ -128,7 +128,7 @@ CROSSED_TYPES = {"llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "olmo3",
 CROSSED_TYPES |= {"opt", "gpt_neox"}
 
 CROSSED = [name for name, variant in VARIANTS.items() if variant.model_type in CROSSED_TYPES]
-"""Variants that are tried at every strategy, with and without noise, and at several pairs of factors."""
+"""Variants that are tried at several strategies, with and without noise, and at several pairs of factors."""
 
 TRIED = [
     (variant, growth)

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from hyperclone_cli.writing.lineage import plans_to
 
 if TYPE_CHECKING:
     import torch
+
+_installed = cache(version)
 
 
 def background(source: Source, clone: Source, plan: Plan | None, device: torch.device | None) -> Background:
@@ -48,8 +51,8 @@ def environment(device: torch.device | None) -> dict[str, str]:
     """Versions of what decides the figures, and the device. It can be published: neither host nor clock time."""
     found = {
         "hyperclone": __version__,
-        "transformers": version("transformers"),
-        "torch": version("torch"),
+        "transformers": _installed("transformers"),
+        "torch": _installed("torch"),
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": "none, no model was run",

@@ -92,9 +92,10 @@ def logits(model: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def decode(model: Any) -> torch.Tensor:
+    """Prompts of 6 tokens and the 10 that follow: twice as many as the windows of the variants that have windows."""
     prompt = tokens(length=6)
     result: torch.Tensor = model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=16
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=10
     )
     return result
 
@@ -104,23 +105,20 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @functools.cache
-def _logits_of(path: Path) -> torch.Tensor:
-    """The logits of a checkpoint that does not change, worked out once."""
-    return logits(load(path))
-
-
-@functools.cache
-def _continuation_of(path: Path) -> torch.Tensor:
-    return decode(load(path))
+def _outputs_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logits, decoded tokens) of a checkpoint that does not change, worked out once."""
+    model = load(path)
+    return logits(model), decode(model)
 
 
 def logit_error(src: Path, clone: Path) -> float:
     """The relative error of a clone's logits against those of its source, by stock transformers."""
-    return relative_error(logits(load(clone)), _logits_of(src))
+    return relative_error(logits(load(clone)), _outputs_of(src)[0])
 
 
 def assert_same_function(src: Path, clone: Path) -> None:
     """Assert that stock transformers computes the same logits (within 1e-5) and decodes the same tokens from both."""
     model = load(clone)
-    assert relative_error(logits(model), _logits_of(src)) <= 1e-5
-    assert torch.equal(decode(model), _continuation_of(src))
+    expected, continuation = _outputs_of(src)
+    assert relative_error(logits(model), expected) <= 1e-5
+    assert torch.equal(decode(model), continuation)
