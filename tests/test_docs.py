@@ -77,7 +77,18 @@ def the_map() -> list[tuple[str, str, str]]:
 
 
 def test_the_map_of_the_code_has_a_phrase_for_every_module_and_for_no_other() -> None:
-    own = ("__init__", "axes", "vocabulary", "layer_rules", "positions", "routing", "table", "tensor_names", "blocks")
+    own = (
+        "__init__",
+        "axes",
+        "vocabulary",
+        "layer_rules",
+        "positions",
+        "routing",
+        "upcycling",
+        "table",
+        "tensor_names",
+        "blocks",
+    )
     wrappers = ("wrapper", "wrappers", "text_sizes", "tiny_towers", "refused", "coverage")
     parts = {f"families/{name}.py" for name in (*own, *wrappers)}
     modules = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.stat().st_size}

@@ -66,6 +66,11 @@ class StoredTensor:
         return set() if self.zeros else {part.path for part in self.packed.parts} if self.packed else {self.path}
 
     @property
+    def originals(self) -> tuple[StoredTensor, ...]:
+        """The tensors of the checkpoint that it is made of: itself, unless it shows parts of others, or none."""
+        return self.packed.parts if self.packed and self.packed.is_view else (self,)
+
+    @property
     def nbytes(self) -> int:
         return prod(self.shape) * ITEM_BYTES[self.dtype]
 

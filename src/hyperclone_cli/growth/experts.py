@@ -13,6 +13,7 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.routing import Routing
+from hyperclone_cli.families.upcycling import Upcycling
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth, tiled
 
@@ -42,7 +43,15 @@ def grow_experts(proposal: Proposal) -> ExpertGrowth:
     request, experts = proposal.request, proposal.sizes.get("experts", 0)
     if request.num_experts is None:
         return ExpertGrowth(tiled(experts, 1))
+    if proposal.upcycling:
+        return _from_dense(proposal, proposal.upcycling)
     routing = _routing(proposal, experts)
+    if request.expert_granularity != 1:
+        raise RequestError(
+            f"--expert-granularity {request.expert_granularity}: this {proposal.family.model_type} has experts already,"
+            " which keep their units.",
+            "Leave it out.",
+        )
     number, chosen = proposal.target("experts", experts), chosen_experts(proposal, routing)
     assert number is not None
     copies, more = divmod(number, experts)
@@ -73,6 +82,37 @@ def grow_experts(proposal: Proposal) -> ExpertGrowth:
     )
 
 
+def _from_dense(proposal: Proposal, upcycling: Upcycling) -> ExpertGrowth:
+    """The experts of a dense feed-forward, whose parts are the experts of the source.
+
+    A token has m times all `parts` of the feed-forward, each with the weight 1 / (m · parts) on average. Experts that
+    make one feed-forward have one row of the router, hence one score, and are chosen together.
+    """
+    number, chosen = proposal.request.num_experts, proposal.request.experts_per_token
+    parts, routing = proposal.sizes["experts"], upcycling.target.routing
+    assert number is not None
+    assert routing is not None
+    if chosen is None:
+        raise RequestError(
+            f"--num-experts {number}: how many of them compute a token is not said.",
+            f"Add --experts-per-token {parts}, or a multiple of it.",
+        )
+    for option, value in (("--num-experts", number), ("--experts-per-token", chosen)):
+        if value % parts:
+            raise RequestError(
+                f"{option} {value}: no multiple of {parts}, the experts that make one feed-forward: a token would have"
+                " some parts of it more often than others.",
+                f"The nearest that works: {option} {max(1, round(value / parts)) * parts}.",
+            )
+    if chosen > number:
+        raise RequestError(
+            f"--experts-per-token {chosen}: there are {number} experts.", f"At most --experts-per-token {number}."
+        )
+    return ExpertGrowth(
+        tiled(parts, number // parts), {routing.chosen: chosen}, written=float(parts * upcycling.routed)
+    )
+
+
 def chosen_experts(proposal: Proposal, routing: Routing) -> int:
     """How many experts the source's router chooses for a token. Raises CheckpointError if config.json does not say."""
     stated = proposal.family.value(proposal.config, routing.chosen)
@@ -91,7 +131,7 @@ def chosen_shares(proposal: Proposal) -> tuple[Fraction, Fraction]:
     if not experts or routing is None:
         return Fraction(1), Fraction(1)
     try:
-        chosen = chosen_experts(proposal, routing)
+        chosen = experts if proposal.upcycling else chosen_experts(proposal, routing)
     except CheckpointError:
         return Fraction(1), Fraction(1)
     grown = grow_experts(proposal)

@@ -10,6 +10,7 @@ from hyperclone_cli.checkpoint.sizes import read_sizes
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.axes import AXES
+from hyperclone_cli.families.upcycling import Upcycling
 from hyperclone_cli.growth.option import flag
 from hyperclone_cli.growth.request import Request
 
@@ -33,6 +34,7 @@ class Proposal:
     config  the part of the source's config.json that the table's keys are in, see `Family.own`
     tied    whether head and embedding are one matrix in the source
     sizes   axis → units of the source, see `checkpoint.sizes.read_sizes`
+    upcycling  how a dense source is read as a mixture; then family, config and sizes are those of that mixture
     """
 
     request: Request
@@ -40,6 +42,7 @@ class Proposal:
     config: Mapping[str, Any]
     sizes: Mapping[str, int]
     tied: bool = False
+    upcycling: Upcycling | None = None
 
     @classmethod
     def of(cls, request: Request, family: Family, config: Mapping[str, Any]) -> Proposal:

@@ -32,6 +32,8 @@ Aspect = Literal["wide", "keep"]
 BY_REQUEST = "not function-preserving by request (--depth-init copy)"
 """What a clone is that has plain copies of layers."""
 
+_OF_EXPERTS = ("num_experts", "experts_per_token", "expert_granularity")
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
@@ -89,11 +91,22 @@ class Request:
         " copy: plain copies, which do not keep it: such a clone never counts as verified.",
     )
     num_experts: int | None = option(
-        None, "The clone's number of experts, a multiple of the source's.", min=1, max=MAX_EXPERTS
+        None,
+        "The clone's number of experts: of a mixture, a multiple of the source's. A dense model becomes a mixture, each"
+        " of whose experts is its feed-forward.",
+        min=2,
+        max=MAX_EXPERTS,
     )
     experts_per_token: int | None = option(
         None,
-        "How many experts the clone's router chooses for a token: as many times more as there are experts.",
+        "How many experts the clone's router chooses for a token: of a mixture, as many times more as there are"
+        " experts.",
+        min=1,
+        max=MAX_EXPERTS,
+    )
+    expert_granularity: int = option(
+        1,
+        "How many experts of a dense model make one feed-forward, each with this part of its units.",
         min=1,
         max=MAX_EXPERTS,
     )
@@ -146,6 +159,8 @@ class Request:
             raise RequestError(
                 "--depth-order and --depth-init are for new layers.", "Add --depth-mult or --num-layers."
             )
+        if self.num_experts is None and self.expert_granularity != 1:
+            raise RequestError("--expert-granularity is for the experts of a dense model.", "Add --num-experts.")
         if self.num_experts is None and self.experts_per_token is not None:
             raise RequestError(
                 f"--experts-per-token {self.experts_per_token}: with the same experts that is another function.",
@@ -182,7 +197,7 @@ class Request:
         left_out = set() if self.grows_depth else {"depth_mult", "num_layers", "depth_order", "depth_init"}
         left_out |= {"aspect"} if self.aspect == Request.aspect else set()
         left_out |= set() if self.text_only else {"text_only"}
-        left_out |= {"num_experts", "experts_per_token"} if self.num_experts is None else set()
+        left_out |= set(_OF_EXPERTS) if self.num_experts is None else set()
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import first_of
 from hyperclone_cli.families import Family
+from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import BY_REQUEST, Request
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.grown_tensor import GrownTensor, TensorKind
@@ -21,6 +23,32 @@ def copied_layers(request: Request) -> list[str]:
     """A note on a clone that is not function-preserving by request."""
     what = "its weights alone can be compared, and it never counts as verified"
     return [] if request.keeps_function else [f"The clone is {BY_REQUEST}: {what}."]
+
+
+def new_experts(proposal: Proposal, config: Mapping[str, Any]) -> list[str]:
+    """Notes on experts that a clone has more of: how they are chosen, and how their load is balanced in training."""
+    request, family, upcycling = proposal.request, proposal.family, proposal.upcycling
+    if request.num_experts is None:
+        return []
+    notes = []
+    if upcycling:
+        parts = request.expert_granularity
+        each = "the feed-forward" if parts == 1 else f"1/{parts} of the feed-forward"
+        notes.append(
+            f"Written as {family.model_type} ({upcycling.class_name}): {request.num_experts} experts, each {each},"
+            f" {request.experts_per_token} for a token. The router is random, by --seed {request.mixing.seed}."
+        )
+        if parts > 1:
+            notes.append(
+                f"The {parts} experts that make one feed-forward have one row of the router, and are chosen together"
+                " but where others have the very same score, as happens in 16 bits: compare the clone in float32."
+            )
+    if "router_aux_loss_coef" in config:
+        switch = "" if config.get("output_router_logits") else ", once output_router_logits is true"
+        notes.append(
+            f"Training balances the load of experts by router_aux_loss_coef {config['router_aux_loss_coef']}{switch}."
+        )
+    return notes
 
 
 def silent_heads(heads: Growth) -> list[str]:

@@ -31,11 +31,13 @@ from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request, bytes_of
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
+from hyperclone_cli.growth.upcycling import as_mixture
 from hyperclone_cli.growth.widths import Growth, grow_axes
+from hyperclone_cli.planning.as_mixture import as_experts
 from hyperclone_cli.planning.experts import alignment_note
 from hyperclone_cli.planning.grown_tensor import GrownTensor, TensorKind
 from hyperclone_cli.planning.matching import match_tensors
-from hyperclone_cli.planning.notes import copied_layers, kept_note, left_out, noise_warning, silent_heads
+from hyperclone_cli.planning.notes import copied_layers, kept_note, left_out, new_experts, noise_warning, silent_heads
 from hyperclone_cli.planning.tensors import grow_tensors
 from hyperclone_cli.planning.text_alone import LEFT_OUT, config_alone, named_alone, text_alone
 from hyperclone_cli.planning.tied_head import Head, decide_head
@@ -111,15 +113,18 @@ class Plan:
         before, after = Counter[str](), Counter[str]()
         for kind, number in self.kinds.items():
             after[kind.part] += number * kind.elements
-        kinds = {tensor.source.name: tensor.kind for tensor in reversed(self.tensors)}  # a new head comes last
-        for kind, number in Counter(kinds.values()).items():
-            before[kind.part] += number * math.prod(kind.stored.shape)
+        stored = {  # a new head comes last
+            one.name: (tensor.part, one.shape) for tensor in reversed(self.tensors) for one in tensor.source.originals
+        }
+        for (part, shape), number in Counter(stored.values()).items():
+            before[part] += number * math.prod(shape)
         return before, after
 
     def active_parameters(self) -> tuple[int, int]:
         """Parameters that compute each token, before and after: of the experts only those that the router chooses."""
         chosen, grown = chosen_shares(self.proposal)
-        stored = {tensor.source.name: math.prod(tensor.source.shape) for tensor in self.tensors if tensor.kind.experts}
+        of_experts = (tensor.source for tensor in self.tensors if tensor.kind.experts)
+        stored = {one.name: math.prod(one.shape) for source in of_experts for one in source.originals}
         experts = sum(number * kind.elements for kind, number in self.kinds.items() if kind.experts)
         idle = sum(stored.values()) * (1 - chosen), experts * (1 - grown)
         before, after = self.parameters()
@@ -188,19 +193,23 @@ def make_plan(source: Source, request: Request) -> Plan:
     check_towers(source.config, family, len(source.tensors))
     stated = proposal = Proposal.of(request, family, source.config)
     if request.target_params is not None:
-        return _plan_of_size(source, proposal)
+        return _plan_of_size(source, stated if request.text_only else as_mixture(stated))
     if request.text_only:
         proposal = text_alone(source, stated)
-        family = proposal.family
+    proposal = as_mixture(proposal)
+    family = proposal.family
     growths = resolve(proposal)
     of_layers = grow_layers(proposal, growths)
     matched = match_tensors(source, stated)
     if request.text_only:
         matched = named_alone(matched, stated)
+    stored = source.tensors
+    if proposal.upcycling:
+        stored, matched = as_experts(source, matched, proposal)
     dropped = {name: match.form.dropped for name, match in matched.items() if match.form.dropped}
     order = cloned_layers(growths["layers"])
     layers = {number: of_layers[layer.source] for number, layer in enumerate(order)} if of_layers else {}
-    tensors = grow_tensors(source, matched, family, growths, layers, order, grow_experts(proposal), request)
+    tensors = grow_tensors(stored, matched, family, growths, layers, order, grow_experts(proposal), request)
     tensors, head, redundant = decide_head(source, proposal, growths, tensors)
     dropped.update(redundant)
     kinds = list(dict.fromkeys(tensor.kind for tensor in tensors))
@@ -230,6 +239,7 @@ def make_plan(source: Source, request: Request) -> Plan:
         head=head,
         notes=(
             *copied_layers(request),
+            *new_experts(proposal, config),
             *silent_heads(growths["kv_heads"]),
             *noise_warning(request, kinds),
             *filter(None, [kept_note(stated.family, request, tensors)]),

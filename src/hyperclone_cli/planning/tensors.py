@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
-from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError, RequestError
 from hyperclone_cli.families import Family, Match
 from hyperclone_cli.families.axes import AXES
@@ -22,7 +21,7 @@ from hyperclone_cli.planning.matching import layers_of_copies, names_of_copies
 
 
 def grow_tensors(
-    source: Source,
+    tensors: Mapping[str, StoredTensor],
     matched: Mapping[str, Match],
     family: Family,
     growths: Mapping[str, Growth],
@@ -48,7 +47,7 @@ def grow_tensors(
     for stored_name, match in matched.items():
         if match.form.dropped:
             continue
-        stored = source.tensors[stored_name]
+        stored = tensors[stored_name]
         for copy in layers_of_copies(match, copies[match.layer]):
             layer = copy.layer
             own = growths if layer is None else layers.get(layer, growths)
@@ -138,7 +137,8 @@ def kind_of(
             for dimension, growth in zip(dimensions, grown, strict=True)
         ),
         fillings=tuple(_filling(dimension, form, parameter, family) for dimension in dimensions),
-        mixing=request.mixing,
+        # a router that is drawn has rows that are the same, and stay so
+        mixing=request.mixing if stored.originals else replace(request.mixing, noise_snr_db=None),
         gain=gain,
         offset=float(form.plus_one and parameter != "bias"),
         transposed=transposed and not form.by_shape,

@@ -65,7 +65,7 @@ def compare_weights(plan: Plan, checkpoint: Source, advance: Callable[[int, int]
                 error, wrong = max(error, result.value.error), wrong + result.value.wrong
                 advance(result.block.elements, elements)
                 if not result.finite:
-                    non_finite.add(tensor.source.name)
+                    non_finite.update(one.name for one in tensor.source.originals)
             if wrong:
                 bad[tensor.name] = (
                     f"{wrong:,} of {tensor.elements:,} weights are off, by up to {error:.1e} of their size"

@@ -164,8 +164,13 @@ def _sizes(plan: Plan) -> list[tuple[str, str, str]]:
 def _made_of(plan: Plan) -> str:
     """What the clone is made of, and whether it computes the same."""
     new = sum(layer.new for layer in plan.order)
-    widths = any(growth.grows for axis, growth in plan.growths.items() if axis != "layers")
-    made = ["its widths are made of copies"] if widths or not new else []
+    experts = plan.request.num_experts is not None
+    widths = any(growth.grows for axis, growth in plan.growths.items() if axis not in ("layers", "experts"))
+    made = ["its widths are made of copies"] if widths or not (new or experts) else []
+    if experts and plan.proposal.upcycling:
+        made.append("each of its experts is the feed-forward or a part of it, chosen by a random router")
+    elif experts:
+        made.append("its experts are copies, chosen together")
     if new and plan.request.keeps_function:
         made.append(f"new layers, {new} in number, add nothing until training")
     elif new:

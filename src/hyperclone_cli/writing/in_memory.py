@@ -51,6 +51,12 @@ def clone_model(model: Model, request: Request | None = None, **options: Any) ->
     if asked.text_only:
         raise RequestError("--text-only: clone_model returns a model of the class that it was given.", "Use expand.")
     plan = make_plan(open_model(model), asked)
+    if plan.proposal.upcycling:
+        raise RequestError(
+            f"--num-experts {asked.num_experts}: clone_model returns a model of the class that it was given, which has"
+            " no experts.",
+            "Use expand.",
+        )
     stock_config(plan.config, "the clone")
     grown = _load_like(model, plan)
     if plan.request.dtype is None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
+from hyperclone_cli.checkpoint.views import standard_normal
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.grown_tensor import Filling
 from hyperclone_cli.writing.budget import NOISE_ROWS
@@ -48,9 +47,4 @@ def _zero_columns(rows: torch.Tensor, columns: Growth, padding: bool) -> None:
 
 
 def _group(seed: int, name: str, group: int, width: int) -> torch.Tensor:
-    import numpy
-
-    digest = hashlib.sha256(f"{seed} {group} {name}".encode()).digest()
-    key = numpy.frombuffer(digest[:16], dtype="<u8")
-    generator = numpy.random.Generator(numpy.random.Philox(key=key))
-    return torch.from_numpy(generator.standard_normal((NOISE_ROWS, width), dtype="float32"))
+    return standard_normal(f"{seed} {group} {name}", NOISE_ROWS, width)

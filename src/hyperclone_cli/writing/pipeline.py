@@ -22,6 +22,7 @@ from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.growth.resolve import resolve
+from hyperclone_cli.growth.upcycling import as_mixture
 from hyperclone_cli.hub.download import Access, cache_of, locate, open_checkpoint
 from hyperclone_cli.hub.remote_headers import open_headers
 from hyperclone_cli.planning.planner import Plan, make_plan
@@ -224,7 +225,7 @@ def _check_request(config: Mapping[str, Any], request: Request) -> None:
     """Raise RequestError if the config alone rules the request out, before gigabytes are fetched."""
     family = find_family(config, instead=request.family)
     if request.target_params is None:
-        resolve(Proposal.of(request, family, config))
+        resolve(as_mixture(Proposal.of(request, family, config)))
 
 
 def _check_quantised(place: Path | Origin, access: Access, request: Request) -> None:

@@ -51,7 +51,7 @@ def _as_loaded(plan: Plan) -> tuple[Source, list[str]]:
             f"{source.path}: transformers finds no tensor {first_of(others)}, and would fill it with random numbers.",
             NOT_TOGETHER,
         )
-    written = {tensor.source.name for tensor in plan.tensors if not tensor.kept}
+    written = {one.name for tensor in plan.tensors if not tensor.kept for one in tensor.source.originals}
     unexpected = sorted(report["unexpected_keys"])
     spelt = _spellings(plan, unexpected)
     ignored = [name for name in source.tensors if name in written and name in spelt]

@@ -84,8 +84,14 @@ def provenance(plan: Plan, out: Path, source_sha256: str = "") -> dict[str, Any]
         **_recorded(own, out),
         **({} if plan.request.keeps_function else {"function_preserving": False}),
         **({"wrapper": _wrapper(plan.source_family.wrapping, plan.request)} if plan.source_family.wrapping else {}),
+        **({"mixture": _mixture(plan)} if plan.proposal.upcycling else {}),
         **({"lineage": [_recorded(one, out) for one in earlier]} if earlier else {}),
     }
+
+
+def _mixture(plan: Plan) -> dict[str, str]:
+    """What a dense source is, and the mixture that the clone is."""
+    return {"dense": plan.source_family.model_type, "mixture": plan.family.model_type}
 
 
 def earlier_growths(source: Source) -> tuple[Expansion, ...]:

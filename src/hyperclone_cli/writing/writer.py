@@ -118,7 +118,7 @@ def _parts(shard: str, results: Iterable[BlockResult[int]], report: Callable[[in
         report(result.value)
         nbytes += result.value
         if not result.finite:
-            non_finite.add(result.block.tensor.source.name)
+            non_finite.update(one.name for one in result.block.tensor.source.originals)
         if result.last:  # and so all blocks before it are written
             finished.append(result.block.tensor.name)
         if nbytes >= _SYNC_BYTES:

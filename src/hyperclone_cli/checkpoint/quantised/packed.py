@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 
@@ -31,6 +31,9 @@ class Packed(ABC):
 
     parts: tuple[StoredTensor, ...]
     transposed: bool
+
+    is_view: ClassVar[bool] = False
+    """Whether it shows parts of tensors that are there for themselves too, or is there for nobody else."""
 
     @abstractmethod
     def rows(self, read: Read, start: int, stop: int) -> torch.Tensor:
