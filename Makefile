@@ -76,7 +76,7 @@ bench: $(VENV)/ready
 bench-memory: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.memory $(ARGS)
 
-# Other presets: PRESET=cpu-shapes, gpu, smollm2-cpu or smollm2. An interrupted run goes on.
+# Other presets: PRESET=cpu-shapes, growth, gpu, smollm2-cpu or smollm2. An interrupted run goes on.
 PRESET := cpu
 SOURCE := $(if $(filter smollm2%,$(PRESET)),$(SMOLLM2))
 convergence: $(VENV)/ready $(SOURCE:%=%/config.json)

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks.convergence.plots import write_plots
-from benchmarks.convergence.presets import ARMS, CLONES, PRESETS, RANDOM, SOURCE
+from benchmarks.convergence.presets import CLONES, CONTINUED, PRESETS, RANDOM, RANDOMS, SOURCE, baseline
 from benchmarks.convergence.report import print_tables, write_results
 from benchmarks.convergence.runs import Bench, complete
-from benchmarks.convergence.summary import regained, steps_to
+from benchmarks.convergence.summary import regained, schedule_ends, steps_to
 from benchmarks.convergence.training import Curve, evaluated
 
 
@@ -34,18 +34,41 @@ def results(bench: Bench) -> dict[str, Any]:
 def test_every_clone_starts_at_the_loss_that_its_source_ended_with(results: dict[str, Any]) -> None:
     (curves,) = results["curves"].values()
     (source,) = curves[SOURCE]
-    for arm in CLONES:
+    for arm in curves.keys() - {SOURCE, *RANDOMS, "larger, copies"}:
         (clone,) = curves[arm]
         assert clone["losses"][0] == pytest.approx(source["losses"][-1], abs=1e-5)
-    (random,) = curves[RANDOM]
-    assert random["losses"][0] > source["losses"][-1] + 0.1
+    for arm in RANDOMS:
+        (random,) = curves[arm]
+        assert random["losses"][0] > source["losses"][-1] + 0.1
+
+
+def test_plain_copies_of_layers_are_another_function(results: dict[str, Any]) -> None:
+    (curves,) = results["curves"].values()
+    ((source,), (copies,)) = (curves[arm] for arm in (SOURCE, "larger, copies"))
+    assert abs(copies["losses"][0] - source["losses"][-1]) > 1e-3
+
+
+def test_every_arm_is_held_against_a_random_start_of_its_own_shape(results: dict[str, Any]) -> None:
+    (curves,) = results["curves"].values()
+    for arm in CLONES.keys() & curves.keys():
+        assert curves[arm][0]["parameters"] == curves[baseline(arm)][0]["parameters"]
+    assert curves[CONTINUED][0]["parameters"] == curves[SOURCE][0]["parameters"]
+    assert len({curves[arm][0]["flops_per_token"] for arm in (CONTINUED, *RANDOMS)}) == 4
+
+
+def test_a_speed_up_by_schedule_takes_the_ends_of_complete_schedules(bench: Bench, results: dict[str, Any]) -> None:
+    lengths = [{found.steps[place] for found in schedule_ends(bench, "llama-tiny", "halving")} for place in (0, 1, 2)]
+    assert lengths == [{0}, {5}, {10}]
+    assert schedule_ends(bench, "llama-tiny", CONTINUED)[0].steps == [0, 5, 10, 20, 40]
+    rows = {row["arm"]: row for row in results["summary"]}
+    assert rows[RANDOM]["by_schedule"]["mean"] == 1.0
 
 
 def test_equal_copies_stay_equal_and_noise_makes_them_diverge(results: dict[str, Any]) -> None:
     rows = {row["arm"]: row for row in results["summary"]}
     assert rows["symmetric"]["stream"]["mean"] == pytest.approx(1.0, abs=1e-9)
     assert rows["symmetric"]["rank"]["mean"] == pytest.approx(0.5, abs=0.01)
-    for arm in set(CLONES) - {"symmetric", "diagonal"}:
+    for arm in ("symmetric + 10 dB", "halving"):
         assert rows[arm]["stream"]["mean"] < 1 - 1e-6
         assert rows[arm]["rank"]["mean"] > 0.9
 
@@ -68,12 +91,12 @@ def test_the_table_has_a_row_for_every_arm_and_the_plots_are_written(
 ) -> None:
     print_tables(bench, Console(width=200))
     table = capsys.readouterr().out
-    assert all(f"│ {arm} " in table for arm in ARMS)
+    assert all(f"│ {arm} " in table for arm in bench.preset.arms)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in write_plots(bench))
 
 
 def test_a_benchmark_that_was_interrupted_does_only_what_is_missing(bench: Bench) -> None:
-    missing = bench.work / "runs" / "llama-tiny-random-seed0-rate0.01.json"
+    missing = bench.work / "runs" / "llama-tiny-random-seed0-rate0.01-steps10.json"
     before = {path: path.stat().st_mtime_ns for path in bench.work.rglob("*") if path.is_file()}
     first = json.loads(missing.read_text())["curve"]["losses"]
     missing.unlink()
@@ -87,7 +110,7 @@ def test_a_benchmark_that_was_interrupted_does_only_what_is_missing(bench: Bench
 
 def test_arms_at_another_rate_follow_in_the_same_place(bench: Bench) -> None:
     lines: list[str] = []
-    wider = replace(bench.preset, rates=(*bench.preset.rates, 3e-2), arms=(RANDOM, "symmetric"))
+    wider = replace(bench.preset, rates=(*bench.preset.rates, 3e-2), arms=(RANDOM, "symmetric"), schedules=())
     complete(replace(bench, preset=wider), jobs=1, log=lines.append)
     assert [line.partition(" steps")[0] for line in lines] == [
         f"{number} of 2: llama-tiny, {arm}, seed 0, rate 0.03, 10" for number, arm in ((1, RANDOM), (2, "symmetric"))

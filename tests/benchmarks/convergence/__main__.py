@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.convergence.plots import write_plots
-from benchmarks.convergence.presets import ARMS, PRESETS, PRETRAINED, RANDOM
+from benchmarks.convergence.presets import ARMS, PRESETS, PRETRAINED, baseline
 from benchmarks.convergence.report import print_tables, write_results
 from benchmarks.convergence.runs import Bench, complete
 
@@ -29,10 +29,11 @@ def main() -> None:
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("--work", type=Path, help="checkpoints, records and results; demo/convergence-PRESET")
     parser.add_argument("--source", type=Path, help="for smollm2 and smollm2-cpu: the checkpoint")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, help="instead of the preset's; random is always among them")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="instead of the preset's; random starts are added")
     parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="the grid, instead of the preset's")
     parser.add_argument("--seeds", type=int, help="how many, instead of the preset's")
     parser.add_argument("--steps", type=int, help="of each arm, instead of the preset's; needs a --work of its own")
+    parser.add_argument("--source-steps", type=int, help="of the source's own training; needs a --work of its own")
     parser.add_argument("--jobs", type=int, help="runs at a time; as many as processors, 1 on a GPU or from --source")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU if there is one")
     arguments = parser.parse_args()
@@ -40,13 +41,15 @@ def main() -> None:
     if (PRETRAINED in preset.shapes) != (arguments.source is not None):
         parser.error("--source is for the presets smollm2 and smollm2-cpu, which need it")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    arms = arguments.arms or preset.arms
     bench = Bench(
         preset=replace(
             preset,
-            arms=tuple(dict.fromkeys((RANDOM, *(arguments.arms or preset.arms)))),
+            arms=tuple(dict.fromkeys((*map(baseline, arms), *arms))),
             rates=tuple(sorted(arguments.rates or preset.rates)),
             seeds=arguments.seeds or preset.seeds,
             steps=arguments.steps or preset.steps,
+            source_steps=arguments.source_steps or preset.source_steps,
         ),
         work=(arguments.work or Path("demo") / f"convergence-{arguments.preset}").absolute(),
         device=device,

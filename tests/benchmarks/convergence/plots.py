@@ -10,12 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.convergence.presets import CLONES, RANDOM, SOURCE
+from benchmarks.convergence.presets import CLONES, CONTINUED, RANDOM, RANDOMS, SOURCE, STRATEGIES
 from benchmarks.convergence.runs import Bench
-from benchmarks.convergence.summary import ArmFigures, curves, summarise
+from benchmarks.convergence.summary import ArmFigures, curves, flops, schedule_ends, summarise
 
-COLOURS = {RANDOM: "black"} | {arm: f"C{number // 2}" for number, arm in enumerate(CLONES)}
-"""One for each strategy; its arm with noise is dashed."""
+_DEEPER = [arm for arm in CLONES if arm not in STRATEGIES]
+
+COLOURS = {
+    **dict.fromkeys(RANDOMS, "black"),
+    CONTINUED: "grey",
+    **{arm: f"C{number // 2}" for number, arm in enumerate(STRATEGIES)},
+    **{arm: f"C{number}" for number, arm in enumerate(_DEEPER, len(STRATEGIES) // 2)},
+}
+"""One for each strategy; its arm with noise is dashed. Random starts of all shapes have one."""
 
 EQUAL = 1e-9
 """1 − cosine below this is drawn as this: copies that are equal but for rounding."""
@@ -32,6 +39,8 @@ def write_plots(bench: Bench) -> list[Path]:
             "speedup": draw_speedups(own, shape),
             "copies": draw_copies(bench, shape),
         }
+        if bench.preset.schedules:
+            drawings["schedules"] = draw_schedules(bench, shape)
         for name, drawing in drawings.items():
             paths.append(bench.work / f"{shape}-{name}.png")
             drawing.savefig(paths[-1], dpi=150)
@@ -93,6 +102,23 @@ def draw_speedups(rows: list[ArmFigures], shape: str) -> Figure:
     return drawing
 
 
+def draw_schedules(bench: Bench, shape: str) -> Figure:
+    """What complete schedules of several lengths end with, over their FLOPs: below whose line it pays to grow."""
+    drawing = Figure(figsize=(8, 5), layout="constrained")
+    axes = drawing.subplots()
+    for arm in bench.preset.arms:
+        ends = schedule_ends(bench, shape, arm)
+        costs = [flops(ends[0], steps) for steps in ends[0].steps[1:]]
+        columns = list(zip(*(curve.losses[1:] for curve in ends), strict=True))
+        _band(axes, costs, columns, arm)
+    axes.set_xscale("log")
+    axes.set_xlabel("FLOPs of the schedule, the source's training left out")
+    axes.set_ylabel("loss at its end, nats a token")
+    axes.set_title(shape, loc="left")
+    axes.legend(frameon=False)
+    return drawing
+
+
 def draw_copies(bench: Bench, shape: str) -> Figure:
     """How far the copies of the residual stream have parted, and the rank of the weights, over steps."""
     drawing = Figure(figsize=(10, 4), layout="constrained")
@@ -114,7 +140,7 @@ def draw_copies(bench: Bench, shape: str) -> Figure:
     return drawing
 
 
-def _band(axes: Axes, steps: list[int], columns: Sequence[Sequence[float]], arm: str) -> None:
+def _band(axes: Axes, steps: Sequence[float], columns: Sequence[Sequence[float]], arm: str) -> None:
     """A line through the means of `columns`, one a step, and a band from their lowest to their highest values."""
     means = [fmean(column) for column in columns]
     colour = COLOURS[arm]
@@ -124,4 +150,4 @@ def _band(axes: Axes, steps: list[int], columns: Sequence[Sequence[float]], arm:
 
 
 def _noisy(arm: str) -> bool:
-    return arm in CLONES and CLONES[arm].noise_snr_db is not None
+    return arm in CLONES and CLONES[arm].mixing.noise_snr_db is not None

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hyperclone_cli import Mixing
+from hyperclone_cli import Mixing, Request
+from hyperclone_cli.growth.strategies import Strategy
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The source's architecture; the larger model has twice its hidden and its feed-forward size.
+    """The source's architecture; the larger models have twice its hidden and feed-forward size, its layers, or both.
 
     config     what AutoConfig.for_model takes; the vocabulary and the context length follow the preset
     """
@@ -34,6 +35,8 @@ class Preset:
     eval_every     steps between evaluations; the first ones are closer together
     eval_windows   held-out sequences that an evaluation reads
     probes         times that the copies are measured in a run, the start apart
+    schedules      lengths of complete schedules, as parts of `steps`, on which each arm is trained besides, at its best
+                   rate: what a run reaches in half its steps says little of a run of half as many
     corpus         "stdlib" or "installed", see corpus.py
     max_bytes      of text that is read; None: all
     """
@@ -52,6 +55,7 @@ class Preset:
     eval_windows: int
     warmup: float = 0.1
     probes: int = 12
+    schedules: tuple[float, ...] = ()
     corpus: str = "stdlib"
     max_bytes: int | None = None
 
@@ -91,25 +95,64 @@ SHAPES: dict[str, Shape] = {
     ),
 }
 
-SOURCE, RANDOM = "source", "random"
+SOURCE, RANDOM, CONTINUED = "source", "random", "source, trained on"
 
-CLONES: dict[str, Mixing] = {
-    "symmetric": Mixing("symmetric"),
-    "symmetric + 10 dB": Mixing("symmetric", noise_snr_db=10.0),
-    "uneven 1:2": Mixing("uneven"),
-    "uneven 1:2 + 10 dB": Mixing("uneven", noise_snr_db=10.0),
-    "diagonal": Mixing("diagonal"),
-    "diagonal + 10 dB": Mixing("diagonal", noise_snr_db=10.0),
-    "halving": Mixing("halving"),
-    "halving + 10 dB": Mixing("halving", noise_snr_db=10.0),
+WIDER, DEEPER = Request(embed_mult=2, ffn_mult=2), Request(depth_mult=2)
+LARGER = replace(WIDER, depth_mult=2)
+
+RANDOMS: dict[str, Request] = {RANDOM: WIDER, "random, deeper": DEEPER, "random, larger": LARGER}
+"""Random starts, each of the shape that a request makes of the source's."""
+
+
+def _wider(strategy: Strategy, noise_snr_db: float | None = None) -> Request:
+    return replace(WIDER, mixing=Mixing(strategy, noise_snr_db=noise_snr_db))
+
+
+STRATEGIES: dict[str, Request] = {
+    "symmetric": _wider("symmetric"),
+    "symmetric + 10 dB": _wider("symmetric", 10.0),
+    "uneven 1:2": _wider("uneven"),
+    "uneven 1:2 + 10 dB": _wider("uneven", 10.0),
+    "diagonal": _wider("diagonal"),
+    "diagonal + 10 dB": _wider("diagonal", 10.0),
+    "halving": _wider("halving"),
+    "halving + 10 dB": _wider("halving", 10.0),
 }
-"""Arm → the strategy and the noise of its clones."""
+"""Arm → the request for its clones, which are wider."""
 
-ARMS = (RANDOM, *CLONES)
+CLONES: dict[str, Request] = STRATEGIES | {
+    "deeper": DEEPER,
+    "deeper, top": replace(DEEPER, depth_order="top"),
+    "deeper, stack": replace(DEEPER, depth_order="stack"),
+    "deeper, copies": replace(DEEPER, depth_order="stack", depth_init="copy"),
+    "larger": LARGER,
+    "larger, copies": replace(LARGER, depth_order="stack", depth_init="copy"),
+}
+"""The same of all clones: deeper ones, and ones that are both; "copies" do not keep the function."""
+
+ARMS = (*RANDOMS, CONTINUED, *CLONES)
+WIDTH_ARMS = (RANDOM, *STRATEGIES)
+GROWTH_ARMS = tuple(
+    arm for arm in ARMS if not arm.startswith("uneven") and arm not in ("diagonal + 10 dB", "halving + 10 dB")
+)
+
+LONGER = (2.0, 4.0)
+"""More lengths of schedules for the source that is trained on: a step of it costs a half or a quarter of a clone's."""
+
+
+def baseline(arm: str) -> str:
+    """The random start that an arm is held against: that of its own shape; of the source's shape there is none."""
+    request = RANDOMS.get(arm) or CLONES.get(arm) or WIDER
+    return next(name for name, shape in RANDOMS.items() if _factors(shape) == _factors(request))
+
+
+def _factors(request: Request) -> tuple[float | None, ...]:
+    return request.embed_mult, request.ffn_mult, request.depth_mult
+
 
 CPU = Preset(
     shapes=("llama",),
-    arms=ARMS,
+    arms=WIDTH_ARMS,
     seeds=3,
     source_steps=3000,  # 23 tokens for each of its 132,000 parameters
     source_rate=8e-3,
@@ -142,7 +185,7 @@ SMOLLM2 = Preset(
 PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         shapes=("llama-tiny",),
-        arms=ARMS,
+        arms=(*RANDOMS, CONTINUED, "symmetric", "symmetric + 10 dB", "diagonal", "halving", "deeper", "larger, copies"),
         seeds=1,
         source_steps=20,
         source_rate=1e-2,
@@ -155,12 +198,14 @@ PRESETS: dict[str, Preset] = {
         eval_windows=8,
         probes=1,
         max_bytes=1_000_000,
+        schedules=(0.5,),
     ),
     "cpu": CPU,
     "cpu-shapes": replace(CPU, shapes=("opt-dropout", "opt", "pythia"), seeds=1, source_steps=2000, steps=1000),
+    "growth": replace(CPU, arms=GROWTH_ARMS, rates=(1e-3, 2e-3, 4e-3, 8e-3), schedules=(0.25, 0.5, 0.75)),
     "gpu": Preset(
         shapes=("llama-12m",),
-        arms=ARMS,
+        arms=WIDTH_ARMS,
         seeds=1,
         source_steps=7800,  # 20 tokens for each of its 12.5 million parameters
         source_rate=2e-3,

@@ -78,15 +78,18 @@ COLUMNS = (
     "steps to random's",
     "speed-up",
     "with source",
+    "by schedule",
     "cosine",
     "rank",
 )
 
 NOTES = """\
-losses       nats a token on held-out files; gain: the random arm's final loss of the same seed minus this one
+losses       nats a token on held-out files; gain: the final loss, of the same seed, of the random arm of that shape (of
+             the wider shape for the source itself) minus this one
 worst        the worst loss after the start minus the start; regained: steps until the start is passed for good
-steps        until the random arm's final loss, all arms on the same schedule; speed-up: in steps, and so in FLOPs
+steps        until that random arm's final loss, on the same schedule; speed-up: in FLOPs
 with source  in FLOPs, the source's own training counted
+by schedule  the random arm's FLOPs over those of the shortest complete schedule whose end reaches its final loss
 cosine       between copies of the residual stream at the end; rank: of the weights, of what their shapes allow
 *            the lowest or highest rate that was tried"""
 
@@ -110,6 +113,7 @@ def cells(row: ArmFigures, seeds: int) -> tuple[str, ...]:
         steps,
         "at once" if at_once else _text(row.speedup, ".2f"),
         _text(row.flops_speedup, ".2f"),
+        _text(row.by_schedule, ".2f"),
         _text(row.stream, ".6f", deviation=False),
         _text(row.rank, ".3f", deviation=False),
     )

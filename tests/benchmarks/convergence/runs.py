@@ -23,13 +23,25 @@ from transformers.utils import logging
 
 from benchmarks.convergence.copies import make_probe
 from benchmarks.convergence.corpus import Corpus, prepare
-from benchmarks.convergence.presets import CLONES, PRETRAINED, RANDOM, SHAPES, SOURCE, Preset
+from benchmarks.convergence.presets import (
+    CLONES,
+    CONTINUED,
+    LONGER,
+    PRETRAINED,
+    RANDOMS,
+    SHAPES,
+    SOURCE,
+    STRATEGIES,
+    Preset,
+)
 from benchmarks.convergence.training import Curve, train
 from hyperclone_cli import Request, expand, plan
 
-GROWTH = Request(embed_mult=2, ffn_mult=2)
-
 Log = Callable[[str], None]
+
+
+_MAY_GROW = ("arms", "rates", "seeds", "schedules")
+"""Settings of which a work directory may get more."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,9 @@ class Run:
     steps: int
 
     def path(self, work: Path) -> Path:
-        return work / "runs" / f"{self.shape}-{_slug(self.arm)}-seed{self.seed}-rate{self.rate:g}.json"
+        return (
+            work / "runs" / f"{self.shape}-{_slug(self.arm)}-seed{self.seed}-rate{self.rate:g}-steps{self.steps}.json"
+        )
 
 
 def complete(bench: Bench, jobs: int, log: Log) -> None:
@@ -80,7 +94,7 @@ def complete(bench: Bench, jobs: int, log: Log) -> None:
     check_settings(bench, bench.corpus())
     execute_all(bench, [run for shape in preset.shapes for run in runs_of(bench, shape, SOURCE)], jobs, log)
     make_clones(bench, log)
-    for wanted in (trials, runs_of):  # the trials are the first seed's runs too
+    for wanted in (trials, runs_of, scheduled):  # the trials are the first seed's runs too
         execute_all(
             bench,
             [run for shape in preset.shapes for arm in preset.arms for run in wanted(bench, shape, arm)],
@@ -91,7 +105,7 @@ def complete(bench: Bench, jobs: int, log: Log) -> None:
 
 def check_settings(bench: Bench, corpus: Corpus) -> None:
     """Write down what the records depend on, or refuse to mix them with those of something else."""
-    preset = {key: value for key, value in asdict(bench.preset).items() if key not in ("arms", "rates", "seeds")}
+    preset = {key: value for key, value in asdict(bench.preset).items() if key not in _MAY_GROW}
     shapes = {shape: asdict(SHAPES[shape]) for shape in bench.preset.shapes if shape != PRETRAINED}
     settings = {"preset": preset, "shapes": shapes, "corpus": corpus.digest, "device": bench.device}
     path = bench.work / "settings.json"
@@ -115,6 +129,15 @@ def runs_of(bench: Bench, shape: str, arm: str) -> list[Run]:
     return [Run(shape, arm, seed, rate, steps) for seed in range(preset.seeds)]
 
 
+def scheduled(bench: Bench, shape: str, arm: str) -> list[Run]:
+    """The runs of `runs_of` on complete schedules of other lengths, the shortest first, those of all seeds together."""
+    preset = bench.preset
+    parts = (*preset.schedules, *LONGER) if preset.schedules and arm == CONTINUED else preset.schedules
+    return [
+        replace(run, steps=round(part * preset.steps)) for part in sorted(parts) for run in runs_of(bench, shape, arm)
+    ]
+
+
 def best_rate(bench: Bench, shape: str, arm: str) -> float:
     """The rate whose trial ended with the lowest loss."""
     runs = trials(bench, shape, arm)
@@ -127,7 +150,7 @@ def make_clones(bench: Bench, log: Log) -> None:
         for arm in bench.preset.arms:
             for seed in range(bench.preset.seeds):
                 out = bench.clone_of(shape, arm, seed)
-                if arm != RANDOM and not out.exists():
+                if arm in CLONES and not out.exists():
                     log(f"Expanding {out}")
                     out.parent.mkdir(exist_ok=True)
                     expand(bench.source_of(shape, seed), out, clone_request(arm, seed))
@@ -135,7 +158,8 @@ def make_clones(bench: Bench, log: Log) -> None:
 
 def clone_request(arm: str, seed: int) -> Request:
     """What makes an arm's clone. In float32 also where the source is not: there noise costs no precision."""
-    return replace(GROWTH, mixing=replace(CLONES[arm], seed=seed), dtype="float32")
+    request = CLONES[arm]
+    return replace(request, mixing=replace(request.mixing, seed=seed), dtype="float32")
 
 
 def execute_all(bench: Bench, runs: list[Run], jobs: int, log: Log) -> None:
@@ -181,7 +205,7 @@ def execute(bench: Bench, run: Run) -> None:
     source = bench.source_of(run.shape, run.seed)
     model = build(bench, run, corpus).to(bench.device)
     probe = None
-    if run.arm in CLONES:
+    if run.arm in STRATEGIES:
         ids = corpus.validation(preset.batch, preset.length)[:, :-1]
         probe = make_probe(plan(source, clone_request(run.arm, run.seed)), ids)
     order = run.seed + (1000 if run.arm == SOURCE else 0)  # the larger models do not see the source's batches again
@@ -196,9 +220,11 @@ def build(bench: Bench, run: Run, corpus: Corpus) -> PreTrainedModel:
     source = bench.source_of(run.shape, run.seed)
     if run.arm in CLONES:
         return AutoModelForCausalLM.from_pretrained(bench.clone_of(run.shape, run.arm, run.seed), dtype=torch.float32)
-    if run.arm == SOURCE and run.shape == PRETRAINED:
+    if run.arm == CONTINUED or (run.arm == SOURCE and run.shape == PRETRAINED):
         return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    config = source_config(bench, run.shape, corpus) if run.arm == SOURCE else dict(plan(source, GROWTH).config)
+    config = (
+        source_config(bench, run.shape, corpus) if run.arm == SOURCE else dict(plan(source, RANDOMS[run.arm]).config)
+    )
     torch.manual_seed(run.seed)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
 

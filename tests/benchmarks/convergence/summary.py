@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from benchmarks.convergence.presets import CLONES, RANDOM, SOURCE
-from benchmarks.convergence.runs import Bench, read_curve, runs_of
+from benchmarks.convergence.presets import CLONES, CONTINUED, SOURCE, baseline
+from benchmarks.convergence.runs import Bench, read_curve, runs_of, scheduled
 from benchmarks.convergence.training import Curve
 
 
@@ -26,11 +26,12 @@ class ArmFigures:
 
     rate            the peak learning rate that was chosen; `at_edge` if it is the lowest or the highest that was tried
     start, final    losses on the held-out text, nats
-    gain            the random arm's final loss minus this arm's, of the same seed
+    gain            the final loss of the random arm of its shape minus this arm's, of the same seed
     steps_to        steps until the random arm's final loss; 0 if the arm starts below it
     reached         seeds that reach it
     speedup         the random arm's steps to its own final loss over `steps_to`, and so its FLOPs
     flops_speedup   the same, the source's own training added to the arm's FLOPs
+    by_schedule     the random arm's FLOPs over those of the shortest complete schedule whose end reaches its final loss
     forgotten       the worst loss after the start minus the start
     regained        steps until the loss is below the start for good
     stream, outputs, inputs, rank   of the copies at the end, see copies.py
@@ -48,6 +49,7 @@ class ArmFigures:
     steps_to: Spread | None
     speedup: Spread | None
     flops_speedup: Spread | None
+    by_schedule: Spread | None = None
     forgotten: Spread | None = None
     regained: Spread | None = None
     stream: Spread | None = None
@@ -67,9 +69,9 @@ def summarise(bench: Bench) -> list[ArmFigures]:
 
 
 def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
-    own, random, source = (curves(bench, shape, which) for which in (arm, RANDOM, SOURCE))
+    own, random, source = (curves(bench, shape, which) for which in (arm, baseline(arm), SOURCE))
     rate = runs_of(bench, shape, arm)[0].rate
-    clone = arm in CLONES
+    clone = arm in CLONES or arm == CONTINUED
     pairs = list(zip(own, random, strict=True))
     reached = [steps_to(curve, other.losses[-1]) for curve, other in pairs]
     costs = [(flops_to(other, other.losses[-1]), flops_to(curve, other.losses[-1])) for curve, other in pairs]
@@ -92,10 +94,29 @@ def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
         flops_speedup=spread(
             ratio(before, after, more) if priced else None for (before, after), more in zip(costs, sources, strict=True)
         ),
+        by_schedule=spread(
+            ratio(flops(other, other.steps[-1]), flops_to(ends, other.losses[-1]))
+            for ends, other in zip(schedule_ends(bench, shape, arm), random, strict=True)
+        )
+        if bench.preset.schedules
+        else None,
         forgotten=spread(max(curve.losses[1:]) - curve.losses[0] for curve in own) if clone else None,
         regained=spread(regained(curve) for curve in own) if clone else None,
         **{name: spread(figures.get(name) for figures in last) for name in ("stream", "outputs", "inputs", "rank")},
     )
+
+
+def schedule_ends(bench: Bench, shape: str, arm: str) -> list[Curve]:
+    """For each seed, the start and the ends of complete schedules, as if they were one curve over their lengths."""
+    whole = curves(bench, shape, arm)
+    others = [read_curve(run.path(bench.work)) for run in scheduled(bench, shape, arm)]
+    seeds = len(whole)
+    found = []
+    for seed, curve in enumerate(whole):
+        ends = sorted((run.steps[-1], run.losses[-1]) for run in (curve, *others[seed::seeds]))
+        steps, losses = zip((0, curve.losses[0]), *ends, strict=True)
+        found.append(replace(curve, steps=list(steps), losses=list(losses)))
+    return found
 
 
 def flops(curve: Curve, steps: float) -> float:
