@@ -18,7 +18,6 @@ WITHOUT_AN_ANSWER: set[str] = {
     "blt",
     "cohere_compass_text",
     "cpmant",
-    "deepseek_v4",
     "dory",
     "dots3_note_text",
     "hrm_text",
@@ -27,8 +26,6 @@ WITHOUT_AN_ANSWER: set[str] = {
     "inkling_text",
     "qwen4_exp_text",
     "xlstm",
-    "zamba",
-    "zamba2",
     "zaya",
 }
 """Model types for which neither a table nor a reason has been found yet."""

@@ -20,6 +20,7 @@ from hyperclone_cli.families.vocabulary import (
     depthwise,
     embedding,
     from_stream,
+    in_some_layers,
     linear,
     norm,
     numbered,
@@ -286,6 +287,26 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
         "longcat_flash",
         "half as wide again",
         {LAYER + "post_attention_layernorm.0": norm("embed")},
+    ),
+    "heads of a group's matrix in another order": (
+        "deepseek_v4",
+        "twice",
+        {LAYER + "attn.wo_a": linear("*", "value group_part")},
+    ),
+    "a shared layer that reads the stream unit by unit": (
+        "zamba2",
+        "twice",
+        {LAYER + "shared_transformer.self_attn.q_proj": in_some_layers(linear("heads 2 query", "embed 2"))},
+    ),
+    "halves of heads outside heads": (
+        "zamba2",
+        "twice",
+        {LAYER + "shared_transformer.self_attn.o_proj": in_some_layers(linear("embed", "2 heads value"))},
+    ),
+    "input and gate one after another": (
+        "zamba",
+        "twice",
+        {LAYER + "mamba.in_proj": linear("2 mamba_inner", "embed")},
     ),
     "decays in the order of another group": (
         "minimax",

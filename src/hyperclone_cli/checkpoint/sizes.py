@@ -50,7 +50,8 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     for axis, (_, of) in family.multiples.items():
         sizes.setdefault(axis, ceil(multiple_of(axis, config, family) * sizes[of]))
     for axis, how in family.stated.items():
-        sizes[axis] = _stated_width(sizes[axis], how, config, family)
+        if axis in sizes:
+            sizes[axis] = _stated_width(sizes[axis], how, config, family)
     heads = sizes.setdefault("heads", 1)
     if "head_dim" not in sizes and sizes["embed"] % heads:
         raise CheckpointError(

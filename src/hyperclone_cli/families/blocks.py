@@ -22,6 +22,14 @@ def under(prefix: str, forms: Mapping[str, Form]) -> dict[str, Form]:
     return {f"{prefix}.{name}": form for name, form in forms.items()}
 
 
+def renamed(forms: Mapping[str, Form], names: Mapping[str, str]) -> dict[str, Form]:
+    """The same modules with parts of their names replaced: old → new, one after another."""
+    found = dict(forms)
+    for old, new in names.items():
+        found = {module.replace(old, new): form for module, form in found.items()}
+    return found
+
+
 def attention(prefix: str, keys: str = "kv_heads", out: str = "o_proj") -> dict[str, Form]:
     """Attention under `prefix` with queries, keys and values apart. `keys`: the axis that counts keys and values."""
     return {

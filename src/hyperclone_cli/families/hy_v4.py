@@ -22,7 +22,8 @@ _EXPERTS = in_layers(
 )
 
 
-def _mixing(prefix: str) -> dict[str, Form]:
+def mixing(prefix: str) -> dict[str, Form]:
+    """How several residual streams of a token are mixed: weights that are read from all of them."""
     return {
         f"{prefix}fn": from_stream(bare(linear("*", "streams embed"))),
         f"{prefix}base": parameter("*"),
@@ -47,9 +48,9 @@ def _hy_v4(layout: Layout, gate: str, sinks: str, attention: str, ffn: str, head
             **_EXPERTS,
             f"{_LAYER}.self_attn.{gate}": linear("heads value", "embed"),
             f"{_LAYER}.self_attn.{sinks}": parameter("heads"),
-            **_mixing(f"{_LAYER}.{attention}"),
-            **_mixing(f"{_LAYER}.{ffn}"),
-            **_mixing(f"model.{head}"),
+            **mixing(f"{_LAYER}.{attention}"),
+            **mixing(f"{_LAYER}.{ffn}"),
+            **mixing(f"model.{head}"),
         },
         defaults={
             "q_lora_rank": 1536,

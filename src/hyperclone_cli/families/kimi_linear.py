@@ -5,7 +5,7 @@ Ling 3's delta nets have as many heads as its attention, and gates in one matrix
 
 from dataclasses import replace
 
-from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, NORMS, SELF_ATTENTION, under
+from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, NORMS, SELF_ATTENTION, renamed, under
 from hyperclone_cli.families.deepseek import (
     CORRECTION,
     DEEPSEEK_V2,
@@ -66,13 +66,6 @@ def _tensors(delta: dict[str, Form], **latent: Form) -> dict[str, Form]:
     }
 
 
-def _renamed(tensors: dict[str, Form], names: dict[str, str]) -> dict[str, Form]:
-    """The same tensors with parts of their names replaced."""
-    for old, new in names.items():
-        tensors = {module.replace(old, new): form for module, form in tensors.items()}
-    return tensors
-
-
 _THROUGH_A_RANK = {
     f"{gate}_{place}_proj": form
     for gate in "fg"
@@ -100,7 +93,7 @@ KIMI_LINEAR = Family(
         "linear_head_dim": ("linear_attn_config.head_dim",),
     },
     context="model_max_length",
-    tensors=_renamed(_KIMI[0], _KIMI_NAMES),
+    tensors=renamed(_KIMI[0], _KIMI_NAMES),
     defaults={
         **LATENT_DEFAULTS,
         "q_lora_rank": None,
@@ -146,7 +139,7 @@ BAILING_HYBRID = Family(
     sizes={**LATENT_SIZES, **_EXPERTS, "delta_key": "head_dim"},
     aliases={**_ALIASES, "num_attention_heads": ("num_key_value_heads", "linear_num_heads")},
     context="model_max_length",
-    tensors=_renamed(_LING[0], _LING_NAMES),
+    tensors=renamed(_LING[0], _LING_NAMES),
     defaults={
         **LATENT_DEFAULTS,
         "q_lora_rank": None,

@@ -299,7 +299,7 @@ class Family:
             module
             for module, form in self.tensors.items()
             if form.kind == kind and "*" not in module and not form.part
-            if form.parameters["weight"][0].axes == (axis,)
+            if next(iter(form.parameters.values()))[0].axes == (axis,)
         ]
 
     @cached_property

@@ -96,7 +96,7 @@ class Form:
     optional       modules that some checkpoints of the family do not have
     stacked        tensors that hold a matrix for each expert, in a dimension of their own or one below the other
     numbered       packed axes whose units the last number in a module's name counts; empty where it counts layers
-                   or experts. Each copy of such a unit is a module of its own
+                   or experts, "*" where it counts what does not grow. Each copy of such a unit is a module of its own
     layer_kind     the kind of layer that a module belongs to; empty for modules of every layer. Where layers differ
                    in two places, such as mixer and feed-forward, it is "place/kind"
     part           the part of the network, where its axes do not tell
@@ -263,6 +263,11 @@ def numbered(packed: str, form: Form) -> Form:
 def drop(reason: str) -> Form:
     """A tensor that stock transformers ignores on load. Named whole in the table, not by module."""
     return Form("drop", {"": ()}, dropped=reason, optional=True)
+
+
+def kept(part: str) -> Form:
+    """A tensor of any shape and dtype in some part of the network, copied byte for byte. Named whole in the table."""
+    return replace(KEPT, parameters={"": ()}, part=part, optional=False)
 
 
 def optional(form: Form) -> Form:

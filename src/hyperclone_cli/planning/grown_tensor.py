@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES, StoredTensor
-from hyperclone_cli.families.vocabulary import KEPT, Role
+from hyperclone_cli.families.vocabulary import Role
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.growth.widths import Growth, Run
 
@@ -42,6 +42,7 @@ class TensorKind:
     silent      whether it makes its layer add nothing to the residual stream: then every element is `rest`, whatever
                 the source has
     experts     if it belongs to an expert, or to all of a layer: how many of them the layer has in the clone, else 0
+    kept        whether it is copied byte for byte, of whatever dtype it is
     """
 
     pattern: str
@@ -58,6 +59,7 @@ class TensorKind:
     silent: bool = False
     rest: float = 0.0
     experts: int = 0
+    kept: bool = False
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -163,7 +165,7 @@ class GrownTensor:
     @property
     def kept(self) -> bool:
         """Whether it is copied byte for byte, of whatever dtype it is."""
-        return self.part == KEPT.part
+        return self.kind.kept
 
     def mixing_row(self, rows: Run) -> int:
         """As of its kind."""

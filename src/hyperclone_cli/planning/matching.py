@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -9,7 +10,7 @@ from itertools import product
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import NOT_TOGETHER, CheckpointError, first_of
 from hyperclone_cli.families import Match
-from hyperclone_cli.families.vocabulary import Form, Role, dimension, drop
+from hyperclone_cli.families.vocabulary import ANY, Form, Role, dimension, drop
 from hyperclone_cli.growth.layers import stated_kinds
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth, grow_axes, units_of
@@ -18,6 +19,8 @@ _NEXT_TOKEN = drop("multi-token prediction, which transformers does not load")
 _VALUE_HEAD = drop("a value head, which transformers does not load")
 _FURTHER_LAYER = drop("of a layer beyond those that config.json states: transformers does not load it")
 _SHARED = drop("of a layer that shares those of an earlier one: transformers does not load it")
+
+MANY = sys.maxsize
 
 UNUSUAL = tuple(form.dropped for form in (_VALUE_HEAD, _FURTHER_LAYER))
 """Why a tensor is not written, where its user may have expected it to be."""
@@ -100,7 +103,7 @@ def layers_of_copies(match: Match, layers: Sequence[int]) -> list[Match]:
 def names_of_copies(match: Match, growths: Mapping[str, Growth]) -> list[str]:
     """The names of the clone's tensors made from one: its own, or where it is numbered one for each of its copies."""
     counted = match.form.numbered or ("experts" if match.module.count("*") == 2 else "")
-    if not counted:
+    if counted in ("", ANY):
         return [match.name]
     runs = grow_axes(dimension(Role.OUT, counted).parts, growths).runs
     units = [unit for run in runs for unit in range(run.start, run.start + run.length)]
@@ -165,4 +168,6 @@ def _place(kind: str) -> str:
 
 def _count(form: Form, sizes: Mapping[str, int]) -> int:
     """How many modules of a form a layer has."""
+    if form.numbered == ANY:
+        return MANY
     return units_of(dimension(Role.OUT, form.numbered or "experts").parts, sizes)

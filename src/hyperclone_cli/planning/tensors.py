@@ -84,7 +84,7 @@ def kind_of(
     RequestError for a norm over a width that does not grow evenly.
     """
     form, parameter = match.form, match.parameter
-    if form is KEPT:
+    if form.kind == KEPT.kind:
         return _kept(stored, match, request)
     dimensions = form.parameters[parameter]
     stack = _stack(stored, len(dimensions), size_of((dimensions[0].parts[0][:1],), growths)) if form.stacked else ()
@@ -150,14 +150,15 @@ def _kept(stored: StoredTensor, match: Match, request: Request) -> TensorKind:
     """A tensor of any dtype that is copied byte for byte."""
     shape = stored.shape or (1,)
     return TensorKind(
-        pattern=match.name,
+        pattern=match.name if match.form is KEPT else match.pattern,
         stored=stored,
         dtype=stored.dtype,
-        part=KEPT.part,
+        part=match.form.part,
         roles=(Role.OUT,) * len(shape),
         growths=tuple(tiled(size, 1) for size in shape),
         fillings=(Filling.ZERO,) * len(shape),
         mixing=request.mixing,
+        kept=True,
     )
 
 

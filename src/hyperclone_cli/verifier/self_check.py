@@ -93,7 +93,8 @@ def _with_towers(wrapping: Wrapping) -> dict[str, Any]:
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     """Fill every parameter and saved buffer with random numbers: the ones and zeros of a fresh model hide errors.
 
-    Matrices keep the scale of activations; norm weights are around 1, biases around 0.
+    Matrices keep the scale of activations; norm weights are around 1, biases around 0. Whole numbers are those of
+    experts, of which there are two at least.
     """
     generator = torch.Generator().manual_seed(seed)
     saved = model.state_dict()
@@ -101,7 +102,9 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for name, parameter in [*model.named_parameters(), *buffers]:
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() > 1:
+            if not parameter.is_floating_point():
+                parameter.copy_(noise > 0)
+            elif parameter.dim() > 1:
                 parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5))
             else:
                 around_zero = name.endswith("bias") or "lambda" in name  # lambdas are exponents

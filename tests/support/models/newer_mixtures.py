@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.models.config import GQA, LATENT, MHA, MQA, MULTIPLIERS, TIED, UNTIED, WINDOWED, Variant
+from support.models.config import BASE, GQA, LATENT, MHA, MQA, MULTIPLIERS, TIED, UNTIED, WINDOWED, Variant
 
 CHOSEN: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
 NUMBERED = CHOSEN | {"num_experts": 4}
@@ -59,6 +59,25 @@ LONGCAT: dict[str, Any] = {key: MHA[key] for key in MHA if key not in ("num_hidd
     "n_routed_experts": 4,
     "zero_expert_num": 3,
     "moe_topk": 2,
+}
+DEEPSEEK_V4 = {
+    "num_hidden_layers": 3,
+    "head_dim": 16,
+    "q_lora_rank": 20,
+    "moe_intermediate_size": 40,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "o_groups": 2,
+    "o_lora_rank": 10,
+    "index_n_heads": 3,
+    "index_head_dim": 16,
+    "index_topk": 3,
+    "hc_mult": 3,
+    "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+    "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
+    "mlp_layer_types": ["hash_moe", "moe", "moe"],
+    "sliding_window": 8,
+    "partial_rotary_factor": 0.5,
 }
 JETMOE = {key: size for key, size in GQA.items() if key != "num_attention_heads"} | LOCAL | {"kv_channels": 12}
 
@@ -144,6 +163,8 @@ SEPARATE: dict[str, Variant] = {
         | TIED
         | {"shared_expert_intermediate_size": 56, "gating": "per-element", "attention_bias": True},
     ),
+    "deepseek_v4": Variant("deepseek_v4", BASE | DEEPSEEK_V4),
+    "deepseek_v4-tied": Variant("deepseek_v4", BASE | DEEPSEEK_V4 | TIED | {"num_attention_heads": 6, "o_groups": 3}),
     "longcat_flash": Variant("longcat_flash", LONGCAT),
     "longcat_flash-tied": Variant("longcat_flash", LONGCAT | TIED | {"zero_expert_num": 0, "attention_bias": True}),
     "minimax": Variant("minimax", GQA | LOCAL | {"layer_types": LINEAR, "block_size": 8, "mlp_alpha_factor": 1.5}),

@@ -47,6 +47,19 @@ RWKV = {key: BASE[key] for key in BASE if key not in ("num_attention_heads", "ma
     "context_length": 64,
     "rescale_every": 2,
 }
+ZAMBA = {
+    "num_hidden_layers": 3,
+    "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+    "mamba_d_state": 8,
+    "mamba_dt_rank": 5,
+}
+ZAMBA2 = {
+    "layers_block_type": ["linear_attention", "hybrid"],
+    "n_mamba_heads": 8,
+    "mamba_d_state": 8,
+    "chunk_size": 8,
+    "adapter_rank": 6,
+}
 DELTA = {
     "head_dim": 16,
     "linear_num_key_heads": 2,
@@ -88,6 +101,10 @@ VARIANTS: dict[str, Variant] = {
     "granitemoehybrid-tied": Variant("granitemoehybrid", MHA | SSM | GRANITE | TIED | {"mamba_n_groups": 1}),
     "rwkv": Variant("rwkv", RWKV),
     "rwkv-tied": Variant("rwkv", RWKV | TIED | {"intermediate_size": None}),
+    "zamba": Variant("zamba", MHA | ZAMBA),
+    "zamba-untied": Variant("zamba", GQA | ZAMBA | UNTIED | {"mamba_proj_bias": True}),
+    "zamba2": Variant("zamba2", MHA | ZAMBA2 | {"use_mem_rope": True, "use_shared_attention_adapter": True}),
+    "zamba2-untied": Variant("zamba2", GQA | ZAMBA2 | UNTIED | {"mamba_ngroups": 2, "add_bias_linear": True}),
     "qwen3_next": Variant("qwen3_next", GQA | QWEN_EXPERTS | QWEN_SHARED_EXPERT | DELTA | {"mlp_only_layers": [0]}),
     "qwen3_next-tied": Variant(
         "qwen3_next", MQA | QWEN_EXPERTS | QWEN_SHARED_EXPERT | DELTA | TIED | {"attention_bias": True}
