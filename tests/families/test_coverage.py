@@ -15,12 +15,8 @@ from support.command_line import hyperclone
 PINNED = Path(__file__).parents[2] / ".ci/constraints.txt"
 
 WITHOUT_AN_ANSWER: set[str] = {
-    "blt",
-    "cohere_compass_text",
-    "cpmant",
     "dory",
     "dots3_note_text",
-    "hrm_text",
     "inkling2_loop_text",
     "inkling2_text",
     "inkling_text",

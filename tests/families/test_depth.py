@@ -33,6 +33,7 @@ REFUSED = {
     "modernbert-decoder": "first layer alone has no norm",
     "olmo_hybrid": "stands before a block in some layers",
     "longcat_flash": "experts hand on what they read",
+    "hrm_text": "as often as its stack runs",
     "zamba": "layers share the modules",
     "zamba2": "layers share the modules",
     "deepseek_v4": "each layer mixes several residual streams",

@@ -14,6 +14,7 @@ from hyperclone_cli import plan
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import FAMILIES, REFUSED, find_family
 
+BLT = ("encoder", "decoder", "global", "patcher")
 SUPPORTED = {family.model_type for family in FAMILIES.values()}
 
 
@@ -51,6 +52,26 @@ def test_a_draft_model_computes_nothing_by_itself() -> None:
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ValueError, match="inputs_embeds and shared_kv_states cannot be None"):
         model(torch.zeros(1, 4, dtype=torch.long))
+
+
+def test_a_model_of_patches_has_four_widths_and_none_of_its_own() -> None:
+    config = AutoConfig.for_model("blt")
+    widths = {name: part.hidden_size for name in BLT if (part := getattr(config, f"{name}_config"))}
+    assert len(set(widths.values())) > 1
+    assert not hasattr(config, "hidden_size")
+
+
+def test_an_encoder_with_a_causal_head_reads_later_tokens() -> None:
+    """CPM-Ant's mask lets every token see all others."""
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "dim_head": 8, "dim_ff": 32, "num_hidden_layers": 1}
+    config = AutoConfig.for_model("cpmant", **sizes, vocab_size=96, prompt_length=2)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    tokens = torch.arange(3, 11)[None]
+    changed = tokens.clone()
+    changed[0, -1] = 50
+    with torch.no_grad():
+        before, after = (model(ids, use_cache=False).logits[:, 0] for ids in (tokens, changed))
+    assert not torch.allclose(before, after, atol=1e-4)
 
 
 def test_hashed_attention_draws_random_rotations() -> None:

@@ -19,7 +19,15 @@ ALIBI = ["bloom", "bloom-untied-six-heads", "mpt", "mpt-untied-six-heads-clipped
 MAMBA = ["mamba", "mamba-untied", "falcon_mamba", "falcon_mamba-untied", "mamba2", "mamba2-groups-tied"]
 
 HALF_AS_WIDE_AGAIN = {
-    "its norms have no weights": ["olmo", "olmo-tied", "olmo-clip", "nanochat", "nanochat-tied"],
+    "its norms have no weights": [
+        "olmo",
+        "olmo-tied",
+        "olmo-clip",
+        "nanochat",
+        "nanochat-tied",
+        "hrm_text",
+        "hrm_text-tied",
+    ],
     "norms after the residual sum leave no room": ["opt-350m", "opt-postnorm", "openai-gpt", "openai-gpt-untied"],
     "norms without weights": ["opt-plain-norms"],
     "without its final norm": ["opt-no-final-norm"],

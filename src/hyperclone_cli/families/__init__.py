@@ -25,7 +25,7 @@ __all__ = [
 
 _LINEAGES = (
     *("llama", "ungated", "exaone", "cohere", "gemma", "gemma3n", "gemma4", "olmo", "nanochat", "opt"),
-    *("gpt_neox", "phi", "starcoder2", "stablelm", "glm", "diffllama", "doge", "modernbert_decoder"),
+    *("gpt_neox", "phi", "starcoder2", "stablelm", "glm", "diffllama", "doge", "modernbert_decoder", "hrm_text"),
     # fused or transposed tensors
     *("persimmon", "bloom", "falcon", "gptj", "gpt_neo", "gpt2", "openai_gpt", "biogpt"),
     # mixtures of experts, and latent attention; `fused` comes first, for its tables are told apart by tensor names

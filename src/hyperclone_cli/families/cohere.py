@@ -1,6 +1,6 @@
 """Cohere's Command R: attention and feed-forward side by side after one LayerNorm, rotary positions in pairs."""
 
-from hyperclone_cli.families.layer_rules import types_by_period
+from hyperclone_cli.families.layer_rules import Listed, types_by_period
 from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.table import HeadRule, Limit
@@ -27,4 +27,19 @@ COHERE = COHERE2.variant(
     limits=(Limit("head_dim", "its LayerNorm of each key leaves no room for padding", {"use_qk_norm": True}),),
 )
 
-FAMILIES = (COHERE, COHERE2)
+COHERE_COMPASS = COHERE2.variant(
+    "cohere_compass_text",
+    known_as="North Micro Vision (text)",
+    tiny={
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 8,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+            "full_attention": None,
+        },
+    },
+    positions=Rotary(),
+    layer_rules=(Listed("layer_types"),),
+)
+
+FAMILIES = (COHERE, COHERE2, COHERE_COMPASS)

@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import GATED_MLP, NORMS, mlp
 from hyperclone_cli.families.llama import LLAMA
-from hyperclone_cli.families.table import HeadRule, Limit
+from hyperclone_cli.families.olmo import NO_WEIGHTS
+from hyperclone_cli.families.table import HeadRule
 from hyperclone_cli.families.vocabulary import linear, normed
 
 NANOCHAT = LLAMA.without(*GATED_MLP, *NORMS).variant(
@@ -14,7 +15,7 @@ NANOCHAT = LLAMA.without(*GATED_MLP, *NORMS).variant(
         **mlp("model.layers.*.mlp", "fc1", "fc2"),
     },
     heads=HeadRule.FREE,
-    limits=(Limit("pads", "its norms have no weights that could make up for the padding"),),
+    limits=(NO_WEIGHTS,),
 )
 
 FAMILIES = (NANOCHAT,)

@@ -14,6 +14,7 @@ from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.table import HeadRule, Limit
 from hyperclone_cli.families.vocabulary import post_norm
 
+NO_WEIGHTS = Limit("pads", "its norms have no weights that could make up for the padding")
 CLIPPED_QUERIES = Limit("head_dim", "its clip_qkv would clip scaled queries elsewhere", {"clip_qkv": ...})
 
 OLMO = LLAMA.without(*NORMS).variant(
@@ -21,7 +22,7 @@ OLMO = LLAMA.without(*NORMS).variant(
     known_as="OLMo 1",
     norm="layer",
     heads=HeadRule.FREE,
-    limits=(Limit("pads", "its norms have no weights that could make up for the padding"), CLIPPED_QUERIES),
+    limits=(NO_WEIGHTS, CLIPPED_QUERIES),
 )
 
 OLMO2 = LLAMA.without("model.layers.*.input_layernorm", *ROTARY_BUFFERS).variant(

@@ -6,6 +6,7 @@ _ENCODER = "it reads text in both directions: no causal language model"
 _SPEECH = "it reads or writes sound"
 _WRAPPER = "it reads more than text"
 _DRAFT = "it drafts tokens for another model, whose embeddings, keys and values it reads: it computes nothing by itself"
+_FOUR = "it is four models of bytes and patches, each with a width of its own, and a request names one"
 _HASHES = "its attention hashes with random rotations, drawn anew for each number of heads, so a wider model has others"
 
 _ENCODER_DECODERS = (
@@ -15,7 +16,7 @@ _ENCODER_DECODERS = (
 )  # fmt: skip
 _ENCODERS = (
     "albert", "bert", "bert-generation", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2",
-    "distilbert", "electra", "ernie", "esm", "eurobert", "flaubert", "fnet", "funnel", "ibert", "layoutlm",
+    "cpmant", "distilbert", "electra", "ernie", "esm", "eurobert", "flaubert", "fnet", "funnel", "ibert", "layoutlm",
     "longformer", "luke", "megatron-bert", "mobilebert", "modernbert", "mpnet", "nomic_bert", "nystromformer",
     "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "squeezebert", "xlm", "xlm-roberta",
     "xlm-roberta-xl", "xlnet", "xmod",
@@ -51,6 +52,7 @@ REFUSED: dict[str, str] = {
     "ctrl": _SINUSOIDS,
     "gemma4_assistant": _DRAFT,
     "gemma4_unified_assistant": _DRAFT,
+    "blt": _FOUR,
     "reformer": _HASHES,
     **dict.fromkeys(_ENCODER_DECODERS, _ENCODER_DECODER),
     **dict.fromkeys(_ENCODERS, _ENCODER),

@@ -79,6 +79,12 @@ DEEPSEEK_V4 = {
     "sliding_window": 8,
     "partial_rotary_factor": 0.5,
 }
+COMPASS = {
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        "full_attention": None,
+    }
+}
 JETMOE = {key: size for key, size in GQA.items() if key != "num_attention_heads"} | LOCAL | {"kv_channels": 12}
 
 SEPARATE: dict[str, Variant] = {
@@ -165,6 +171,8 @@ SEPARATE: dict[str, Variant] = {
     ),
     "deepseek_v4": Variant("deepseek_v4", BASE | DEEPSEEK_V4),
     "deepseek_v4-tied": Variant("deepseek_v4", BASE | DEEPSEEK_V4 | TIED | {"num_attention_heads": 6, "o_groups": 3}),
+    "hrm_text": Variant("hrm_text", BASE | HEADS | {"H_cycles": 2, "L_cycles": 2}),
+    "hrm_text-tied": Variant("hrm_text", BASE | HEADS | {"H_cycles": 1, "L_cycles": 3} | TIED),
     "longcat_flash": Variant("longcat_flash", LONGCAT),
     "longcat_flash-tied": Variant("longcat_flash", LONGCAT | TIED | {"zero_expert_num": 0, "attention_bias": True}),
     "minimax": Variant("minimax", GQA | LOCAL | {"layer_types": LINEAR, "block_size": 8, "mlp_alpha_factor": 1.5}),
@@ -175,6 +183,10 @@ IN_MEMORY = {f"{name} (in memory)": variant._replace(fused_experts=True) for nam
 """The same models in the names that transformers has in memory."""
 
 OTHERS: dict[str, Variant] = {
+    "cohere_compass_text": Variant("cohere_compass_text", GQA | HEADS | WINDOWED | COMPASS),
+    "cohere_compass_text-untied": Variant(
+        "cohere_compass_text", GQA | HEADS | WINDOWED | COMPASS | UNTIED | {"logit_scale": 0.25}
+    ),
     "granite_swa": Variant("granite_swa", GQA | MULTIPLIERS | WINDOWED),
     "granitemoe_swa": Variant(
         "granitemoe_swa", GQA | LOCAL | MULTIPLIERS | WINDOWED | {"shared_intermediate_size": 56}
