@@ -138,6 +138,7 @@ def _deepseek_v4(layout: Layout, tensors: dict[str, Form]) -> Family:
         ),
         limits=(
             Limit("head_dim", "its keys are its values, and are turned back behind attention"),
+            Limit("experts", "where a table names the experts of each token"),
             Limit("layers", "where each layer mixes several residual streams, none leaves them as they are"),
         ),
     )

@@ -1,4 +1,4 @@
-"""HRM Text: two stacks of layers, one inside the other's loop, norms without weights, a gate for each unit of a head."""
+"""HRM Text: two stacks of layers, one inside the other's loop, norms without weights, a gate for each unit of heads."""
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, attention, gated_mlp, sizes, under
 from hyperclone_cli.families.olmo import NO_WEIGHTS

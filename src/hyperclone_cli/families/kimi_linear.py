@@ -17,6 +17,7 @@ from hyperclone_cli.families.deepseek import (
 )
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import Every, Listed, Numbers, types_by_period
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Family, Layout, NextToken
 from hyperclone_cli.families.vocabulary import Form, apart, depthwise, in_layers, linear, norm, parameter
 
@@ -34,6 +35,16 @@ _TINY = {
     "layer_types": ["linear_attention", "full_attention"],
     "mlp_layer_types": ["dense", "sparse"],
 }
+
+
+def _routing(groups: int, chosen: int) -> Routing:
+    """DeepSeek V3's router under these models' keys."""
+    return Routing(
+        8,
+        "num_experts_per_token",
+        alone={"moe_renormalize": False},
+        groups={"num_expert_group": groups, "topk_group": chosen},
+    )
 
 
 def _delta(heads: str, gates: dict[str, Form], rates: Form, in_memory: bool) -> dict[str, Form]:
@@ -115,6 +126,7 @@ KIMI_LINEAR = Family(
             ),
         ),
     ),
+    routing=_routing(1, 1),
     cache=DEEPSEEK_V2.cache,
     limits=DEEPSEEK_V2.limits,
 )
@@ -151,6 +163,7 @@ BAILING_HYBRID = Family(
         "layer_group_size": 6,
     },
     layer_rules=(DENSE_OR_SPARSE, types_by_period("layer_group_size", other="linear")),
+    routing=_routing(8, 4),
     cache=DEEPSEEK_V2.cache,
     limits=DEEPSEEK_V2.limits,
     next_token=NextToken("num_nextn_predict_layers"),

@@ -5,6 +5,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import EXPERTS
+from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.families.table import Layout, PerLayer
 from hyperclone_cli.families.vocabulary import in_layers, linear, parameter
 
@@ -36,6 +37,7 @@ LAGUNA = MISTRAL.without(*GATED_MLP).variant(
         "shared_expert_intermediate_size": 512,
         "num_experts": 256,
     },
+    routing=Routing(8),
     per_layer=PerLayer(types="", listed={"heads": _LISTED}),
     layer_rules=(LAYER_TYPES, Listed("mlp_layer_types"), Listed(_LISTED)),
 )

@@ -72,6 +72,7 @@ LONGCAT_FLASH = Family(
     cache=("kv_latent+rope", "kv_latent+rope"),
     limits=(
         *DEEPSEEK_V2.limits,
+        Limit("experts", "where experts that hand on what they read are chosen among them"),
         Limit("layers", "where experts hand on what they read, no layer leaves the residual stream as it is"),
     ),
 )

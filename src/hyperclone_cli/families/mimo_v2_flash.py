@@ -6,6 +6,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import Listed
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import EXPERTS
+from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.vocabulary import apart, in_layers, linear, parameter
 
 _HEADS = "kv_heads group_parts group_part"
@@ -51,6 +52,7 @@ MIMO_V2_FLASH = MISTRAL.without(*GATED_MLP).variant(
         "n_routed_experts": 256,
     },
     fixed={"group_parts": 2},
+    routing=in_groups(8),
     cache=("kv_heads key", "kv_heads v_head"),
     layer_rules=(Listed("layer_types"), Listed("mlp_layer_types")),
 )
