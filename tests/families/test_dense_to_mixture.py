@@ -184,6 +184,64 @@ def test_a_config_that_says_little(model_type: str, source: Sources, tmp_path: P
     assert models.logit_error(src, tmp_path / "clone") <= 1e-5
 
 
+# --- experts that differ ---------------------------------------------------------------------------------------------
+
+
+def test_dropped_units_are_drawn_anew_with_the_mean_and_the_spread_of_their_rows(
+    source: Sources, tmp_path: Path
+) -> None:
+    made = expand(source("llama-gqa-tied"), tmp_path / "clone", Request.of(None, EIGHT | {"expert_drop": 0.25}))
+    grown, dense = (load_file(path / "model.safetensors") for path in (tmp_path / "clone", source("llama-gqa-tied")))
+    mlp, moe = "model.layers.1.mlp.{}_proj.weight", "model.layers.1.block_sparse_moe.experts.{}.{}.weight"
+    dropped = []
+    for expert in range(8):
+        gate, up = (
+            (grown[moe.format(expert, new)] != dense[mlp.format(old)]).any(1)
+            for new, old in (("w1", "gate"), ("w3", "up"))
+        )
+        down = (grown[moe.format(expert, "w2")] != dense[mlp.format("down")]).any(0)
+        assert gate.equal(up)
+        assert gate.equal(down)
+        assert int(gate.sum()) == 20
+        dropped.append(gate)
+        before, after = dense[mlp.format("up")][gate], grown[moe.format(expert, "w3")][gate]
+        assert abs(float(after.mean() - before.mean())) < 0.2 * float(before.std())
+        assert 0.8 < float(after.std() / before.std()) < 1.2
+    assert len({tuple(mask.tolist()) for mask in dropped}) == 8
+    assert made.request.by_request == "not function-preserving by request (--expert-drop 0.25)"
+
+
+def test_noise_is_as_loud_as_asked_for(source: Sources, tmp_path: Path) -> None:
+    expand(source("granite"), tmp_path / "clone", Request.of(None, EIGHT | {"expert_noise_snr_db": 20}))
+    grown = load_file(tmp_path / "clone/model.safetensors")["model.layers.1.block_sparse_moe.output_linear.weight"]
+    dense = load_file(source("granite") / "model.safetensors")["model.layers.1.mlp.down_proj.weight"]
+    noise = grown - dense
+    assert 0.095 < float(noise.norm() / dense.norm()) / 8**0.5 < 0.105
+    assert float((noise[0] * noise[1]).mean().abs()) < 0.1 * float(noise[0].square().mean())
+
+
+@pytest.mark.parametrize(
+    "variant, more",
+    [
+        ("llama-gqa-tied", {"expert_drop": 0.5, "embed_mult": 2, "ffn_mult": 2}),
+        ("granite", {"expert_drop": 0.5, "expert_noise_snr_db": 30, "depth_mult": 2}),
+        ("qwen2", {"expert_noise_snr_db": 30}),
+    ],
+)
+def test_experts_that_differ_are_compared_by_their_weights_alone(
+    variant: str, more: dict[str, Any], source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Request.of(None, QUARTERS | more)
+    expand(source(variant), tmp_path / "clone", asked)
+    report = verify(tmp_path / "clone")
+    assert (report.failures, report.passed, report.by_request, report.logits) == ((), False, asked.by_request, None)
+    models.load(tmp_path / "clone")
+    monkeypatch.setattr(budget, "LARGEST_BLOCK_BYTES", 3000)
+    expand(source(variant), tmp_path / "cut", asked)
+    assert (tmp_path / "cut/model.safetensors").read_bytes() == (tmp_path / "clone/model.safetensors").read_bytes()
+    assert models.logit_error(source(variant), tmp_path / "clone") > 1e-4
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
@@ -212,6 +270,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         *("mixtral", {}, {"num_experts": 8, "experts_per_token": 4, "expert_granularity": 2}),
         "has experts already",
     ),
+    "experts of a mixture that differ": (
+        *("mixtral", {}, {"num_experts": 8, "experts_per_token": 4, "expert_drop": 0.5}),
+        "has experts already",
+    ),
+    "noise for nothing": ("llama-mha", {}, {"expert_noise_snr_db": 20}, "Add --num-experts"),
     "parts of nothing": ("llama-mha", {}, {"expert_granularity": 2}, "Add --num-experts"),
 }
 
@@ -280,7 +343,7 @@ def test_parts_without_their_factor_fail(source: Sources, tmp_path: Path, monkey
 
 def test_parts_with_rows_of_their_own_fail(source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the best four may be the same part four times."""
-    monkeypatch.setattr(as_mixture, "drawn", lambda *given, **_: views.drawn(*given))
+    monkeypatch.setattr(as_mixture, "Drawn", lambda *given, **_: views.Drawn(*given))
     assert_fails(source("llama-gqa-tied"), tmp_path / "clone", Request.of(None, QUARTERS))
 
 

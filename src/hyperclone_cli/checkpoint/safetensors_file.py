@@ -63,12 +63,16 @@ class StoredTensor:
     @property
     def paths(self) -> set[Path]:
         """The files that it lies in."""
-        return set() if self.zeros else {part.path for part in self.packed.parts} if self.packed else {self.path}
+        if self.packed:
+            return {path for part in self.packed.parts for path in part.paths}
+        return set() if self.zeros else {self.path}
 
     @property
     def originals(self) -> tuple[StoredTensor, ...]:
         """The tensors of the checkpoint that it is made of: itself, unless it shows parts of others, or none."""
-        return self.packed.parts if self.packed and self.packed.is_view else (self,)
+        if self.packed is None or not self.packed.is_view:
+            return (self,)
+        return tuple(one for part in self.packed.parts for one in part.originals)
 
     @property
     def nbytes(self) -> int:

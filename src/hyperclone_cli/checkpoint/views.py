@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from hyperclone_cli.checkpoint.row_io import Read
 
 
+DRAWN_ROWS = 64
+"""Rows that are drawn together."""
+
+
 def standard_normal(key: str, rows: int, width: int) -> torch.Tensor:
     """Standard normal numbers (rows, width) in float32, by Philox, that depend on nothing but the arguments.
 
@@ -25,6 +29,15 @@ def standard_normal(key: str, rows: int, width: int) -> torch.Tensor:
     digest = hashlib.sha256(key.encode()).digest()
     generator = numpy.random.Generator(numpy.random.Philox(key=numpy.frombuffer(digest[:16], dtype="<u8")))
     return torch.from_numpy(generator.standard_normal((rows, width), dtype="float32"))
+
+
+def normal_rows(seed: int, name: str, start: int, stop: int, width: int) -> torch.Tensor:
+    """Rows start … stop - 1 of standard normal numbers, float32: the same however many are asked for at once."""
+    import torch
+
+    first, last = start // DRAWN_ROWS, -(-stop // DRAWN_ROWS)  # the groups of rows that the wanted ones lie in
+    groups = [standard_normal(f"{seed} {group} {name}", DRAWN_ROWS, width) for group in range(first, last)]
+    return torch.cat(groups)[start - first * DRAWN_ROWS : stop - first * DRAWN_ROWS]
 
 
 @dataclass(frozen=True)
@@ -62,13 +75,14 @@ class Cuts(Packed):
 class Drawn(Packed):
     """Normal numbers, which lie nowhere.
 
-    key     what they depend on
-    width   numbers in a row
-    spread  their standard deviation; 0 makes zeros
-    alike   how many rows that follow one another are the same
+    seed, name  what they depend on
+    width       numbers in a row
+    spread      their standard deviation; 0 makes zeros
+    alike       how many rows that follow one another are the same
     """
 
-    key: str
+    seed: int
+    name: str
     width: int
     spread: float = 0.0
     alike: int = 1
@@ -81,11 +95,59 @@ class Drawn(Packed):
 
         if not self.spread:
             return torch.zeros(stop - start, self.width)
-        numbers = range(start // self.alike, -(-stop // self.alike))
-        drawn = {number: self.spread * standard_normal(f"{self.key} {number}", 1, self.width) for number in numbers}
-        return torch.cat([drawn[row // self.alike] for row in range(start, stop)])
+        first, last = start // self.alike, -(-stop // self.alike)
+        found = self.spread * normal_rows(self.seed, self.name, first, last, self.width)
+        return found.repeat_interleave(self.alike, 0)[start - first * self.alike : stop - first * self.alike]
 
 
-def drawn(key: str, width: int, spread: float = 0.0, alike: int = 1) -> Drawn:
-    """Normal numbers as `Drawn` describes them."""
-    return Drawn((), False, key, width, spread, alike)
+@dataclass(frozen=True)
+class Varied(Packed):
+    """The matrices of experts, one below the other in the one of `parts`, each made to differ from the others.
+
+    seed, name    what its random numbers depend on
+    experts       a name for each expert, on which its dropped units depend
+    units         how many units an expert has
+    in_rows       whether its rows are units, in one or several runs of all of them; else its columns are
+    drop          the part of the units that is drawn anew, with mean and spread of the row
+    noise_snr_db  decibels from the power of a row to that of its noise; None: no noise
+    """
+
+    seed: int
+    name: str
+    experts: tuple[str, ...]
+    units: int
+    in_rows: bool
+    drop: float
+    noise_snr_db: float | None
+
+    is_view: ClassVar[bool] = True
+
+    def rows(self, read: Read, start: int, stop: int) -> torch.Tensor:
+        """Rows start … stop - 1, numbered across all experts: (rows, columns) in float32."""
+        import torch
+
+        (matrix,) = self.parts
+        stored = unpacking(read)(matrix, start, stop).float()
+        width, height = stored.shape[1], matrix.shape[0] // len(self.experts)
+        found = stored
+        if self.drop:
+            dropped = torch.stack([self._dropped(expert) for expert in self.experts])
+            numbers = torch.arange(start, stop)
+            experts, rows = numbers // height, numbers % height
+            chosen = dropped[experts, rows % self.units][:, None] if self.in_rows else dropped[experts]
+            drawn = normal_rows(self.seed, f"{self.name} drop", start, stop, width)
+            new = stored.mean(1, keepdim=True) + stored.std(1, correction=0, keepdim=True) * drawn
+            found = torch.where(chosen, new, stored)
+        if self.noise_snr_db is not None:
+            size = stored.square().mean(1, keepdim=True).sqrt() * 10 ** (-self.noise_snr_db / 20)
+            found = found + size * normal_rows(self.seed, f"{self.name} noise", start, stop, width)
+        return found
+
+    def _dropped(self, expert: str) -> torch.Tensor:
+        """Which units of an expert are drawn anew: (units), true for so many of them."""
+        import torch
+
+        order = standard_normal(f"{self.seed} units of {expert}", 1, self.units)[0].argsort()
+        dropped = torch.zeros(self.units, dtype=torch.bool)
+        dropped[order[: round(self.drop * self.units)]] = True
+        return dropped

@@ -28,7 +28,7 @@ from hyperclone_cli.cli.options import (
 )
 from hyperclone_cli.errors import NOT_PRESERVED, OUTPUTS_ALONE, MismatchError, clone_is_kept
 from hyperclone_cli.growth.option import take
-from hyperclone_cli.growth.request import BY_REQUEST, Dtype, Request, Writing
+from hyperclone_cli.growth.request import Dtype, Request, Writing
 from hyperclone_cli.growth.strategies import Mixing
 
 app = typer.Typer(
@@ -97,17 +97,18 @@ def expand(
         from hyperclone_cli.verifier.html_report import check_report
 
         check_report(report_file, out)  # refused before anything is written
+    writing, request = Writing(**take(Writing, options)), Request.of(None, options)
     access = Access(revision, token, cache_dir)
     target = None
     if push_to_hub is not None:
         from hyperclone_cli.hub.upload import Target
 
-        if options["depth_init"] == "copy":
+        if request.by_request:
             raise typer.BadParameter(
-                f"only a verified clone is pushed, and this one is {BY_REQUEST}.", param_hint="--push-to-hub"
+                f"only a verified clone is pushed, and this one is {request.by_request}.", param_hint="--push-to-hub"
             )
         target = Target(push_to_hub, token=token)  # refused before anything is written
-    max_memory = options["max_memory"]
+    max_memory = writing.max_memory
 
     def announce(plan: Any) -> None:
         from hyperclone_cli.verifier.forecast import forecast
@@ -117,9 +118,8 @@ def expand(
     with output.progress() as progress:
         from hyperclone_cli.writing import pipeline
 
-        writing = Writing(**take(Writing, options))
         planned = None if no_verify else announce
-        written = pipeline.expand_part(src, out, Request.of(None, options), writing, access, progress, planned)
+        written = pipeline.expand_part(src, out, request, writing, access, progress, planned)
     if not written.published:
         output.show_share(written, out, as_json)
         return

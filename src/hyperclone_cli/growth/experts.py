@@ -46,11 +46,11 @@ def grow_experts(proposal: Proposal) -> ExpertGrowth:
     if proposal.upcycling:
         return _from_dense(proposal, proposal.upcycling)
     routing = _routing(proposal, experts)
-    if request.expert_granularity != 1:
+    if request.expert_granularity != 1 or request.varies_experts:
         raise RequestError(
-            f"--expert-granularity {request.expert_granularity}: this {proposal.family.model_type} has experts already,"
-            " which keep their units.",
-            "Leave it out.",
+            f"this {proposal.family.model_type} has experts already: --expert-granularity, --expert-drop and"
+            " --expert-noise-snr-db make those of a dense model.",
+            "Leave them out.",
         )
     number, chosen = proposal.target("experts", experts), chosen_experts(proposal, routing)
     assert number is not None
@@ -89,7 +89,7 @@ def _from_dense(proposal: Proposal, upcycling: Upcycling) -> ExpertGrowth:
     make one feed-forward have one row of the router, hence one score, and are chosen together.
     """
     number, chosen = proposal.request.num_experts, proposal.request.experts_per_token
-    parts, routing = proposal.sizes["experts"], upcycling.target.routing
+    parts, routing = proposal.request.expert_granularity, upcycling.target.routing
     assert number is not None
     assert routing is not None
     if chosen is None:
@@ -108,8 +108,9 @@ def _from_dense(proposal: Proposal, upcycling: Upcycling) -> ExpertGrowth:
         raise RequestError(
             f"--experts-per-token {chosen}: there are {number} experts.", f"At most --experts-per-token {number}."
         )
+    there = proposal.sizes["experts"]
     return ExpertGrowth(
-        tiled(parts, number // parts), {routing.chosen: chosen}, written=float(parts * upcycling.routed)
+        tiled(there, number // there), {routing.chosen: chosen}, written=float(parts * upcycling.routed)
     )
 
 

@@ -29,10 +29,7 @@ MAX_EXPERTS = 1 << 16
 DepthOrder = Literal["interleave", "top", "middle", "stack"]
 DepthInit = Literal["zero", "copy"]
 Aspect = Literal["wide", "keep"]
-BY_REQUEST = "not function-preserving by request (--depth-init copy)"
-"""What a clone is that has plain copies of layers."""
-
-_OF_EXPERTS = ("num_experts", "experts_per_token", "expert_granularity")
+_OF_EXPERTS = ("num_experts", "experts_per_token", "expert_granularity", "expert_drop", "expert_noise_snr_db")
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -110,6 +107,21 @@ class Request:
         min=1,
         max=MAX_EXPERTS,
     )
+    expert_drop: float = option(
+        0,
+        "Draw this part of the units of each expert of a dense model anew, with the mean and the spread of its weights"
+        " (Drop-Upcycling). That does not keep the function: such a clone never counts as verified.",
+        min=0,
+        max=1,
+    )
+    expert_noise_snr_db: float | None = option(
+        None,
+        "Add noise to each expert of a dense model, this many decibels below its weights. Experts differ by it, so it"
+        " does not keep the function: such a clone never counts as verified.",
+        min=0,
+        max=200,
+        unset="no noise",
+    )
     family: str | None = option(
         None,
         "The table of another architecture, such as llama, for a model_type without one. A refusal names the table that"
@@ -159,8 +171,11 @@ class Request:
             raise RequestError(
                 "--depth-order and --depth-init are for new layers.", "Add --depth-mult or --num-layers."
             )
-        if self.num_experts is None and self.expert_granularity != 1:
-            raise RequestError("--expert-granularity is for the experts of a dense model.", "Add --num-experts.")
+        if self.num_experts is None and (self.expert_granularity != 1 or self.varies_experts):
+            raise RequestError(
+                "--expert-granularity, --expert-drop and --expert-noise-snr-db are for the experts of a dense model.",
+                "Add --num-experts.",
+            )
         if self.num_experts is None and self.experts_per_token is not None:
             raise RequestError(
                 f"--experts-per-token {self.experts_per_token}: with the same experts that is another function.",
@@ -188,9 +203,23 @@ class Request:
         return self.depth_mult != 1 or self.num_layers is not None
 
     @property
+    def varies_experts(self) -> bool:
+        """Whether experts are asked for that differ from one another."""
+        return self.expert_drop > 0 or self.expert_noise_snr_db is not None
+
+    @property
+    def by_request(self) -> str:
+        """Why the clone is not to compute what its source does, as a phrase; "" if it is."""
+        asked = ["depth_init"] if self.grows_depth and self.depth_init != "zero" else []
+        asked += ["expert_drop"] if self.expert_drop else []
+        asked += ["expert_noise_snr_db"] if self.expert_noise_snr_db is not None else []
+        options = ", ".join(f"{flag(name)} {getattr(self, name)}" for name in asked)
+        return f"not function-preserving by request ({options})" if asked else ""
+
+    @property
     def keeps_function(self) -> bool:
         """Whether the clone is to compute what its source does. Plain copies of layers do not, by request."""
-        return self.depth_init == "zero" or not self.grows_depth
+        return not self.by_request
 
     def recorded(self) -> dict[str, Any]:
         """The request as JSON; options of depth, experts and wrappers only where they are used."""

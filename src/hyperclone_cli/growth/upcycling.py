@@ -20,7 +20,8 @@ _OF_CODE = ("auto_map",)
 def as_mixture(proposal: Proposal) -> Proposal:
     """The same request, put to the source as a mixture, where it asks for experts of a dense model.
 
-    The mixture has as many experts as make one feed-forward; each token has all of them.
+    The mixture has as many experts as make one feed-forward; each token has all of them. Where experts are to differ,
+    it has all that the clone has.
 
     Raises RequestError for a dense model that is written as no mixture, or cannot be cut into so many parts.
     """
@@ -78,7 +79,9 @@ def _config_of(upcycling: Upcycling, proposal: Proposal) -> dict[str, Any]:
         if rule.key in read:
             value = partial(dense.value, proposal.config)
             config |= rule.written(value, list(rule.kinds(value, sizes["layers"])))
-    widths = {"ffn": sizes["ffn"], "moe_ffn": sizes["ffn"] // parts, "shared_ffn": sizes["ffn"], "experts": parts}
+    widths = {"ffn": sizes["ffn"], "moe_ffn": sizes["ffn"] // parts, "shared_ffn": sizes["ffn"]}
+    # experts that differ are no copies of others: then the source has all that the clone has
+    widths["experts"] = proposal.request.num_experts or 0 if proposal.request.varies_experts else parts
     if "moe_ffn" not in target.sizes:
         widths["ffn"] //= parts
     heads = {"heads": sizes["kv_heads"] * sizes["group"], "head_dim": sizes["head_dim"]}

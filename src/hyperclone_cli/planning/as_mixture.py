@@ -8,12 +8,13 @@ from typing import Any
 
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.checkpoint.views import Cut, Cuts, drawn
+from hyperclone_cli.checkpoint.views import Cut, Cuts, Drawn, Varied
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Match
 from hyperclone_cli.families.upcycling import Upcycling
 from hyperclone_cli.families.vocabulary import Form, linear
 from hyperclone_cli.growth.proposal import Proposal
+from hyperclone_cli.growth.request import Request
 
 _SPREAD = 0.02
 """The standard deviation of a new router's weights, where config.json states no initializer_range."""
@@ -61,15 +62,18 @@ def _made_in(
     layer: int, dense: Mapping[tuple[str, int], StoredTensor], upcycling: Upcycling, proposal: Proposal
 ) -> Sequence[tuple[Match, StoredTensor]]:
     """What stands in one layer in the place of the feed-forward, and what it is made of."""
-    parts, request = proposal.sizes["experts"], proposal.request
+    experts, request = range(proposal.sizes["experts"]), proposal.request
+    parts = request.expert_granularity
     found = []
     for module, names in upcycling.made.items():
         form = upcycling.target.tensors[module]
         matrices = tuple(dense[name, layer] for name in names)
-        numbers = [(layer, part) for part in range(parts)] if module.count("*") == 2 else [(layer,)]
+        numbers = [(layer, expert) for expert in experts] if module.count("*") == 2 else [(layer,)]
         for indices in numbers:
             place = _place(module, form, *indices)
-            found.append((place, _cut(matrices, place, parts) if place.of_experts else matrices[0]))
+            chosen = experts if form.stacked else experts[indices[-1] : indices[-1] + 1]
+            made = _expert(matrices, place, chosen, request) if place.of_experts else matrices[0]
+            found.append((place, made))
     number, width = request.num_experts, proposal.sizes["embed"]
     assert number is not None
     first = dense[next(iter(upcycling.made.values()))[0], layer]
@@ -80,7 +84,7 @@ def _made_in(
         # as many rows as the clone has experts: these are no copies of others
         form = replace(upcycling.target.tensors[module], parameters=linear(str(rows), "embed").parameters)
         place = _place(module, form, layer)
-        new = drawn(f"{request.mixing.seed} {place.name}", width, spread, alike=parts)
+        new = Drawn((), False, request.mixing.seed, place.name, width, spread, alike=parts)
         found.append((place, StoredTensor(place.name, first.dtype, (rows, width), first.path, 0, packed=new)))
     return found
 
@@ -96,15 +100,41 @@ def _place(module: str, form: Form, *indices: int) -> Match:
     return match._replace(name=match.numbered(*indices))
 
 
-def _cut(matrices: tuple[StoredTensor, ...], place: Match, parts: int) -> StoredTensor:
-    """One of so many `parts` of a feed-forward, or a stack of all of them.
+def _expert(matrices: tuple[StoredTensor, ...], place: Match, experts: range, request: Request) -> StoredTensor:
+    """The matrix of an expert, or those of several in one stack."""
+    parts, stacked = request.expert_granularity, place.form.stacked
+    plain = (
+        matrices[0] if parts == 1 and not stacked else _cut(matrices, place, [one % parts for one in experts], parts)
+    )
+    rows, columns = plain.shape
+    packed = plain.packed
+    if request.varies_experts:
+        in_rows = "embed" not in place.form.written
+        packed = Varied(
+            (plain,),
+            False,
+            request.mixing.seed,
+            place.name,
+            tuple(f"layer {place.layer} expert {one}" for one in experts),
+            matrices[0].shape[0] // parts if in_rows else columns,
+            in_rows,
+            request.expert_drop,
+            request.expert_noise_snr_db,
+        )
+    shape = (len(experts), rows // len(experts), columns) if stacked else plain.shape
+    return (
+        plain
+        if packed is plain.packed and shape == plain.shape
+        else replace(plain, name=place.name, shape=shape, offset=0, packed=packed)
+    )
+
+
+def _cut(matrices: tuple[StoredTensor, ...], place: Match, chosen: Sequence[int], parts: int) -> StoredTensor:
+    """Some of the `parts` of a feed-forward, one below the other.
 
     What reads the residual stream has them in its rows, what writes it in its columns.
     """
-    stacked = place.form.stacked
-    if parts == 1 and not stacked:
-        return matrices[0]
-    cuts, chosen = [], range(parts) if stacked else [place.indices[-1]]
+    cuts = []
     for part in chosen:
         for number, matrix in enumerate(matrices):
             rows, columns = matrix.shape
@@ -114,8 +144,5 @@ def _cut(matrices: tuple[StoredTensor, ...], place: Match, parts: int) -> Stored
             else:
                 height = rows // parts
                 cuts.append(Cut(number, range(part * height, (part + 1) * height), range(columns)))
-    shape = (sum(len(cut.rows) for cut in cuts) // len(chosen), len(cuts[0].columns))
-    whole = (len(chosen), *shape) if stacked else shape
-    return StoredTensor(
-        place.name, matrices[0].dtype, whole, matrices[0].path, 0, packed=Cuts(matrices, False, tuple(cuts))
-    )
+    first, shape = matrices[0], (sum(len(cut.rows) for cut in cuts), len(cuts[0].columns))
+    return StoredTensor(place.name, first.dtype, shape, first.path, 0, packed=Cuts(matrices, False, tuple(cuts)))

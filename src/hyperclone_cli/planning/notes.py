@@ -10,7 +10,7 @@ from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import first_of
 from hyperclone_cli.families import Family
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.request import BY_REQUEST, Request
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.grown_tensor import GrownTensor, TensorKind
 from hyperclone_cli.planning.matching import UNUSUAL
@@ -22,7 +22,7 @@ LEAST_SNR_DB_IN_16_BITS = 10
 def copied_layers(request: Request) -> list[str]:
     """A note on a clone that is not function-preserving by request."""
     what = "its weights alone can be compared, and it never counts as verified"
-    return [] if request.keeps_function else [f"The clone is {BY_REQUEST}: {what}."]
+    return [] if request.keeps_function else [f"The clone is {request.by_request}: {what}."]
 
 
 def new_experts(proposal: Proposal, config: Mapping[str, Any]) -> list[str]:

@@ -77,7 +77,11 @@ def advice(plan: Plan) -> str:
 
 def _advice_on_experts(plan: Plan) -> str:
     """Copies of experts are chosen together, so they get the same tokens, and equal gradients if they are equal."""
-    if not plan.growths["experts"].grows or any(kind.noisy for kind in plan.kinds if kind.experts):
+    if (
+        not plan.growths["experts"].grows
+        or plan.proposal.upcycling
+        or any(kind.noisy for kind in plan.kinds if kind.experts)
+    ):
         return ""
     return (
         "The copies of an expert are chosen together, and get equal gradients: an elementwise optimizer keeps them"

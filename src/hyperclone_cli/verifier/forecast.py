@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from hyperclone_cli.checkpoint.sizes import context_length
-from hyperclone_cli.growth.request import BY_REQUEST, bytes_of
+from hyperclone_cli.growth.request import bytes_of
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.verifier.memory import Fit, Mode, fit_of, longest_page, needs, needs_of
 from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, follow_passes
@@ -26,7 +26,7 @@ class Forecast:
     needed_bytes  of memory, to run it in memory
     least_bytes   of memory, to run it layer by layer
     free_bytes    where it would run
-    by_request    whether it is not function-preserving by request, so that only its weights are compared
+    by_request    why it is not function-preserving, if by request: then only its weights are compared
     """
 
     mode: Mode
@@ -35,12 +35,12 @@ class Forecast:
     needed_bytes: int
     least_bytes: int
     free_bytes: int
-    by_request: bool = False
+    by_request: str = ""
 
     def __str__(self) -> str:
         needed, least, free = map(decimal, (self.needed_bytes, self.least_bytes, self.free_bytes))
         if self.by_request:
-            return f"by its weights only: it is {BY_REQUEST}"
+            return f"by its weights only: it is {self.by_request}"
         if self.mode == "in memory":
             return "in memory"
         if self.mode == "layer by layer":
@@ -66,6 +66,6 @@ def forecast(
     how, of_source = fits(most if page_tokens else longest_page(most, fits))
     needed, few = how.needs, of_source.mode != "in memory"
     passes = 1 + follow_passes(FEW_NEW_TOKENS if few else NEW_TOKENS)
-    by_request = not plan.request.keeps_function
+    by_request = plan.request.by_request
     mode: Mode = "weights only" if by_request else how.mode
     return Forecast(mode, passes, plan.nbytes, needed.in_memory, needed.layer_by_layer, how.free.total, by_request)

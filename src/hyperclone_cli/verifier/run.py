@@ -10,7 +10,6 @@ from hyperclone_cli.checkpoint.checksums import differences
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
-from hyperclone_cli.growth.request import BY_REQUEST
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
@@ -29,7 +28,7 @@ from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.integrity import finiteness_note
 from hyperclone_cli.writing.lineage import (
     Planned,
-    keeps_function,
+    by_request,
     place_name,
     plan_again,
     plans_to,
@@ -96,7 +95,7 @@ def verify(
     if record and (not plan or (plan.digest != record.plan_digest and not _is_plan_of(plan, checkpoint))):
         outputs_alone = _other_model(record, planned, weights_only, partial)
         plan = None
-    if plan and not keeps_function(plan):
+    if plan and by_request(plan):
         options = None
     if options:
         check_context(options, source, plan)
@@ -133,7 +132,7 @@ def verify(
         generation=partial.generation,
         before_rounding=partial.before_rounding,
         runs=tuple(partial.runs),
-        by_request="" if plan is None or keeps_function(plan) else BY_REQUEST,
+        by_request="" if plan is None else by_request(plan),
         outputs_alone=outputs_alone,
         growths=planned.growths if plan else None,
         hashed=len(record.sha256) if record and checksum else None,
@@ -157,8 +156,8 @@ def _why_unrecorded(record: Provenance | None, plan: Plan | None, weights_only: 
         return "the models' outputs were compared, but not with those of its source"
     if plan.digest != record.plan_digest:
         return "the source has changed, and is not the one that was expanded"
-    if not keeps_function(plan):
-        return f"the clone is {BY_REQUEST}"
+    if by_request(plan):
+        return f"the clone is {by_request(plan)}"
     return "only the weights were compared" if weights_only else ""
 
 

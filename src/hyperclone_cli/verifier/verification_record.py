@@ -18,7 +18,6 @@ from typing import Any
 from hyperclone_cli.checkpoint.checksums import checksums
 from hyperclone_cli.checkpoint.json_config import read_json
 from hyperclone_cli.errors import MismatchError, RequestError
-from hyperclone_cli.growth.request import BY_REQUEST
 from hyperclone_cli.writing.card import with_figures
 from hyperclone_cli.writing.clone_files import (
     CARD_NAME,
@@ -102,7 +101,9 @@ def check_verified(clone: Path) -> None:
     """Raise RequestError unless a clone is unchanged since its last verification, MismatchError if it failed that."""
     record = read_provenance(clone)
     if record is not None and not record.request.keeps_function:
-        raise RequestError(f"{clone}: the clone is {BY_REQUEST}, so it is never verified.", "Push with --force.")
+        raise RequestError(
+            f"{clone}: the clone is {record.request.by_request}, so it is never verified.", "Push with --force."
+        )
     path, again = clone / VERIFICATION_NAME, f"Next: hyperclone verify {quote(str(clone))}; or push with --force."
     if not path.exists():
         raise RequestError(f"{clone}: the clone was never verified.", again)

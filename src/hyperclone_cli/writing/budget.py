@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
+from hyperclone_cli.checkpoint.views import DRAWN_ROWS
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import bytes_of
 from hyperclone_cli.planning.grown_tensor import TensorKind
@@ -17,9 +18,6 @@ LARGEST_BLOCK_BYTES = 4 << 20
 
 SURVEY_BLOCK_BYTES = 1 << 20
 """Bytes of the blocks that a whole tensor is summed in. Fixed, because sums depend on how a tensor is cut."""
-
-NOISE_ROWS = 64
-"""Rows whose noise comes from one random generator, and which are therefore generated together."""
 
 _BLOCKS_BYTES = 512 * 10**6
 
@@ -63,4 +61,4 @@ def _cores() -> int:
 def _least_block_bytes(kind: TensorKind) -> int:
     """Bytes of the smallest block of a tensor: one row, or a quarter of the rows that share a noise generator."""
     row_bytes = prod(growth.target for growth in kind.growths[1:]) * ITEM_BYTES[kind.dtype]
-    return row_bytes * (NOISE_ROWS // 4 if kind.noisy or kind.reads_padding else 1)
+    return row_bytes * (DRAWN_ROWS // 4 if kind.noisy or kind.reads_padding else 1)

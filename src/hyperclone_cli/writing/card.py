@@ -12,7 +12,7 @@ from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.gguf import is_gguf
 from hyperclone_cli.checkpoint.source import Origin, Source
 from hyperclone_cli.growth.option import options_of
-from hyperclone_cli.growth.request import BY_REQUEST, Request
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.hub.download import origin_of
 from hyperclone_cli.planning.notes import kept_note
 from hyperclone_cli.planning.planner import Plan
@@ -29,7 +29,7 @@ _COPIED_METADATA = ("license", "license_name", "license_link", "language")
 _MOST_CARD_BYTES = 1 << 20
 """Of a card whose YAML is read: to parse a megabyte of it takes some seconds."""
 
-_NEVER_VERIFIED = f"None: the clone is {BY_REQUEST}. `hyperclone verify` compares its weights with the plan."
+_NEVER_VERIFIED = "None: the clone is {}. `hyperclone verify` compares its weights with the plan."
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
@@ -67,7 +67,9 @@ def model_card(plan: Plan) -> str:
         kept=kept_note(plan.source_family, plan.request, plan.tensors),
         auto_class="AutoModelForImageTextToText" if plan.family.wrapping else "AutoModelForCausalLM",
         verification=_marked(
-            "Not verified yet: `hyperclone verify` does it." if plan.request.keeps_function else _NEVER_VERIFIED
+            "Not verified yet: `hyperclone verify` does it."
+            if plan.request.keeps_function
+            else _NEVER_VERIFIED.format(plan.request.by_request)
         ),
         made=_made_of(plan),
         keeps_function=plan.request.keeps_function,
@@ -176,7 +178,8 @@ def _made_of(plan: Plan) -> str:
     elif new:
         made.append(f"new layers, {new} in number, are plain copies of others")
     if not plan.request.keeps_function:
-        return f"{' and '.join(made)}. **It is {BY_REQUEST}**: it does not compute what the smaller model does."
+        what = f"**It is {plan.request.by_request}**: it does not compute what the smaller model does."
+        return f"{' and '.join(made)}. {what}"
     return f"{' and '.join(made)}, arranged so that the larger model\ncomputes the same function as the smaller one."
 
 

@@ -169,9 +169,9 @@ def in_dtype(plan: Plan, dtype: Dtype) -> Plan:
     return make_plan(source, replace(plan.request, dtype=dtype))
 
 
-def keeps_function(plan: Plan) -> bool:
-    """Whether all growths to a clone keep the function."""
-    return all(one.request.keeps_function for one in plans_to(plan))
+def by_request(plan: Plan) -> str:
+    """Why a clone does not keep the function of its oldest ancestor, by request of one of its growths, or ""."""
+    return next((one.request.by_request for one in plans_to(plan) if not one.request.keeps_function), "")
 
 
 def weights_digest(plan: Plan, advance: Callable[[int, int], None] = lambda *_: None) -> str:

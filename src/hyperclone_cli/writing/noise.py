@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hyperclone_cli.checkpoint.views import standard_normal
+from hyperclone_cli.checkpoint.views import normal_rows
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.grown_tensor import Filling
-from hyperclone_cli.writing.budget import NOISE_ROWS
 from hyperclone_cli.writing.columns import copy_units, sum_copies
 
 
@@ -18,7 +17,7 @@ def zero_sum_noise(seed: int, name: str, start: int, stop: int, columns: Growth)
     sums to zero over the copies of each source column and has a root mean square of 1; it is zero where no column
     has several copies. Padding is zero.
     """
-    rows = _rows(seed, name, start, stop, columns.target)
+    rows = normal_rows(seed, name, start, stop, columns.target)
     _zero_columns(rows, columns, padding=True)
     rows -= copy_units(sum_copies(rows, columns, mean=True), 1, columns, Filling.ZERO)
     return rows / rows.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
@@ -26,15 +25,9 @@ def zero_sum_noise(seed: int, name: str, start: int, stop: int, columns: Growth)
 
 def padding_noise(seed: int, name: str, start: int, stop: int, columns: Growth) -> torch.Tensor:
     """Standard normal numbers in the padding of rows start … stop - 1, zero elsewhere; shape as `zero_sum_noise`."""
-    rows = _rows(seed, f"{name} padding", start, stop, columns.target)
+    rows = normal_rows(seed, f"{name} padding", start, stop, columns.target)
     _zero_columns(rows, columns, padding=False)
     return rows
-
-
-def _rows(seed: int, name: str, start: int, stop: int, width: int) -> torch.Tensor:
-    first, last = start // NOISE_ROWS, -(-stop // NOISE_ROWS)  # the groups of rows that the wanted ones lie in
-    groups = [_group(seed, name, group, width) for group in range(first, last)]
-    return torch.cat(groups)[start - first * NOISE_ROWS : stop - first * NOISE_ROWS]
 
 
 def _zero_columns(rows: torch.Tensor, columns: Growth, padding: bool) -> None:
@@ -44,7 +37,3 @@ def _zero_columns(rows: torch.Tensor, columns: Growth, padding: bool) -> None:
         if run.is_padding == padding:
             rows.narrow(1, position, run.length).zero_()
         position += run.length
-
-
-def _group(seed: int, name: str, group: int, width: int) -> torch.Tensor:
-    return standard_normal(f"{seed} {group} {name}", NOISE_ROWS, width)
