@@ -36,10 +36,13 @@ _READ = (*SIDE_FILES, "README.md", "config.json", "adapter_config.json", "*.safe
 """All that is read of a checkpoint, here or by transformers."""
 
 
-def open_source(path: Path, dtype: str | None = None) -> Source:
+def open_source(
+    path: Path, dtype: str | None = None, wrap: Callable[[Source], Source] = lambda source: source
+) -> Source:
     """Open a local checkpoint: a GGUF file, or a directory with safetensors or, failing those, `.bin` files.
 
     dtype  what a GGUF file or quantised tensors are dequantised to; None: bfloat16, or what config.json says
+    wrap   makes the source one whose weights lie elsewhere, before anything is read of them
 
     Raises RequestError if `path` is neither, CheckpointError if the checkpoint is unsupported or damaged.
     """
@@ -66,7 +69,7 @@ def open_source(path: Path, dtype: str | None = None) -> Source:
     if adapter:  # transformers would load the adapter, and the base model that it names, where peft is installed
         notes.append("adapter_config.json is left out: the weights beside it are whole.")
     source = replace(source, notes=tuple(notes), foreign=source.foreign or adapter)
-    return source.plainly_named().unpacked(dtype)
+    return wrap(source).plainly_named().unpacked(dtype)
 
 
 def _open_weights(path: Path) -> Source:

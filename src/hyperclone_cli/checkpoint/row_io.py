@@ -37,24 +37,33 @@ def rows_on_disk(paths: Iterable[Path]) -> Iterator[Read]:
             descriptors[path] = os.open(path, os.O_RDONLY)
             stack.callback(os.close, descriptors[path])
 
-        def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-            if stored.zeros:
-                return _zeros(stored, start, stop)
-            read = [read_matrix(*member) for member in stored.members(start, stop)]
-            return read[0] if len(read) == 1 else torch.cat(read)
+        def read(path: Path, data: memoryview, offset: int) -> None:
+            try:
+                read_into(descriptors[path], data, offset)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from None
 
-        def read_matrix(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-            strips = stored.shape[0] if stored.transposed else 1
-            shape = (strips, stop - start) if stored.transposed else (stop - start, *stored.shape[1:])
-            data = torch.empty(shape, dtype=STORED_DTYPES[stored.dtype])
-            for piece, offset in _pieces(as_bytes(data), strips, stored, start):
-                try:
-                    read_into(descriptors[stored.path], piece, offset)
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, str(stored.path)) from None
-            return data.T.contiguous() if stored.transposed else data
+        yield rows_by(read)
 
-        yield read
+
+def rows_by(read_into: Callable[[Path, memoryview, int], None]) -> Read:
+    """Read rows by a function that fills memory with the bytes of a safetensors file at an offset."""
+
+    def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+        if stored.zeros:
+            return _zeros(stored, start, stop)
+        read = [read_matrix(*member) for member in stored.members(start, stop)]
+        return read[0] if len(read) == 1 else torch.cat(read)
+
+    def read_matrix(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+        strips = stored.shape[0] if stored.transposed else 1
+        shape = (strips, stop - start) if stored.transposed else (stop - start, *stored.shape[1:])
+        data = torch.empty(shape, dtype=STORED_DTYPES[stored.dtype])
+        for piece, offset in _pieces(as_bytes(data), strips, stored, start):
+            read_into(stored.path, piece, offset)
+        return data.T.contiguous() if stored.transposed else data
+
+    return read
 
 
 def write_rows(descriptor: int, stored: StoredTensor, start: int, rows: torch.Tensor) -> None:

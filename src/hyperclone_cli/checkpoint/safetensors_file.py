@@ -33,7 +33,9 @@ DTYPES = FLOAT_DTYPES | {
 }  # fmt: skip
 """The same of every dtype in ITEM_BYTES: masks and other buffers have one of these."""
 
-_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+MAX_HEADER_BYTES = 100_000_000
+"""Of a file's header: the safetensors library's own limit."""
+
 _MAX_DIMENSIONS = 8  # no weight has more, and the product of very many would take forever
 
 
@@ -112,10 +114,10 @@ def read_header(path: Path, file: BinaryIO | None = None) -> dict[str, StoredTen
         file_bytes = opened.seek(0, os.SEEK_END)
         opened.seek(0)
         data_start = 8 + int.from_bytes(opened.read(8), "little")
-        if data_start - 8 > _MAX_HEADER_BYTES:
+        if data_start - 8 > MAX_HEADER_BYTES:
             raise CheckpointError(
                 f"{path}: not a safetensors file, or damaged: its header would take {data_start - 8:,} bytes,"
-                f" more than the {_MAX_HEADER_BYTES:,} that the format allows.",
+                f" more than the {MAX_HEADER_BYTES:,} that the format allows.",
                 again,
             )
         if data_start > file_bytes:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hyperclone_cli.checkpoint.boundary import read_file
 from hyperclone_cli.checkpoint.gguf import read_tokenizer
 from hyperclone_cli.checkpoint.leftovers import check_names, plain_names
+from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.checkpoint.quantised.packed import unpacking
 from hyperclone_cli.checkpoint.quantised.unpack import unpack
 from hyperclone_cli.checkpoint.safetensors_file import DTYPES, StoredTensor
@@ -62,6 +63,10 @@ class Origin:
     revision: str = "main"
 
 
+Place = Path | Origin | StoreUrl
+"""Where a checkpoint is: on this disk, on the Hub, in an object store."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A checkpoint in safetensors.
@@ -81,6 +86,18 @@ class Source:
     ignored: tuple[str, ...] = field(default=(), kw_only=True)
     origin: Origin | None = field(default=None, kw_only=True)
     foreign: bool = field(default=False, kw_only=True)
+
+    @property
+    def place(self) -> Place:
+        """Where it can be opened again: its name on the Hub, its URL, or its path."""
+        return self.origin or self.path
+
+    def fingerprint(self) -> dict[str, list[int]]:
+        """File of weights → [bytes, time of its last change in nanoseconds], to notice a change of the source."""
+        paths = {path for tensor in self.tensors.values() for path in tensor.paths}
+        found = ([*path.glob("pytorch_model*.bin")] if path.is_dir() else [path] for path in paths)
+        files = sorted(file for some in found for file in some)
+        return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
     @property
     def needs_copy(self) -> bool:

@@ -29,7 +29,7 @@ HUB = "Hub"
 PANELS = (None, GROWTH, SYMMETRY, WRITING, MACHINES, CHECKING, HUB)
 """The headings of `--help`, in order; None is that of the options without one."""
 
-_SOURCES = "a directory, a GGUF file, or a model on the Hub: org/name"
+_SOURCES = "a directory, a GGUF file, a model on the Hub (org/name), or a prefix in an object store (s3://…)"
 
 
 def takes_options(*declarations: type) -> Callable[[Function], Function]:

@@ -20,6 +20,7 @@ from typing import Any
 from hyperclone_cli.checkpoint.gguf import is_gguf
 from hyperclone_cli.checkpoint.json_config import read_config
 from hyperclone_cli.checkpoint.leftovers import adapter_alone
+from hyperclone_cli.checkpoint.object_store import StoreUrl, is_url
 from hyperclone_cli.checkpoint.open_source import open_source, read_index
 from hyperclone_cli.checkpoint.source import (
     BIN_INDEX_NAME,
@@ -28,6 +29,7 @@ from hyperclone_cli.checkpoint.source import (
     SIDE_FILES,
     SINGLE_NAME,
     Origin,
+    Place,
     Source,
     matches_any,
 )
@@ -104,20 +106,21 @@ class Snapshot:
         )
 
 
-def locate(src: str | Path, access: Access) -> Path | Origin:
-    """The local path of `src` if it is a Path or exists on this disk, else the model on the Hub of that name.
+def locate(src: str | Path, access: Access) -> Place:
+    """The local path of `src` if it is a Path or exists on this disk, a URL, or the model on the Hub of that name.
 
-    Raises RequestError for a name that can be neither, and for a revision of a local path.
+    Raises RequestError for a name that can be none of these, and for a revision of what has none.
     """
     if src == "":
         raise RequestError("--src: expected a name, found nothing.", _SRC_HINT)
-    if isinstance(src, Path) or os.path.exists(src):
+    url = StoreUrl(str(src)) if is_url(src) else None
+    if url or isinstance(src, Path) or os.path.exists(src):
         if access.revision is not None:
             raise RequestError(
-                f"--revision {access.revision}: {src} is a local path, which has no revisions.",
+                f"--revision {access.revision}: {src} is no model on the Hub, and has no revisions.",
                 "Leave it out, or name a model on the Hub.",
             )
-        return Path(src)
+        return url or Path(src)
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -142,7 +145,7 @@ def cache_of(access: Access) -> Path:
 
 
 def open_checkpoint(
-    place: Path | Origin,
+    place: Place,
     access: Access,
     progress: Progress,
     dtype: str | None = None,
@@ -155,6 +158,11 @@ def open_checkpoint(
     if isinstance(place, Path):
         progress.step(f"{'Reading and dequantising' if is_gguf(place) else 'Reading'} {place}")
         return open_source(place, dtype)
+    if isinstance(place, StoreUrl):
+        from hyperclone_cli.checkpoint.stored_source import open_stored
+
+        progress.step(f"Reading {place}")
+        return open_stored(place, dtype)
     progress.fetch(place.repo_id)
     snapshot = open_snapshot(place, access)
     config, weights = read_config(snapshot.path), snapshot.weights()

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from hyperclone_cli.checkpoint.json_config import read_config
 from hyperclone_cli.checkpoint.open_source import code_notes
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, read_header
-from hyperclone_cli.checkpoint.source import Origin, Source, stored_tensors
+from hyperclone_cli.checkpoint.source import Origin, Place, Source, stored_tensors
 from hyperclone_cli.errors import CheckpointError, RequestError, last_line
 from hyperclone_cli.families import known_family
 from hyperclone_cli.hub.download import Access, hub_session, open_checkpoint, open_snapshot
@@ -51,14 +51,14 @@ class RemoteSource(Source):
         return first[0] == first[1]
 
 
-def open_headers(place: Path | Origin, access: Access, progress: Progress, dtype: str | None = None) -> Source:
+def open_headers(place: Place, access: Access, progress: Progress, dtype: str | None = None) -> Source:
     """Open the checkpoint at `place` for planning. From the Hub, only its config and headers are downloaded.
 
     Weights that are already in the cache are used. Headers of `.bin` files need torch, those of safetensors do not.
 
     Raises RequestError, CheckpointError if it is unsupported or damaged, StorageError if it cannot be downloaded.
     """
-    if isinstance(place, Path):
+    if not isinstance(place, Origin):
         return open_checkpoint(place, access, progress, dtype)
     progress.fetch(f"the headers of {place.repo_id}")
     snapshot = open_snapshot(place, access)

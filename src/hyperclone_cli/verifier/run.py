@@ -233,8 +233,9 @@ def _tell_lineage(record: Provenance, planned: Planned, partial: PartialReport, 
 
 
 def _display_name(source: Source) -> str:
-    """The source's name on the Hub, or the shorter of its relative and absolute path."""
-    return source.origin.repo_id if source.origin else min(str(source.path), os.path.relpath(source.path), key=len)
+    """The source's name on the Hub, its URL, or the shorter of its relative and absolute path."""
+    place = source.place
+    return min(str(place), os.path.relpath(place), key=len) if isinstance(place, Path) else place_name(place)
 
 
 def _compare_contents(plan: Plan, clone: Source, partial: PartialReport, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
-from hyperclone_cli.checkpoint.source import GgufSource, Origin, Source
+from hyperclone_cli.checkpoint.source import GgufSource, Origin, Place, Source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.request import Dtype
@@ -28,7 +28,7 @@ from hyperclone_cli.writing.provenance import Expansion, Provenance
 if TYPE_CHECKING:
     from hyperclone_cli.checkpoint.row_io import Read
 
-Opener = Callable[[Path | Origin, Access, Progress, str | None], Source]
+Opener = Callable[[Place, Access, Progress, str | None], Source]
 """Opens the checkpoint at a place; if it is quantised, dequantised to a dtype."""
 
 _BLOCK_BYTES = 1 << 22
@@ -86,7 +86,7 @@ def plan_again(
     return Planned(first.source if first else source, plan, False, number + 1, unlike, missing)
 
 
-def place_name(place: Path | Origin) -> str:
+def place_name(place: Place) -> str:
     """A recorded source as it is named to users."""
     return place.repo_id if isinstance(place, Origin) else str(place)
 
@@ -99,7 +99,7 @@ def _ancestor(record: Provenance, access: Access, oldest: bool) -> int:
             "Omit --revision, or name the source with --src too.",
         )
     places = [growth.source for growth in record.chain]
-    there = [number for number, place in enumerate(places) if isinstance(place, Origin) or place.exists()]
+    there = [number for number, place in enumerate(places) if not isinstance(place, Path) or place.exists()]
     if there:
         return there[-1 if oldest else 0]
     raise CheckpointError(f"{record.source}: the clone's recorded source does not exist.", "Name it with --src.")

@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.checksums import checksums
 from hyperclone_cli.checkpoint.quantised.unpack import quantisation
-from hyperclone_cli.checkpoint.source import INDEX_NAME, Origin, Source
+from hyperclone_cli.checkpoint.source import INDEX_NAME, Origin, Place, Source
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.proposal import Proposal
@@ -111,7 +111,7 @@ def expand_part(
         )
     shown, out = out, Path(os.path.abspath(out))
     place = locate(src, access)
-    directory = place if isinstance(place, Path) else cache_of(access)
+    directory = cache_of(access) if isinstance(place, Origin) else place if isinstance(place, Path) else None
     remove_stale_journal(out)
     check_places(directory, out, writing.overwrite or rank is not None)
 
@@ -194,18 +194,11 @@ def _disk_errors(out: Path) -> Iterator[None]:
 
 def _run_key(plan: Plan, src: str | Path, access: Access, out: Path) -> RunKey:
     typed = command(plan.request, str(src), access.revision, str(out))
-    return RunKey(typed, plan.digest, _fingerprint(plan.source), f"hyperclone {__version__}")
-
-
-def _fingerprint(source: Source) -> dict[str, list[int]]:
-    """File of weights → [bytes, time of its last change in nanoseconds], to notice a change of the source."""
-    paths = {path for tensor in source.tensors.values() for path in tensor.paths}
-    files = sorted(file for path in paths for file in (path.glob("pytorch_model*.bin") if path.is_dir() else [path]))
-    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    return RunKey(typed, plan.digest, plan.source.fingerprint(), f"hyperclone {__version__}")
 
 
 def _check_unchanged(source: Source, key: RunKey) -> None:
-    now = _fingerprint(source)
+    now = source.fingerprint()
     changed = [name for name, found in key.source.items() if now.get(name) != found]
     if changed:
         raise StorageError(
@@ -228,7 +221,7 @@ def _check_request(config: Mapping[str, Any], request: Request) -> None:
         resolve(as_mixture(Proposal.of(request, family, config)))
 
 
-def _check_quantised(place: Path | Origin, access: Access, request: Request) -> None:
+def _check_quantised(place: Place, access: Access, request: Request) -> None:
     """Raise CheckpointError if a model on the Hub is quantised in a way that is not read: its headers tell."""
     with suppress(RequestError):  # of files whose headers cannot be read apart
         open_headers(place, access, Progress(), request.dtype)

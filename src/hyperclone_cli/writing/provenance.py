@@ -14,8 +14,9 @@ from typing import Any
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.json_config import read_json
+from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.checkpoint.open_source import open_source
-from hyperclone_cli.checkpoint.source import Origin, Source
+from hyperclone_cli.checkpoint.source import Origin, Place, Source
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.wrapper import Wrapping
 from hyperclone_cli.growth.request import Request
@@ -37,7 +38,7 @@ class Expansion:
     source_sha256   of the source's weights as they were read, see `lineage.weights_digest`, if it was a clone; else ""
     """
 
-    source: Path | Origin
+    source: Place
     request: Request
     plan_digest: str
     ignored: tuple[str, ...] = ()
@@ -70,12 +71,13 @@ def provenance(plan: Plan, out: Path, source_sha256: str = "") -> dict[str, Any]
     """
     source = plan.source
     zeros = {tensor.name: tensor.shape[0] for tensor in source.tensors.values() if tensor.zeros}
-    place = source.origin or _resolved(source.path)
+    place = source.place
+    place = _resolved(place) if isinstance(place, Path) else place
     own = Expansion(place, plan.request, plan.digest, source.ignored, zeros, source_sha256)
     earlier = earlier_growths(source)
-    if source.origin:  # paths of whoever made it mean nothing here
+    if not isinstance(place, Path):  # paths of whoever made it mean nothing here
         earlier = tuple(
-            one if isinstance(one.source, Origin) else replace(one, source=out.resolve() / one.source.name)
+            replace(one, source=out.resolve() / one.source.name) if isinstance(one.source, Path) else one
             for one in earlier
         )
     return {
@@ -107,7 +109,7 @@ def _recorded(growth: Expansion, out: Path) -> dict[str, Any]:
     """A growth as JSON in the record of a clone at `out`."""
     source = growth.source
     return {
-        "source": asdict(source) if isinstance(source, Origin) else os.path.relpath(source, out.resolve()),
+        "source": os.path.relpath(source, out.resolve()) if isinstance(source, Path) else asdict(source),
         "request": growth.request.recorded(),
         "plan_digest": growth.plan_digest,
         **({"source_sha256": growth.source_sha256} if growth.source_sha256 else {}),
@@ -159,7 +161,10 @@ def read_provenance(clone: Path) -> Provenance | None:
 def _growth(record: Mapping[str, Any], clone: Path) -> Expansion:
     """A growth from the record of the clone at `clone`. Raises KeyError, TypeError, ValueError or RequestError."""
     named = record["source"]
-    source = Origin(**named) if isinstance(named, dict) else Path(os.path.normpath(clone.resolve() / named))
+    if isinstance(named, dict):
+        source: Place = StoreUrl(**named) if "url" in named else Origin(**named)
+    else:
+        source = Path(os.path.normpath(clone.resolve() / named))
     mixing = record["request"]["mixing"]
     mixing = Mixing(**{**mixing, "uneven_ratio": tuple(mixing["uneven_ratio"])})
     request = Request(**{**record["request"], "mixing": mixing})

@@ -25,13 +25,16 @@ _ELSEWHERE = "Choose another directory."
 _AWAY = "Move it away, or choose another directory."
 
 
-def check_places(src: Path, out: Path, overwrite: bool) -> None:
-    """Raise RequestError if writing `out` (absolute) could damage the source or anything else that exists."""
+def check_places(src: Path | None, out: Path, overwrite: bool) -> None:
+    """Raise RequestError if writing `out` (absolute) could damage the source or anything else that exists.
+
+    src  None if it is on no disk
+    """
     if not out.name or out.is_symlink():
         raise RequestError(f"--out {out}: a clone needs a directory of its own, not a link or a root.", _ELSEWHERE)
-    source, target = src.resolve(), out.resolve()
+    source, target = src and src.resolve(), out.resolve()
     for place in (target, partial_of(target), _aside(target), _discarded(target)):
-        if place == source or source in place.parents or place in source.parents:
+        if source and (place == source or source in place.parents or place in source.parents):
             raise RequestError(
                 f"--out {out}: is, contains or lies inside --src {src}.", "Choose a directory beside it."
             )
@@ -72,7 +75,7 @@ def _check_is_clone(out: Path) -> None:
 
 @contextmanager
 def new_directory(
-    src: Path, out: Path, key: RunKey, overwrite: bool = False, restart: bool = False
+    src: Path | None, out: Path, key: RunKey, overwrite: bool = False, restart: bool = False
 ) -> Iterator[Journal]:
     """Yield the journal of `<out>.partial`; rename that directory to `out` (absolute) if the block raises nothing.
 
@@ -143,7 +146,7 @@ def remove_leftovers(partial: Path, kept: Iterable[str]) -> None:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def take_place(src: Path, out: Path, overwrite: bool) -> None:
+def take_place(src: Path | None, out: Path, overwrite: bool) -> None:
     """Rename the finished `<out>.partial` to `out`, and remove its journals and the clone that it replaces.
 
     Raises StorageError if something stands at `out` that must not be replaced.

@@ -111,7 +111,7 @@ def share_of(plan: Plan, rank: Rank) -> Plan:
 
 
 @contextmanager
-def joined(src: Path, out: Path, key: RunKey, rank: Rank, overwrite: bool = False) -> Iterator[Journal]:
+def joined(src: Path | None, out: Path, key: RunKey, rank: Rank, overwrite: bool = False) -> Iterator[Journal]:
     """Yield the journal of a rank in `<out>.partial`, which is made if this is the first; `out` is absolute.
 
     Whatever ends the block, what the ranks have written stays.
