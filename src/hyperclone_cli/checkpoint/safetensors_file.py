@@ -134,10 +134,10 @@ def read_header(path: Path, file: BinaryIO | None = None) -> dict[str, StoredTen
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the safetensors header is damaged ({error}).", again) from None
     end = data_start
-    for tensor in tensors:
+    for tensor, (_, entry) in zip(tensors, entries, strict=True):
         if tensor.offset != end:
             raise CheckpointError(f"{path}: tensor {tensor.name!r} starts at {tensor.offset}, not at {end}.", again)
-        end += tensor.nbytes
+        end = data_start + entry["data_offsets"][1]
     if end != file_bytes:
         wrong = "truncated" if file_bytes < end else "too long"
         raise CheckpointError(f"{path}: {wrong}: expected {end:,} bytes, found {file_bytes:,}.", again)

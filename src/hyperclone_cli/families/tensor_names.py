@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from hyperclone_cli.families.vocabulary import Form
 
-_VARYING = re.compile(r"(?<![^.])(\d+|\*)(?![^.])")
-"""A whole part of a name, between dots, that is a number or a star."""
+_VARYING = re.compile(r"\.(\d+|\*)(?![^.])")
+"""A whole part of a name that is a number or a star, and the dot before it."""
 
 
 class Match(NamedTuple):
@@ -58,12 +58,8 @@ def _full(module: str, parameter: str) -> str:
 
 def _starred(name: str) -> tuple[str, list[str]]:
     """A name with a `*` for every part that is a number or a star, and these parts."""
-    parts = _VARYING.split(name)
-    return "*".join(parts[::2]), parts[1::2]
-
-
-def _fits(wanted: str, number: str) -> bool:
-    return wanted in ("*", number)
+    parts = _VARYING.split(f".{name}")
+    return ".*".join(parts[::2])[1:], parts[1::2]
 
 
 class _Rule(NamedTuple):
@@ -78,14 +74,6 @@ class _Rule(NamedTuple):
     parameter: str
     form: Form
     varying: list[str]
-
-    def fits(self, numbers: list[str]) -> bool:
-        """Whether these, in the place of what varies, make a name of this parameter."""
-        return "*" not in numbers and all(map(_fits, self.varying, numbers))
-
-    def indices(self, numbers: list[str]) -> tuple[int, ...]:
-        """Those of the numbers that the table leaves open."""
-        return tuple([int(number) for wanted, number in zip(self.varying, numbers, strict=True) if wanted == "*"])
 
 
 class TensorNames:
@@ -115,11 +103,15 @@ class TensorNames:
     def matches(self, name: str) -> list[Match]:
         """Every rule that fits a tensor's name."""
         starred, numbers = _starred(name)
-        found = [
-            Match(rule.before + name, rule.module, rule.parameter, rule.form, rule.indices(numbers))
-            for rule in self._rules.get(starred, ())
-            if rule.fits(numbers)
-        ]
+        found = []
+        for before, module, parameter, form, varying in self._rules.get(starred, ()) if "*" not in name else ():
+            open_numbers = numbers
+            if varying.count("*") < len(varying):
+                pairs = list(zip(varying, numbers, strict=True))
+                if any(wanted not in ("*", number) for wanted, number in pairs):
+                    continue
+                open_numbers = [number for wanted, number in pairs if wanted == "*"]
+            found.append(Match(before + name, module, parameter, form, tuple(map(int, open_numbers))))
         return found or self._inside(name)
 
     def has(self, module: str, names: Iterable[str]) -> bool:

@@ -34,7 +34,8 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
     family, kinds = proposal.family, stated_kinds(proposal)
     matched: dict[str, Match] = {}
     fitting = {name: _fitting(name, proposal) for name in source.tensors}
-    found = _kinds(fits[0] for fits in fitting.values() if len(fits) == 1)
+    several = any(len(fits) > 1 for fits in fitting.values())
+    found = _kinds(fits[0] for fits in fitting.values() if len(fits) == 1) if several else {}
     unknown = []
     for name, fits in fitting.items():
         if len(fits) > 1:
@@ -45,17 +46,18 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
             unknown.append(name)
             continue
         match = fits[0]
-        kind = match.form.layer_kind
-        shared = match.layer is not None and kinds.get(_where(match), kind) != kind
-        matched[name] = match._replace(form=_SHARED) if shared else match
+        if kinds and match.layer is not None:
+            kind = match.form.layer_kind
+            match = match._replace(form=_SHARED) if kinds.get(_where(match), kind) != kind else match
+        matched[name] = match
     if unknown:
         raise CheckpointError(
             f"{source.path}: no rule of {family.model_type} fits {first_of(unknown)}.",
             "Only causal language models in their original layout can be expanded.",
         )
-    names = Counter(match.name for match in matched.values())
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
+    names = [match.name for match in matched.values()]
+    if len(set(names)) < len(names):
+        twice = [name for name, count in Counter(names).items() if count > 1]
         raise CheckpointError(f"{source.path}: stored twice, with and without {family.prefix!r}: {first_of(twice)}.")
     _check_complete([match for match in matched.values() if not match.form.dropped], proposal, kinds)
     return matched
@@ -63,8 +65,9 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
 
 def _fitting(name: str, proposal: Proposal) -> list[Match]:
     """The rules that fit a tensor's name: several where the kind of its layer tells which."""
-    ignored = _ignored(name, proposal)
-    return [Match(name, name, "", ignored, ())] if ignored else proposal.family.tensor_names.matches(name)
+    fits = proposal.family.tensor_names.matches(name)
+    ignored = _ignored(name, fits, proposal)
+    return [Match(name, name, "", ignored, ())] if ignored else fits
 
 
 def _kinds(matches: Iterable[Match]) -> dict[tuple[int, str], str]:
@@ -77,9 +80,11 @@ def _where(match: Match) -> tuple[int, str]:
     return -1 if match.layer is None else match.layer, _place(match.form.layer_kind)
 
 
-def _ignored(name: str, proposal: Proposal) -> Form | None:
+def _ignored(name: str, fits: Sequence[Match], proposal: Proposal) -> Form | None:
     """The form of a tensor that transformers does not load, whatever the table says of its name; None for others."""
-    family, layers, layer = proposal.family, proposal.sizes["layers"], proposal.family.tensor_names.layer_of(name)
+    family, layers = proposal.family, proposal.sizes["layers"]
+    layer = fits[0].layer if fits else None
+    layer = family.tensor_names.layer_of(name) if layer is None else layer
     more = proposal.config.get(family.next_token.layers)
     further = range(layers, layers + (more if type(more) is int else 0))
     if layer in further or (family.next_token.names and family.next_token.names in name):
@@ -100,15 +105,26 @@ def layers_of_copies(match: Match, layers: Sequence[int]) -> list[Match]:
     return [match._replace(name=match.numbered(*indices), indices=indices) for indices in numbers]
 
 
-def names_of_copies(match: Match, growths: Mapping[str, Growth]) -> list[str]:
-    """The names of the clone's tensors made from one: its own, or where it is numbered one for each of its copies."""
+def counted_by(match: Match) -> str:
+    """The packed axes whose units the last number in a tensor's name counts; "" where it counts nothing that grows."""
     counted = match.form.numbered or ("experts" if match.module.count("*") == 2 else "")
-    if counted in ("", ANY):
-        return [match.name]
+    return "" if counted == ANY else counted
+
+
+def copies_of_units(counted: str, growths: Mapping[str, Growth]) -> Mapping[int, Sequence[int]]:
+    """Unit of the source → those of the clone that copy it, of packed axes."""
+    copies: dict[int, list[int]] = defaultdict(list)
     runs = grow_axes(dimension(Role.OUT, counted).parts, growths).runs
-    units = [unit for run in runs for unit in range(run.start, run.start + run.length)]
+    units = (unit for run in runs for unit in range(run.start, run.start + run.length))
+    for copy, unit in enumerate(units):
+        copies[unit].append(copy)
+    return copies
+
+
+def names_of_copies(match: Match, copies: Sequence[int]) -> list[str]:
+    """The names of the clone's tensors made from one whose last number counts units, and these are its `copies`."""
     *outer, number = match.indices
-    return [match.numbered(*outer, copy) for copy, unit in enumerate(units) if unit == number]
+    return [match.name if copy == number else match.numbered(*outer, copy) for copy in copies]
 
 
 def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tuple[int, str], str]) -> None:

@@ -17,7 +17,7 @@ from hyperclone_cli.growth.experts import ExpertGrowth
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.widths import Growth, grow_dimension, size_of, tiled
 from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor, TensorKind
-from hyperclone_cli.planning.matching import layers_of_copies, names_of_copies
+from hyperclone_cli.planning.matching import copies_of_units, counted_by, layers_of_copies, names_of_copies
 
 
 def grow_tensors(
@@ -43,6 +43,7 @@ def grow_tensors(
         copies[cloned.source].append(number)
     silent = {number for number, cloned in enumerate(order) if cloned.new and request.depth_init == "zero"}
     kinds: dict[tuple[object, ...], TensorKind] = {}
+    units: dict[tuple[str, int], Mapping[int, Sequence[int]]] = {}
     grown = []
     for stored_name, match in matched.items():
         if match.form.dropped:
@@ -57,8 +58,13 @@ def grow_tensors(
             if kind is None:
                 kind = kind_of(stored, copy, family, own, request)
                 kinds[like] = kind = silenced(kind, copy, family) if at_rest else weighed(kind, copy, experts)
+            names = [copy.name]
+            if counted := counted_by(copy):
+                if (counted, id(own)) not in units:
+                    units[counted, id(own)] = copies_of_units(counted, own)
+                names = names_of_copies(copy, units[counted, id(own)][copy.indices[-1]])
             placed = as_stored(stored, kind)
-            grown += [GrownTensor(name, layer, placed, kind) for name in names_of_copies(copy, own)]
+            grown += [GrownTensor(name, layer, placed, kind) for name in names]
     return grown
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from hyperclone_cli.checkpoint.sizes import context_length
 from hyperclone_cli.growth.request import bytes_of
 from hyperclone_cli.planning.planner import Plan
-from hyperclone_cli.verifier.memory import Fit, Mode, fit_of, longest_page, needs, needs_of
+from hyperclone_cli.verifier.memory import Fit, Mode, activations, fit_of, longest_page, needs, needs_of
 from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, follow_passes
 
 _PAGE_TOKENS = 500
@@ -57,12 +57,15 @@ def forecast(
     disk = next(one for one in out.absolute().parents if one.is_dir())
     limit = None if max_memory is None else bytes_of("--max-memory", max_memory)
 
-    def fits(tokens: int) -> tuple[Fit, Fit]:
-        grown = needs_of(shapes, plan.config, plan.family, 4, tokens)
-        of_source = needs(plan.source, plan.source_family, 4, tokens)
-        return fit_of(grown, limit, device, disk), fit_of(of_source, limit, device, disk)
-
     most = min(page_tokens or _PAGE_TOKENS, context_length(plan.proposal.config, plan.family))
+    grown = needs_of(shapes, plan.config, plan.family, 4, most)
+    stored = needs(plan.source, plan.source_family, 4, most)
+
+    def fits(tokens: int) -> tuple[Fit, Fit]:
+        here = replace(grown, activations=activations(plan.config, plan.family, tokens))
+        there = replace(stored, activations=activations(plan.source.config, plan.source_family, tokens))
+        return fit_of(here, limit, device, disk), fit_of(there, limit, device, disk)
+
     how, of_source = fits(most if page_tokens else longest_page(most, fits))
     needed, few = how.needs, of_source.mode != "in memory"
     passes = 1 + follow_passes(FEW_NEW_TOKENS if few else NEW_TOKENS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -78,18 +77,29 @@ def needs_of(
     copied: int = 0,
 ) -> Needs:
     """What a model takes whose tensors have these `shapes`, and of which `copied` bytes are in files of other kinds."""
+    total = of_experts = 0
+    fused: dict[str, int] = {}
+    for name, shape in shapes.items():
+        number, expert = prod(shape), _expert(name)
+        total += number
+        of_experts += number if expert else 0
+        fused[expert or name] = fused.get(expert or name, 0) + number
+    return Needs(
+        weights=total * item_bytes,
+        largest=max(fused.values(), default=0) * item_bytes,
+        activations=activations(config, family, tokens),
+        scratch=copied + of_experts * item_bytes,
+    )
+
+
+def activations(config: Mapping[str, Any], family: Family, tokens: int) -> int:
+    """Bytes beside the weights of a model that is run on a page of `tokens` tokens."""
     sizes = read_sizes(family.own(config), family)
     width, layers, heads = sizes["embed"], sizes.get("layers", 1), sizes.get("kv_heads", 1) * sizes.get("group", 1)
     logits = _KEPT_LOGITS * tokens * sizes["vocab"] * 4
     hidden = 3 * (layers + 1) * tokens * width * 4
     within_layer = tokens * (heads * tokens + 4 * max(width, sizes.get("ffn", width))) * 4
-    elements = {name: prod(shape) for name, shape in shapes.items()}
-    return Needs(
-        weights=sum(elements.values()) * item_bytes,
-        largest=_largest(elements) * item_bytes,
-        activations=logits + hidden + within_layer + _LIBRARIES_BYTES,
-        scratch=copied + sum(number for name, number in elements.items() if _expert(name)) * item_bytes,
-    )
+    return logits + hidden + within_layer + _LIBRARIES_BYTES
 
 
 @dataclass(frozen=True)
@@ -145,19 +155,11 @@ def longest_page(tokens: int, fits: Callable[[int], Iterable[Fit]]) -> int:
     return tokens
 
 
-def _largest(elements: Mapping[str, int]) -> int:
-    """Elements of the largest tensor, taking all experts of a layer and projection for one."""
-    fused: dict[str, int] = {}
-    for name, number in elements.items():
-        key = _expert(name) or name
-        fused[key] = fused.get(key, 0) + number
-    return max(fused.values(), default=0)
-
-
 def _expert(name: str) -> str:
     """The name of one expert's tensor without the expert's number; "" for any other tensor."""
-    found = re.search(r"\.experts\.\d+\.", name)
-    return name.replace(found[0], ".experts.") if found else ""
+    before, _, after = name.partition(".experts.")
+    number, _, rest = after.partition(".")
+    return f"{before}.experts.{rest}" if number.isdecimal() else ""
 
 
 @dataclass(frozen=True)
