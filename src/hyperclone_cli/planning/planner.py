@@ -82,6 +82,11 @@ class Plan:
         """How many tensors there are of each kind."""
         return Counter(tensor.kind for tensor in self.tensors)
 
+    @cached_property
+    def named(self) -> Mapping[str, GrownTensor]:
+        """The tensors by their names."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
     @property
     def nbytes(self) -> int:
         return sum(number * kind.nbytes for kind, number in self.kinds.items())

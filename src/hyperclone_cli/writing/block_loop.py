@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -51,25 +51,30 @@ def run_blocks(
     budget: Budget,
     work: Work[Value],
     noise: bool = True,
-) -> Iterator[BlockResult[Value]]:
+) -> Generator[BlockResult[Value]]:
     """Cut each tensor into blocks, have `executor` read the rows of each and `work` on them; yield results in order.
 
     Small blocks are submitted together, up to the bytes of one large block: handing each over would take longer than
     growing it. At most 4 jobs a thread are submitted ahead of the result that is yielded, of whichever tensors. An
-    error of `work` is raised in the place of its job's results; then, or if the caller stops early, jobs that were
-    submitted may still be running until the executor is shut down.
+    error of `work` is raised in the place of its job's results. Then, or if the caller closes the iterator early, jobs
+    that have not begun are cancelled and the others are waited for: none uses a file that its caller has closed.
 
     noise  whether `work` needs the noise power of noisy tensors, for which they are read once more
 
     Raises RequestError for noise in a tensor that contains NaN or Inf.
     """
     running: deque[Future[list[BlockResult[Value]]]] = deque()
-    for job in _jobs(tensors, read, executor, budget, work, noise):
-        if len(running) == _JOBS_AHEAD * budget.threads:
-            yield from running.popleft().result()
-        running.append(executor.submit(_run, job))
-    while running:
-        yield from running.popleft().result()
+    try:
+        for job in _jobs(tensors, read, executor, budget, work, noise):
+            if len(running) == _JOBS_AHEAD * budget.threads:
+                yield from running[0].result()
+                running.popleft()
+            running.append(executor.submit(_run, job))
+        while running:
+            yield from running[0].result()
+            running.popleft()
+    finally:
+        wait([job for job in running if not job.cancel()])
 
 
 @contextmanager

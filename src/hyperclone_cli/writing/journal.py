@@ -11,8 +11,9 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from hyperclone_cli.errors import RequestError
@@ -49,6 +50,7 @@ class Journal:
     path: Path
     done: Mapping[str, frozenset[str]]
     non_finite: frozenset[str]
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @property
     def directory(self) -> Path:
@@ -56,8 +58,9 @@ class Journal:
         return self.path.parent
 
     def record(self, shard: str, tensors: Iterable[str], non_finite: Iterable[str] = ()) -> None:
-        """Add tensors whose bytes are already on the disk. Raises OSError if the disk fails."""
-        _append(self.path, {"shard": shard, "tensors": list(tensors), "not_finite": sorted(non_finite)})
+        """Add tensors whose bytes are already on the disk. Several threads may do so. Raises OSError if it fails."""
+        with self._lock:
+            _append(self.path, {"shard": shard, "tensors": list(tensors), "not_finite": sorted(non_finite)})
 
 
 def open_journal(path: Path, key: RunKey, restart: bool = False) -> Journal:

@@ -136,7 +136,7 @@ def expand_part(
     def write(part: Plan, journal: Journal) -> frozenset[str]:
         budget = plan_budget(part.kinds, writing.threads, writing.max_memory)
         progress.step(f"Writing {shown}", "bytes")
-        non_finite = write_shards(part, journal, budget, progress.advance)
+        non_finite = write_shards(part, journal.directory, budget, journal, progress.advance)
         _check_unchanged(source, key)
         return non_finite
 
@@ -209,7 +209,8 @@ def _check_unchanged(source: Source, key: RunKey) -> None:
 
 def _resumed(plan: Plan, journal: Journal) -> list[str]:
     """A note on what an earlier run had written."""
-    done = [tensor for tensor in plan.tensors if any(tensor.name in names for names in journal.done.values())]
+    written = frozenset[str]().union(*journal.done.values())
+    done = [tensor for tensor in plan.tensors if tensor.name in written]
     kept = decimal(sum(tensor.nbytes for tensor in done))
     return [f"An earlier run had written {kept} in {len(done)} of {len(plan.tensors)} tensors."] if done else []
 
@@ -250,13 +251,9 @@ def bytes_needed(plan: Plan) -> int:
 
 def write_checkpoint(plan: Plan, directory: Path, advance: Callable[[int, int], None]) -> None:
     """Write the clone of `plan` into an existing directory, to be read and removed: without card, record or journal."""
-    from hyperclone_cli.writing.writer import write_shard
+    from hyperclone_cli.writing.writer import write_shards
 
-    budget, nbytes = plan_budget(plan.kinds), plan.nbytes
-    for shard in plan.shards:
-        write_shard(
-            plan, shard, directory, budget, sync=lambda *_: None, report=lambda written: advance(written, nbytes)
-        )
+    write_shards(plan, directory, plan_budget(plan.kinds), progress=advance)
     _write_beside_shards(plan, directory)
 
 
