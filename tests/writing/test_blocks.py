@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block, cut_blocks
 from hyperclone_cli.writing.budget import SURVEY_BLOCK_BYTES, Budget
 from hyperclone_cli.writing.columns import sum_copies
-from hyperclone_cli.writing.writer import ShardWritten, write_shard
+from hyperclone_cli.writing.writer import ShardWritten, write_shard, write_shards
 
 Sources = Callable[[str], Path]
 SMALL = Budget(2, 1000)
@@ -209,3 +210,38 @@ def test_another_process_could_write_a_shard(source: Sources, tmp_path: Path) ->
         written = pickle.loads(pickle.dumps(task()))
         assert written == ShardWritten(shard, names, sum(nbytes[name] for name in names), frozenset())
         assert (tmp_path / "alone" / shard).read_bytes() == (tmp_path / "clone" / shard).read_bytes()
+
+
+def test_shards_are_written_at_once_and_heard_of_in_the_callers_thread(source: Sources, tmp_path: Path) -> None:
+    made = plan(source("qwen3"), embed_mult=2, max_shard_size="100KB")
+    heard: list[tuple[int, int, int]] = []
+    threads = threading.active_count()
+    found = {}
+    for count in (1, 3):
+        (tmp_path / str(count)).mkdir()
+        write_shards(
+            made,
+            tmp_path / str(count),
+            Budget(count, 1000),
+            progress=lambda nbytes, total: heard.append((nbytes, total, threading.get_ident())),
+        )
+        found[count] = {path.name: path.read_bytes() for path in (tmp_path / str(count)).iterdir()}
+    assert found[1] == found[3]
+    assert found[1].keys() == made.shards.keys()
+    assert len(made.shards) > 3
+    assert sum(nbytes for nbytes, *_ in heard) == 2 * made.nbytes
+    assert {(total, thread) for _, total, thread in heard} == {(made.nbytes, threading.get_ident())}
+    assert threading.active_count() == threads
+
+
+def test_an_error_stops_all_shards(source: Sources, tmp_path: Path) -> None:
+    made = plan(source("qwen3"), embed_mult=2, max_shard_size="100KB")
+    threads = threading.active_count()
+
+    def interrupt(_: int, __: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(made, tmp_path, Budget(3, 1000), progress=interrupt)
+    assert threading.active_count() == threads
+    assert len(list(tmp_path.iterdir())) < len(made.shards)

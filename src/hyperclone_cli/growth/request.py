@@ -147,7 +147,12 @@ class Request:
     dtype: Dtype | None = option(
         None, "The clone's storage dtype.", panel=WRITING, unset="each tensor's own; bfloat16 for a GGUF file"
     )
-    max_shard_size: int | str = option("50GB", "The size of the largest file, in bytes or such as 5GB.", panel=WRITING)
+    max_shard_size: int | str | None = option(
+        None,
+        "The size of the largest file, in bytes or such as 5GB.",
+        panel=WRITING,
+        unset="50GB; above 1 GB a quarter of the clone, if that is less",
+    )
     tie_embeddings: Literal["auto", "keep", "untie"] = option(
         "auto",
         "What becomes of tied embeddings. auto: they stay tied where that can be exact; elsewhere the head becomes a"

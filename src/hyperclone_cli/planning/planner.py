@@ -44,6 +44,10 @@ from hyperclone_cli.planning.tied_head import Head, decide_head
 
 SCHEMA_VERSION = 1
 
+_LARGEST_FILE_BYTES = 50 * 10**9
+_ONE_FILE_BYTES = 10**9
+"""Up to so many bytes a clone is one file."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -299,14 +303,10 @@ def _check_known(source: Source, request: Request) -> None:
         )
 
 
-def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, tuple[str, ...]]:
+def _split(tensors: list[GrownTensor], max_shard_size: int | str | None) -> dict[str, tuple[str, ...]]:
     from huggingface_hub import split_state_dict_into_shards_factory
 
-    size = bytes_of("--max-shard-size", max_shard_size)
-    if not size:
-        raise RequestError(
-            f"--max-shard-size {max_shard_size}: a shard must have room for a tensor.", 'Use a size such as "5GB".'
-        )
+    size = _file_bytes(sum(tensor.nbytes for tensor in tensors), max_shard_size)
     split = split_state_dict_into_shards_factory(
         {tensor.name: tensor for tensor in tensors},
         get_storage_size=lambda tensor: tensor.nbytes,
@@ -314,3 +314,19 @@ def _split(tensors: list[GrownTensor], max_shard_size: int | str) -> dict[str, t
         max_shard_size=size,
     )
     return {name: tuple(tensors) for name, tensors in split.filename_to_tensors.items()}
+
+
+def _file_bytes(clone_bytes: int, asked: int | str | None) -> int:
+    """The most bytes of a file. Raises RequestError for a size that is none.
+
+    Without a request several files can be written at once, see `writing.writer`. How many depends on the clone alone,
+    not on the machine: the same command gives the same files everywhere.
+    """
+    if asked is None:
+        return _LARGEST_FILE_BYTES if clone_bytes <= _ONE_FILE_BYTES else min(_LARGEST_FILE_BYTES, -(-clone_bytes // 4))
+    size = bytes_of("--max-shard-size", asked)
+    if not size:
+        raise RequestError(
+            f"--max-shard-size {asked}: a shard must have room for a tensor.", 'Use a size such as "5GB".'
+        )
+    return size

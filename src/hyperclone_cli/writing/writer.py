@@ -80,8 +80,7 @@ def write_shards(
         with _syncing(journal) if journal else nullcontext(lambda *_: None) as sync:
             return write_shard(plan, shard, directory, budget, done.get(shard, frozenset()), sync, report, executor)
 
-    at_once = min(budget.threads, len(plan.shards))
-    with workers(budget.threads) as executor, ThreadPoolExecutor(at_once) as drivers:
+    with workers(budget.threads) as executor, ThreadPoolExecutor(budget.threads) as drivers:
         shards = [drivers.submit(write, shard) for shard in plan.shards]
         for shard in shards:
             shard.add_done_callback(news.put)
