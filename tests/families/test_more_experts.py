@@ -19,7 +19,9 @@ from hyperclone_cli.families.routing import Routing
 from hyperclone_cli.growth import experts
 from hyperclone_cli.growth.experts import chosen_experts
 from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.growth.widths import repeated
+from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from support import models, wrapped
@@ -126,6 +128,39 @@ def test_a_plan_tells_total_and_active_parameters(source: Sources) -> None:
     grown = total + 4 * one + 2 * 4 * 48
     assert (after.parameters()[1].total(), after.active_parameters()) == (grown, (total - 2 * one, grown - 4 * one))
     assert after.as_json()["active_parameters"]["after"] == grown - 4 * one
+
+
+@pytest.mark.parametrize(
+    "variant, more",
+    [
+        ("mixtral", {"dtype": "bfloat16"}),
+        ("granitemoe", {"embed_mult": 2, "ffn_mult": 2}),
+        ("gpt_oss", {}),
+        ("deepseek_v3", {"depth_mult": 2}),
+    ],
+)
+def test_noise_cancels_over_the_copies_of_an_expert(
+    variant: str, more: dict[str, Any], source: Sources, tmp_path: Path
+) -> None:
+    mixing = Mixing(noise_snr_db=10)
+    made = expand(source(variant), tmp_path / "clone", request(source(variant), 2, mixing=mixing, **more))
+    down = [tensor.name for tensor in made.tensors if tensor.source.packed and not tensor.kind.silent]
+    assert set(down) <= set(made.rounded())
+    assert verify(tmp_path / "clone", weights_only=True).passed
+    if "dtype" not in more:
+        assert models.logit_error(source(variant), tmp_path / "clone") <= 1e-5
+
+
+def test_noise_is_as_loud_as_asked_for(source: Sources, tmp_path: Path) -> None:
+    mixing = Mixing(noise_snr_db=20)
+    expand(source("mixtral"), tmp_path / "clone", request(source("mixtral"), 3, mixing=mixing))
+    grown, dense = (load_file(path / "model.safetensors") for path in (tmp_path / "clone", source("mixtral")))
+    name = "model.layers.1.block_sparse_moe.experts.{}.w2.weight"
+    noise = [grown[name.format(2 + 4 * copy)] - dense[name.format(2)] for copy in range(3)]
+    assert float((noise[0] + noise[1] + noise[2]).norm()) < 1e-5 * float(noise[0].norm())
+    for one in noise:
+        assert 0.09 < float(one.norm() / dense[name.format(2)].norm()) < 0.11
+    assert advice(plan(source("mixtral"), num_experts=8, experts_per_token=4)).endswith("diverge: --noise-snr-db 10.")
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

@@ -121,6 +121,7 @@ class Varied(Packed):
     noise_snr_db: float | None
 
     is_view: ClassVar[bool] = True
+    is_noisy: ClassVar[bool] = True
 
     def rows(self, read: Read, start: int, stop: int) -> torch.Tensor:
         """Rows start … stop - 1, numbered across all experts: (rows, columns) in float32."""
@@ -151,3 +152,41 @@ class Varied(Packed):
         dropped = torch.zeros(self.units, dtype=torch.bool)
         dropped[order[: round(self.drop * self.units)]] = True
         return dropped
+
+
+@dataclass(frozen=True)
+class Balanced(Packed):
+    """The matrix in `parts`, once for each of some copies, with noise that sums to zero over all copies.
+
+    seed, name    what the noise depends on
+    copies        the numbers of the copies that are one below the other here
+    number        how many copies there are in all
+    noise_snr_db  decibels from the power of a row to that of its noise in a copy
+    """
+
+    seed: int
+    name: str
+    copies: range
+    number: int
+    noise_snr_db: float
+
+    is_view: ClassVar[bool] = True
+    is_noisy: ClassVar[bool] = True
+
+    def rows(self, read: Read, start: int, stop: int) -> torch.Tensor:
+        """Rows start … stop - 1, numbered across the copies: (rows, columns) in float32."""
+        import torch
+
+        (matrix,) = self.parts
+        height, found = matrix.shape[0], []
+        for place in range(start // height, -(-stop // height)):
+            first, last = max(start - place * height, 0), min(stop - place * height, height)
+            stored = unpacking(read)(matrix, first, last).float()
+            width = stored.shape[1]
+            each = [
+                normal_rows(self.seed, f"{self.name} copy {copy}", first, last, width) for copy in range(self.number)
+            ]
+            noise = each[self.copies[place]] - torch.stack(each).mean(0)
+            size = (stored.square().mean(1, keepdim=True) * self.number / (self.number - 1)).sqrt()
+            found.append(stored + noise * size * 10 ** (-self.noise_snr_db / 20))
+        return torch.cat(found)

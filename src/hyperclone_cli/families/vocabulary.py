@@ -104,6 +104,7 @@ class Form:
     summed         norms whose output is summed with others before the norm that is the block's last
     in_some        modules that some layers have and others do not, which no kind of layer tells: the preflight does
     probability    biases of probabilities that sum to 1 over all experts: of c copies of an expert each has 1/c of it
+    single         modules of experts that are all there, as many as the clone has: of these no copy is made
     at_rest        what the module holds in a layer that adds nothing to the stream, where its place does not tell
     """
 
@@ -127,6 +128,7 @@ class Form:
     summed: bool = False
     in_some: bool = False
     probability: bool = False
+    single: bool = False
     at_rest: float | None = None
 
     @property

@@ -66,8 +66,8 @@ class Mixing:
     )
     noise_snr_db: float | None = option(
         None,
-        "Add noise that cancels over the copies, this many decibels below the weights. The paper uses 10; louder noise"
-        " costs 16-bit weights precision.",
+        "Add noise that cancels over the copies, those of experts too, this many decibels below the weights. The paper"
+        " uses 10; louder noise costs 16-bit weights precision.",
         min=0,
         max=200,
         unset="no noise",

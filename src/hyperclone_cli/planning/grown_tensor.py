@@ -95,6 +95,8 @@ class TensorKind:
         """
         if self.silent:
             return True
+        if self.stored.packed and self.stored.packed.is_noisy:
+            return False
         rows = {self.mixing_row(run) for run in self.growths[0].runs}
         factors = {float(share) for row in rows for share in self.shares(row) if share}
         factors |= {run.scale for growth in self.growths for run in growth.runs} | {self.gain}

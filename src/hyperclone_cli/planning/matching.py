@@ -108,7 +108,7 @@ def layers_of_copies(match: Match, layers: Sequence[int]) -> list[Match]:
 def counted_by(match: Match) -> str:
     """The packed axes whose units the last number in a tensor's name counts; "" where it counts nothing that grows."""
     counted = match.form.numbered or ("experts" if match.module.count("*") == 2 else "")
-    return "" if counted == ANY else counted
+    return "" if counted == ANY or match.form.single else counted
 
 
 def copies_of_units(counted: str, growths: Mapping[str, Growth]) -> Mapping[int, Sequence[int]]:

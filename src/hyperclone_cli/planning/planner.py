@@ -34,6 +34,7 @@ from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.upcycling import as_mixture
 from hyperclone_cli.growth.widths import Growth, grow_axes
 from hyperclone_cli.planning.as_mixture import as_experts
+from hyperclone_cli.planning.expert_noise import with_noise
 from hyperclone_cli.planning.experts import alignment_note
 from hyperclone_cli.planning.grown_tensor import GrownTensor, TensorKind
 from hyperclone_cli.planning.matching import match_tensors
@@ -218,7 +219,8 @@ def make_plan(source: Source, request: Request) -> Plan:
     dropped = {name: match.form.dropped for name, match in matched.items() if match.form.dropped}
     order = cloned_layers(growths["layers"])
     layers = {number: of_layers[layer.source] for number, layer in enumerate(order)} if of_layers else {}
-    tensors = grow_tensors(stored, matched, family, growths, layers, order, grow_experts(proposal), request)
+    stored, places = with_noise(stored, matched, proposal, growths["experts"])
+    tensors = grow_tensors(stored, places, family, growths, layers, order, grow_experts(proposal), request)
     tensors, head, redundant = decide_head(source, proposal, growths, tensors)
     dropped.update(redundant)
     kinds = list(dict.fromkeys(tensor.kind for tensor in tensors))

@@ -77,15 +77,12 @@ def advice(plan: Plan) -> str:
 
 def _advice_on_experts(plan: Plan) -> str:
     """Copies of experts are chosen together, so they get the same tokens, and equal gradients if they are equal."""
-    if (
-        not plan.growths["experts"].grows
-        or plan.proposal.upcycling
-        or any(kind.noisy for kind in plan.kinds if kind.experts)
-    ):
+    noisy = plan.request.mixing.noise_snr_db is not None
+    if noisy or plan.proposal.upcycling or not plan.growths["experts"].grows:
         return ""
     return (
         "The copies of an expert are chosen together, and get equal gradients: an elementwise optimizer keeps them"
-        " equal. Noise makes them diverge."
+        f" equal. To make them diverge: {NOISE}."
     )
 
 

@@ -42,6 +42,7 @@ def grow_tensors(
     for number, cloned in enumerate(order):
         copies[cloned.source].append(number)
     silent = {number for number, cloned in enumerate(order) if cloned.new and request.depth_init == "zero"}
+    there: dict[int, Mapping[str, Growth]] = {}
     kinds: dict[tuple[object, ...], TensorKind] = {}
     units: dict[tuple[str, int], Mapping[int, Sequence[int]]] = {}
     grown = []
@@ -52,6 +53,8 @@ def grow_tensors(
         for copy in layers_of_copies(match, copies[match.layer]):
             layer = copy.layer
             own = growths if layer is None else layers.get(layer, growths)
+            if copy.form.single:
+                own = there.setdefault(id(own), {**own, "experts": tiled(own["experts"].target, 1)})
             at_rest = layer in silent
             like = (*_line(match), stored.shape, stored.dtype, id(own), at_rest)
             kind = kinds.get(like)
@@ -135,7 +138,7 @@ def kind_of(
     return TensorKind(
         pattern=match.pattern,
         stored=replace(stored, transposed=transposed, stack=stack),
-        dtype=FLOAT_DTYPES[request.dtype] if request.dtype else stored.dtype,
+        dtype=FLOAT_DTYPES[request.dtype] if request.dtype else (*stored.originals, stored)[0].dtype,
         part=_part(form),
         roles=tuple(dimension.role for dimension in dimensions),
         growths=tuple(

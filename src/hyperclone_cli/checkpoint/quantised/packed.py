@@ -35,6 +35,9 @@ class Packed(ABC):
     is_view: ClassVar[bool] = False
     """Whether it shows parts of tensors that are there for themselves too, or is there for nobody else."""
 
+    is_noisy: ClassVar[bool] = False
+    """Whether its numbers are sums with random ones, which are rounded."""
+
     @abstractmethod
     def rows(self, read: Read, start: int, stop: int) -> torch.Tensor:
         """Stored rows start … stop - 1, numbered across all matrices: (rows, columns), in float32 or a tensor's dtype.
