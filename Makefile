@@ -1,6 +1,7 @@
 # make demo   expand a real model and watch it be verified
 # make test   lint, types and every test
 # make convergence   train clones and random starts on the CPU and compare them: 46 minutes on two cores
+# make midrun   grow a small Llama in the middle of a run, with its optimizer and without: some minutes on one core
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then thousands of damaged inputs
 # make fuzz   2,000 random requests to random architectures, judged by transformers alone: half an hour on two cores
 # make bench  against cp, dd, and doing the same in memory: needs 40 GB of disk
@@ -21,7 +22,7 @@ VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 # Errors alone: of every place in pip's configuration that it does not find, it warns for every package.
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test lint stress fuzz bench bench-memory convergence real docs clean
+.PHONY: demo test lint stress fuzz bench bench-memory convergence midrun real docs clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	@echo "Setting up $(VENV): a virtual environment"
@@ -81,6 +82,9 @@ PRESET := cpu
 SOURCE := $(if $(filter smollm2%,$(PRESET)),$(SMOLLM2))
 convergence: $(VENV)/ready $(SOURCE:%=%/config.json)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.convergence $(PRESET) $(SOURCE:%=--source %) $(ARGS)
+
+midrun: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.midrun $(ARGS)
 
 real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(EXPAND) --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2 --out demo/smollm2-2x2

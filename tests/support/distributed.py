@@ -55,11 +55,24 @@ class Cut(torch.Tensor):
 
 def save(tensors: dict[str, torch.Tensor], out: Path, parts: int = 1, dim: int = 0) -> None:
     """Write `tensors` as the model of a training state, each cut into `parts` along dimension `dim` if it has that."""
-    cut: dict[str, Any] = {
+    _save({"model": _cut(tensors, parts, dim), "optimizer": {"state": torch.ones(4)}, "step": 500}, out)
+
+
+def save_optimizer(state: dict[str, Any], names: dict[int, str], out: Path, parts: int = 1) -> None:
+    """Write the state dict of an optimizer as FSDP does: by the names of parameters, moments cut into `parts`."""
+    named = {names[number]: _cut(one, parts, 0) for number, one in state["state"].items()}
+    groups = [group | {"params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
+    _save({"optimizer": {"state": named, "param_groups": groups}}, out)
+
+
+def _cut(tensors: dict[str, torch.Tensor], parts: int, dim: int) -> dict[str, Any]:
+    return {
         name: Cut.of(tensor, parts, dim) if parts > 1 and tensor.dim() > dim else tensor
         for name, tensor in tensors.items()
     }
+
+
+def _save(state: dict[str, Any], out: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is one process
-        state = {"model": cut, "optimizer": {"state": torch.ones(4)}, "step": 500}
         save_state(state, storage_writer=FileSystemWriter(out, thread_count=2), no_dist=True)

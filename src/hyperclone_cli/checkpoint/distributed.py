@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 METADATA = ".metadata"
 _MOST_BYTES = 1 << 16
 """Of the pickle of one tensor, whose numbers lie beside it: torch writes some 400 bytes."""
+_MOST_OBJECT_BYTES = 1 << 24
+"""Of an object that is no tensor, such as the parameter groups of an optimizer."""
 _OTHERS = ("optim", "lr_scheduler", "scheduler", "train_state", "dataloader", "rng", "loss_scaler")
 """How the names of what is no part of a model begin, where a whole training state was saved."""
 
@@ -48,16 +50,59 @@ def metadata_of(path: Path) -> Path | None:
     return found[0] if found else None
 
 
+def optimizer_parts_of(path: Path) -> Path | None:
+    """The directory in a training checkpoint that holds an optimizer as FSDP writes it; None if there is none."""
+    return next((entry for entry in sorted(path.glob("optimizer_*")) if (entry / METADATA).exists()), None)
+
+
 def read_distributed(directory: Path, source: Path) -> dict[str, StoredTensor]:
     """Name → place of the model's tensors in a distributed checkpoint that lies in the directory `source`.
 
     Reads no weights. Raises CheckpointError for one that is damaged, or names anything but tensors.
     """
+    tensors: dict[str, StoredTensor] = _tried(directory, source, lambda content: _tensors(content, directory, source))
+    if not tensors:
+        raise CheckpointError(f"{directory / METADATA}: names no tensors of a model.", "Name the model's checkpoint.")
+    return tensors
+
+
+def read_optimizer_parts(directory: Path, source: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """(name → place of every tensor, name → every other object) of an optimizer in a distributed checkpoint.
+
+    Names begin within the optimizer: "state.NAME.exp_avg", "param_groups". Objects are read with torch's own reader of
+    plain containers. Raises CheckpointError as `read_distributed`.
+    """
+
+    def read(content: bytes) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+        metadata = _unpickle(content, _METADATA)
+        paths = metadata.planner_data
+        inside = {
+            name: ".".join(map(str, path[1:]))
+            for name in metadata.state_dict_metadata
+            if isinstance(paths, dict) and str((path := paths.get(name, (name,)))[0]).startswith("optim")
+        }
+        stored = _stored(metadata)
+        tensors = {
+            own: _tensor(name, own, metadata, stored, directory, source)
+            for name, own in inside.items()
+            if hasattr(metadata.state_dict_metadata[name], "size")
+        }
+        objects = {
+            own: _object(directory, source, stored[name, ()]) for name, own in inside.items() if own not in tensors
+        }
+        return tensors, objects
+
+    found: tuple[dict[str, StoredTensor], dict[str, Any]] = _tried(directory, source, read)
+    return found
+
+
+def _tried(directory: Path, source: Path, work: Callable[[bytes], Any]) -> Any:
+    """What `work` makes of `.metadata`, within limits. Raises CheckpointError for a damaged one."""
     content = read_file(directory / METADATA, source)
     try:
-        if too_much(lambda: _tensors(content, directory, source)):
+        if too_much(lambda: work(content)):
             raise ValueError("it takes too long to read")
-        tensors = _tensors(content, directory, source)
+        return work(content)
     except (CheckpointError, OSError):
         raise
     except Exception as error:  # whatever a pickle of other things, or their fields, lead to
@@ -67,28 +112,50 @@ def read_distributed(directory: Path, source: Path) -> dict[str, StoredTensor]:
             "Save it again, or convert it where it was trained: python -m torch.distributed.checkpoint.format_utils"
             f" dcp_to_torch {directory} pytorch_model.bin",
         ) from None
-    if not tensors:
-        raise CheckpointError(f"{directory / METADATA}: names no tensors of a model.", "Name the model's checkpoint.")
-    return tensors
+
+
+def _object(directory: Path, source: Path, info: Any) -> Any:
+    """A small object that torch.save wrote into a part: plain containers and numbers."""
+    import torch
+
+    path = directory / info.relative_path
+    if PurePosixPath(info.relative_path).name != info.relative_path or info.length > _MOST_OBJECT_BYTES:
+        raise ValueError(f"an object lies in {info.relative_path!r}, elsewhere, or is large")
+    regular_file(path, source)
+    with path.open("rb") as file:
+        file.seek(info.offset)
+        return torch.load(io.BytesIO(file.read(info.length)), map_location="cpu", weights_only=True)
 
 
 def _tensors(content: bytes, directory: Path, source: Path) -> dict[str, StoredTensor]:
-    """The tensors that the pickle `content` and the files that it names make."""
+    """The model's tensors that the pickle `content` and the files that it names make."""
     metadata = _unpickle(content, _METADATA)
     sizes = {name: tuple(one.size) for name, one in metadata.state_dict_metadata.items() if hasattr(one, "size")}
-    stored = {(key.fqn, tuple(getattr(key, "offset", ()))): info for key, info in metadata.storage_data.items()}
-    tensors = {}
-    for name, own_name in _model_names(sizes, metadata.planner_data).items():
-        about = metadata.state_dict_metadata[name]
-        dtype = DTYPES[about.properties.state[0]]
-        places = [tuple(chunk.offsets) for chunk in about.chunks]
-        shapes = [tuple(chunk.sizes) for chunk in about.chunks]
-        chunks = [
-            _chunk(directory, source, stored[name, place], (f"{name}{list(place)}", dtype, shape))
-            for place, shape in zip(places, shapes, strict=True)
-        ]
-        tensors[own_name] = _joined(own_name, sizes[name], chunks, places)
-    return tensors
+    stored = _stored(metadata)
+    return {
+        own_name: _tensor(name, own_name, metadata, stored, directory, source)
+        for name, own_name in _model_names(sizes, metadata.planner_data).items()
+    }
+
+
+def _stored(metadata: Any) -> dict[tuple[str, tuple[int, ...]], Any]:
+    """(name, place in the tensor) → where that part lies."""
+    return {(key.fqn, tuple(getattr(key, "offset", None) or ())): info for key, info in metadata.storage_data.items()}
+
+
+def _tensor(
+    name: str, own_name: str, metadata: Any, stored: Mapping[Any, Any], directory: Path, source: Path
+) -> StoredTensor:
+    """The tensor `name` of the file, as `own_name`."""
+    about = metadata.state_dict_metadata[name]
+    dtype = DTYPES[about.properties.state[0]]
+    places = [tuple(chunk.offsets) for chunk in about.chunks]
+    shapes = [tuple(chunk.sizes) for chunk in about.chunks]
+    chunks = [
+        _chunk(directory, source, stored[name, place], (f"{name}{list(place)}", dtype, shape))
+        for place, shape in zip(places, shapes, strict=True)
+    ]
+    return _joined(own_name, tuple(about.size), chunks, places)
 
 
 def _model_names(sizes: Mapping[str, tuple[int, ...]], paths: Any) -> dict[str, str]:

@@ -207,7 +207,7 @@ def create(path: Path, head: bytes, total_bytes: int) -> int:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        _allocate(descriptor, total_bytes)
+        allocate(descriptor, total_bytes)
         os.ftruncate(descriptor, total_bytes)
         write_all(descriptor, memoryview(head), 0)
     except BaseException:
@@ -216,7 +216,8 @@ def create(path: Path, head: bytes, total_bytes: int) -> int:
     return descriptor
 
 
-def _allocate(descriptor: int, total_bytes: int) -> None:
+def allocate(descriptor: int, total_bytes: int) -> None:
+    """Take the room for a file's bytes where the filesystem can. Raises OSError if there is too little."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as short
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 from hyperclone_cli.checkpoint.trial import too_much
@@ -26,24 +26,9 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
 
     Raises CheckpointError for a file that is damaged, refers to anything but tensors, or is not a state dict.
     """
-    import warnings
-
     import torch
 
-    try:
-        with warnings.catch_warnings():  # torch's warnings are for whoever wrote the file
-            warnings.simplefilter("ignore")
-            _check_uncompressed(path)
-            if can_be_mapped(path) and too_much(lambda: torch.load(path, map_location="meta", weights_only=True)):
-                raise CheckpointError(
-                    f"{path}: refused: its pickle takes too long to read, or too much memory, without a weight in it.",
-                    "Use a safetensors version of the model.",
-                )
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped(path))
-    except (FileNotFoundError, PermissionError, CheckpointError):
-        raise
-    except Exception as error:  # the unpickler, the zip reader and the storages raise their own kinds
-        raise _refusal(path, error) from None
+    content = load_mapped(path)
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(
             f"{path}: expected a state dict, tensor by name, found {type(content).__name__}.",
@@ -58,6 +43,31 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"{path}: tensor {name!r} is quantised, sparse or empty.", DEQUANTISE)
     return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def load_mapped(path: Path) -> Any:
+    """What torch.save wrote: tensors, memory-mapped where the format allows that, in plain containers.
+
+    Raises CheckpointError for a file that is damaged, or refers to anything else.
+    """
+    import warnings
+
+    import torch
+
+    try:
+        with warnings.catch_warnings():  # torch's warnings are for whoever wrote the file
+            warnings.simplefilter("ignore")
+            _check_uncompressed(path)
+            if can_be_mapped(path) and too_much(lambda: torch.load(path, map_location="meta", weights_only=True)):
+                raise CheckpointError(
+                    f"{path}: refused: its pickle takes too long to read, or too much memory, without a weight in it.",
+                    "Use a safetensors version of the model.",
+                )
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped(path))
+    except (FileNotFoundError, PermissionError, CheckpointError):
+        raise
+    except Exception as error:  # the unpickler, the zip reader and the storages raise their own kinds
+        raise _refusal(path, error) from None
 
 
 def _check_uncompressed(path: Path) -> None:

@@ -274,6 +274,11 @@ class Writing:
         " more.",
         unset="512MB, and for the models what is free",
     )
+    optimizer: bool = option(
+        False,
+        "Of a checkpoint of the Trainer, also grow the moments of AdamW in optimizer.pt, and take the schedule along,"
+        " and what else resumes the run.",
+    )
     checksum: bool = option(
         False,
         "Record the SHA-256 of every file but the card in hyperclone.json. `verify --checksum` compares them.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import reduce
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from hyperclone_cli.checkpoint.json_config import check_readable
 from hyperclone_cli.checkpoint.quantised.unpack import quantisation
-from hyperclone_cli.checkpoint.row_io import STORED_DTYPES, TORCH_DTYPES, put_rows
+from hyperclone_cli.checkpoint.row_io import STORED_DTYPES, TORCH_DTYPES, Read, put_rows
 from hyperclone_cli.checkpoint.source import TensorSource, stored_tensors
 from hyperclone_cli.checkpoint.transformers_model import (
     NOTHING_RUN,
@@ -24,6 +25,7 @@ from hyperclone_cli.errors import DEQUANTISE, CheckpointError, RequestError
 from hyperclone_cli.growth.option import takes
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.planning.planner import Plan, make_plan
 from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import run_blocks, workers
@@ -88,17 +90,23 @@ def open_model(model: PreTrainedModel) -> TensorSource:
 
 def grow_tensors(plan: Plan) -> dict[str, torch.Tensor]:
     """Every tensor of a plan, whole, on the CPU."""
-    grown = {tensor.name: torch.empty(tensor.shape, dtype=STORED_DTYPES[tensor.dtype]) for tensor in plan.tensors}
-    stored = stored_tensors(plan.source.path, grown)
-    budget = plan_budget(plan.kinds)
+    with plan.source.rows() as read:
+        return grow_whole(plan.tensors, read)
+
+
+def grow_whole(tensors: Sequence[GrownTensor], read: Read) -> dict[str, torch.Tensor]:
+    """Planned tensors by name, each whole, on the CPU, grown from the rows that `read` gives."""
+    grown = {tensor.name: torch.empty(tensor.shape, dtype=STORED_DTYPES[tensor.dtype]) for tensor in tensors}
+    stored = stored_tensors(Path(), grown)
+    budget = plan_budget({tensor.kind for tensor in tensors})
 
     def fill(block: Block, rows: torch.Tensor, noise_power: float) -> None:
         name = block.tensor.name
         for place, data in grow_block(block, rows, noise_power):
             put_rows(grown[name], block.tensor.like(stored[name]), place, data)
 
-    with plan.source.rows() as read, workers(budget.threads) as executor:
-        for _ in run_blocks(plan.tensors, read, executor, budget, fill):
+    with workers(budget.threads) as executor:
+        for _ in run_blocks(tensors, read, executor, budget, fill):
             pass
     return grown
 

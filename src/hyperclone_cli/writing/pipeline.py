@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
@@ -17,6 +17,7 @@ from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.checksums import checksums
 from hyperclone_cli.checkpoint.quantised.unpack import quantisation
 from hyperclone_cli.checkpoint.source import INDEX_NAME, Origin, Place, Source
+from hyperclone_cli.checkpoint.training_state import state_note
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.proposal import Proposal
@@ -45,6 +46,9 @@ from hyperclone_cli.writing.publish import (
     take_place,
 )
 from hyperclone_cli.writing.ranks import Rank, Standing, finish, joined, rank_of, share_of
+
+if TYPE_CHECKING:
+    from hyperclone_cli.writing.optimizer_state import GrownOptimizer
 
 _SPARE_BYTES = 64 << 20
 
@@ -109,6 +113,8 @@ def expand_part(
             f"--restart: {rank} cannot discard what the others write.",
             f"Leave it out, and remove {partial_of(out)} before any rank is started.",
         )
+    if rank and writing.optimizer:
+        raise RequestError(f"--optimizer: one process grows it, and this is {rank}.", "Write the clone by one process.")
     shown, out = out, Path(os.path.abspath(out))
     place = locate(src, access)
     directory = cache_of(access) if isinstance(place, Origin) else place if isinstance(place, Path) else None
@@ -128,16 +134,26 @@ def expand_part(
     if rank is not None and not writing.overwrite and _is_published(plan, out):
         return Written(plan, rank)
     check_places(directory, out, writing.overwrite)
+    optimizer = _plan_optimizer(plan, out) if writing.optimizer else None
+    more = [*(optimizer.notes if optimizer else ()), state_note(source.path, writing.optimizer)]
+    plan = replace(plan, notes=(*plan.notes, *filter(None, more)))
     if planned:
         planned(plan)
-    key = _run_key(plan, src, access, out)
+    key = _run_key(plan, src, access, out, optimizer)
     from hyperclone_cli.writing.writer import write_shards
 
     def write(part: Plan, journal: Journal) -> frozenset[str]:
         budget = plan_budget(part.kinds, writing.threads, writing.max_memory)
         progress.step(f"Writing {shown}", "bytes")
         non_finite = write_shards(part, journal.directory, budget, journal, progress.advance)
-        _check_unchanged(source, key)
+        if optimizer:
+            from hyperclone_cli.writing.optimizer_state import check_optimizer, copy_training_state, write_optimizer
+
+            progress.step(f"Growing the optimizer of {source.path}", "bytes")
+            write_optimizer(optimizer, journal, writing.threads, writing.max_memory, progress.advance)
+            check_optimizer(optimizer, journal.directory)
+            copy_training_state(source.path, journal.directory)
+        _check_unchanged(source, key, optimizer)
         return non_finite
 
     def complete(partial: Path, non_finite: frozenset[str]) -> None:
@@ -192,13 +208,26 @@ def _disk_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _run_key(plan: Plan, src: str | Path, access: Access, out: Path) -> RunKey:
-    typed = command(plan.request, str(src), access.revision, str(out))
-    return RunKey(typed, plan.digest, plan.source.fingerprint(), f"hyperclone {__version__}")
+def _plan_optimizer(plan: Plan, out: Path) -> GrownOptimizer:
+    from hyperclone_cli.writing.optimizer_state import plan_optimizer
+
+    optimizer = plan_optimizer(plan)
+    check_space(plan, out, optimizer.nbytes)
+    return optimizer
 
 
-def _check_unchanged(source: Source, key: RunKey) -> None:
-    now = source.fingerprint()
+def _run_key(plan: Plan, src: str | Path, access: Access, out: Path, optimizer: GrownOptimizer | None) -> RunKey:
+    typed = command(plan.request, str(src), access.revision, str(out)) + (" --optimizer" if optimizer else "")
+    which = f"{plan.digest} and its optimizer" if optimizer else plan.digest
+    return RunKey(typed, which, _fingerprint(plan.source, optimizer), f"hyperclone {__version__}")
+
+
+def _fingerprint(source: Source, optimizer: GrownOptimizer | None) -> dict[str, list[int]]:
+    return source.fingerprint() | (optimizer.fingerprint() if optimizer else {})
+
+
+def _check_unchanged(source: Source, key: RunKey, optimizer: GrownOptimizer | None) -> None:
+    now = _fingerprint(source, optimizer)
     changed = [name for name, found in key.source.items() if now.get(name) != found]
     if changed:
         raise StorageError(
@@ -228,15 +257,15 @@ def _check_quantised(place: Place, access: Access, request: Request) -> None:
         open_headers(place, access, Progress(), request.dtype)
 
 
-def check_space(plan: Plan, out: Path) -> None:
-    """Raise StorageError if the filesystem of `out` has too little space for the clone.
+def check_space(plan: Plan, out: Path, more: int = 0) -> None:
+    """Raise StorageError if the filesystem of `out` has too little space for the clone, and for so many bytes `more`.
 
     The space of an unfinished clone in `<out>.partial` counts as free: that is resumed, or removed first.
     """
     existing = next(parent for parent in out.parents if parent.exists())
     leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
     free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
-    needed = bytes_needed(plan)
+    needed = bytes_needed(plan) + more
     if needed > free:
         raise StorageError(
             f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
