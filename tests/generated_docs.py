@@ -11,6 +11,7 @@ from itertools import starmap
 from pathlib import Path
 from textwrap import dedent
 
+import config_defaults
 import hyperclone_cli
 from hyperclone_cli.families import FAMILIES, REFUSED, layer_rules, starcoder2, vocabulary
 from hyperclone_cli.families.axes import AXES, Axis
@@ -194,5 +195,6 @@ PAGES: Mapping[Path, Callable[[], str]] = {DOCS / "architectures.md": architectu
 
 
 if __name__ == "__main__":
+    config_defaults.FILE.write_text(config_defaults.config_defaults(), encoding="utf-8")
     for path, text in PAGES.items():
         path.write_text(text(), encoding="utf-8")

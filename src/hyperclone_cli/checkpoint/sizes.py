@@ -61,6 +61,11 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     for product, (outer, inner) in PRODUCTS.items():
         if product in sizes:
             _factor(sizes, product, outer, inner, family)
+    if sizes["group"] % sizes.get("group_parts", 1):
+        raise CheckpointError(
+            f"config.json: {_spelt('heads', family)} {heads} is not a multiple of {sizes['kv_heads']} key/value heads"
+            f" with {sizes['group_parts']} parts each."
+        )
     if "proj" in family.sizes:
         sizes.setdefault("proj", sizes["embed"])
     _check_plausible(sizes, family)

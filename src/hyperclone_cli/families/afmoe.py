@@ -40,15 +40,6 @@ AFMOE = MISTRAL.without(*GATED_MLP).variant(
         ),
         **in_layers("dense", GATED_MLP),
     },
-    defaults={
-        "num_key_value_heads": None,
-        "head_dim": 128,
-        "moe_intermediate_size": 1408,
-        "num_experts": 64,
-        "num_shared_experts": 2,
-        "num_dense_layers": 1,
-        "global_attn_every_n_layers": 4,
-    },
     layer_rules=(First("num_dense_layers"), types_by_period("global_attn_every_n_layers")),
     routing=Routing(6),
 )

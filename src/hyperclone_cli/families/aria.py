@@ -26,7 +26,6 @@ ARIA = LLAMA.without(*GATED_MLP).variant(
     tiny={"moe_topk": 2},
     sizes=sizes(experts="moe_num_experts", shared="moe_num_shared_experts"),
     tensors=_mixture(("fc1", _GATE_UP), ("fc2", _DOWN)),
-    defaults={"moe_num_experts": 8, "moe_num_shared_experts": 2},
     routing=Routing(2, "moe_topk"),
 )
 IN_MEMORY = LLAMA.without(*GATED_MLP).variant(
@@ -36,7 +35,6 @@ IN_MEMORY = LLAMA.without(*GATED_MLP).variant(
     tiny=ARIA.tiny,
     sizes=ARIA.sizes,
     tensors=_mixture(("gate_up_proj", bare(_GATE_UP)), ("down_proj", bare(_DOWN))),
-    defaults=ARIA.defaults,
     routing=ARIA.routing,
 )
 

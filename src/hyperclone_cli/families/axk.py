@@ -26,7 +26,7 @@ AXK1 = DEEPSEEK_V3.variant(
         **in_layers("experts", {f"{_LAYER}.post_mlp_layernorm": post_norm("embed")}),
         **{module: without_post_norm(DEEPSEEK_V3.tensors[module]) for module in _WRITERS},
     },
-    defaults={"n_routed_experts": 192, "first_k_dense_replace": 1},
+    defaults={"first_k_dense_replace": 1},
     layer_rules=(DENSE_OR_SPARSE,),
 )
 
@@ -50,13 +50,6 @@ AXK2 = DEEPSEEK_V32.without(f"{_LAYER}.input_layernorm", f"{_LAYER}.self_attn.q_
         **in_layers("dense", {_AFTER_ATTENTION: norm("embed")}),
     },
     defaults={
-        "v_head_dim": 64,
-        "qk_nope_head_dim": 64,
-        "qk_rope_head_dim": 32,
-        "q_lora_rank": 384,
-        "kv_lora_rank": 128,
-        "n_routed_experts": 128,
-        "moe_intermediate_size": 512,
         "first_k_dense_replace": 1,
     },
     layer_rules=(DENSE_OR_SPARSE, LAYER_TYPES),

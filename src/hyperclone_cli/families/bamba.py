@@ -16,7 +16,6 @@ _SIZES = sizes(
     ssm_heads="mamba_n_heads", ssm_value="mamba_d_head", ssm_groups="mamba_n_groups", ssm_state="mamba_d_state"
 )
 _TINY = {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
-_DEFAULTS = {"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_expand": 2}
 
 BAMBA = Family(
     model_type="bamba",
@@ -31,7 +30,7 @@ BAMBA = Family(
         **gated_mlp("model.layers.*.feed_forward"),
         **norms("model.layers.*.input_layernorm", "model.layers.*.pre_ff_layernorm", "model.final_layernorm"),
     },
-    defaults={**_DEFAULTS, "num_key_value_heads": 8, "partial_rotary_factor": 0.5},
+    defaults={"partial_rotary_factor": 0.5},
     positions=Rotary(fraction="partial_rotary_factor"),
     layer_rules=(Numbers("attn_layer_indices"),),
     limits=(NORMED,),
@@ -44,7 +43,7 @@ FALCON_H1 = BAMBA.variant(
     tiny={**_TINY, "mamba_d_ssm": 64},
     sizes={**_SIZES, "ssm_inner": "mamba_d_ssm"},
     tensors={**_MAMBA, **ATTENTION, "model.layers.*.mamba.norm": optional(norm("ssm_inner"))},
-    defaults={"mamba_d_ssm": 1024, "partial_rotary_factor": 1.0},
+    defaults={"partial_rotary_factor": 1.0},
     layer_rules=(),
     limits=(replace(NORMED, when={"mamba_rms_norm": True}),),
 )
@@ -65,7 +64,6 @@ GRANITE = Family(
         **{module: optional(form) for module, form in EXPERTS.items()},
         **NORMS,
     },
-    defaults={**_DEFAULTS, "num_local_experts": 8, "shared_intermediate_size": 1024},
     routing=Routing(2),
     positions=Rotary(constant_scale="attention_multiplier"),
     layer_rules=(LAYER_TYPES, Listed("layers_block_type")),

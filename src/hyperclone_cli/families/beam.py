@@ -25,7 +25,6 @@ BEAM = MISTRAL.without(*GATED_MLP).variant(
         **in_layers("experts", {**EXPERTS, f"{_LAYER}.mlp.gate.e_score_correction_bias": parameter("experts")}),
         **in_layers("dense", GATED_MLP),
     },
-    defaults={"head_dim": 128, "moe_intermediate_size": 2560, "num_experts": 256},
     routing=in_groups(8, 8, 4),
     limits=(Limit("layers", "where the residual stream is scaled by a root of the layer's number"),),
 )

@@ -17,7 +17,6 @@ BIOGPT = Family(
         **norms("biogpt.layers.*.self_attn_layer_norm", "biogpt.layers.*.final_layer_norm", "biogpt.layer_norm"),
         "output_projection": optional(linear("vocab", "embed")),
     },
-    defaults={"scale_embedding": True, "tie_word_embeddings": True},
     norm="layer",
     positions=Learned(),
 )

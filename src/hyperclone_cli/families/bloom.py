@@ -23,7 +23,6 @@ BLOOM = Family(
         **norms("transformer.h.*.input_layernorm", "transformer.h.*.post_attention_layernorm", "transformer.ln_f"),
         "lm_head": optional(linear("vocab", "embed")),
     },
-    defaults={"tie_word_embeddings": True},
     norm="layer",
     positions=Alibi(),
     limits=(
@@ -49,7 +48,6 @@ MPT = Family(
         **mlp("transformer.blocks.*.ffn", "up_proj", "down_proj"),
         **norms("transformer.blocks.*.norm_1", "transformer.blocks.*.norm_2", "transformer.norm_f"),
     },
-    defaults={"max_seq_len": 2048, "tie_word_embeddings": True},
     norm="layer",
     positions=Alibi(stated_scale="attn_config.softmax_scale"),
 )

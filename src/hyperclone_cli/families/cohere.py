@@ -9,7 +9,6 @@ from hyperclone_cli.families.vocabulary import head_norm, optional
 COHERE2 = LLAMA.without("model.layers.*.post_attention_layernorm").variant(
     "cohere2",
     known_as="Command R7B, Command A",
-    defaults={"tie_word_embeddings": True},
     norm="layer",
     positions=Rotary("neighbours"),
     heads=HeadRule.FREE,

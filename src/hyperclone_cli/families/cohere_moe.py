@@ -27,10 +27,6 @@ COHERE2_MOE = COHERE2.without(*GATED_MLP).variant(
     sizes=sizes(experts="num_experts", shared="num_shared_experts"),
     tensors=_mixture("ffn"),
     defaults={
-        "head_dim": 128,
-        "num_experts": 8,
-        "intermediate_size": 22528,
-        "sliding_window_pattern": 4,
         "first_k_dense_replace": 0,
     },
     layer_rules=(*COHERE2.layer_rules, DENSE_OR_SPARSE),

@@ -36,13 +36,6 @@ LATENT_SIZES = sizes(
     q_latent="q_lora_rank",
     kv_latent="kv_lora_rank",
 )
-LATENT_DEFAULTS = {
-    "v_head_dim": 128,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "q_lora_rank": 1536,
-    "kv_lora_rank": 512,
-}
 DENSE_FIRST = First("first_k_dense_replace")
 DENSE_OR_SPARSE = Listed("mlp_layer_types", (DENSE_FIRST, "dense", "sparse"))
 MOE_SIZES = {"moe_ffn": "moe_intermediate_size", "experts": "n_routed_experts", "shared": "n_shared_experts"}
@@ -54,7 +47,7 @@ DEEPSEEK_V2 = Family(
     sizes=LATENT_SIZES | MOE_SIZES,
     aliases={"num_attention_heads": ("num_key_value_heads",)},
     tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **MIXTURE, **NORMS},
-    defaults=LATENT_DEFAULTS | {"n_shared_experts": 2, "n_routed_experts": 64, "first_k_dense_replace": 0},
+    defaults={"first_k_dense_replace": 0},
     layer_rules=(DENSE_FIRST,),
     routing=Routing(None, groups={"n_group": None, "topk_group": None}),
     cache=("kv_latent+rope",),
@@ -67,9 +60,6 @@ DEEPSEEK_V3 = DEEPSEEK_V2.variant(
     known_as="DeepSeek V3 and R1, Moonlight",
     tensors=CORRECTION,
     defaults={
-        "n_shared_experts": 1,
-        "n_routed_experts": 256,
-        "moe_intermediate_size": 2048,
         "first_k_dense_replace": 3,
     },
     heads=HeadRule.FREE,
@@ -85,7 +75,7 @@ SARVAM_MLA = DEEPSEEK_V3.variant(
         "n_routed_experts": ("num_experts",),
         "n_shared_experts": ("num_shared_experts",),
     },
-    defaults={"q_lora_rank": None, "n_routed_experts": 128, "first_k_dense_replace": 1},
+    defaults={"first_k_dense_replace": 1},
     routing=in_groups(8),
 )
 
@@ -95,11 +85,6 @@ GLM4_MOE_LITE = DEEPSEEK_V3.variant(
     routing=in_groups(4),
     layer_rules=(DENSE_OR_SPARSE,),
     defaults={
-        "v_head_dim": 256,
-        "qk_nope_head_dim": 192,
-        "q_lora_rank": 768,
-        "n_routed_experts": 64,
-        "moe_intermediate_size": 1536,
         "first_k_dense_replace": 1,
     },
 )
@@ -116,9 +101,6 @@ GLM4_MOE = MISTRAL.without(*GATED_MLP).variant(
         **CORRECTION,
     },
     defaults={
-        "moe_intermediate_size": 1408,
-        "n_routed_experts": 128,
-        "n_shared_experts": 1,
         "partial_rotary_factor": 0.5,
         "first_k_dense_replace": 1,
     },
@@ -134,12 +116,8 @@ DOTS1 = GLM4_MOE.variant(
     known_as="dots.llm1",
     tensors=NORMED_ATTENTION,
     defaults={
-        "num_key_value_heads": 32,
         "partial_rotary_factor": 1.0,
         "first_k_dense_replace": 0,
-        "norm_topk_prob": False,
-        "sliding_window": 4096,
-        "max_window_layers": 62,
     },
     layer_rules=(DENSE_FIRST, *windows_from("max_window_layers")),
     positions=Rotary(),
@@ -159,15 +137,6 @@ ERNIE4_5_MOE = ERNIE4_5.without(*GATED_MLP).variant(
             "experts",
             {"model.layers.*.mlp.moe_statics.e_score_correction_bias": of_probability(parameter("1", "experts"))},
         ),
-    },
-    defaults={
-        "num_key_value_heads": 4,
-        "head_dim": None,
-        "moe_intermediate_size": 1536,
-        "moe_num_experts": 64,
-        "moe_num_shared_experts": 2,
-        "moe_layer_start_index": 1,
-        "moe_layer_interval": 1,
     },
     layer_rules=(Between("moe_layer_start_index", last="moe_layer_end_index", every="moe_layer_interval"),),
     routing=Routing(6, "moe_k"),

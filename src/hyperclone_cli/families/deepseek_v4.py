@@ -121,12 +121,6 @@ def _deepseek_v4(layout: Layout, tensors: dict[str, Form]) -> Family:
         fixed={"kv_heads": 1},
         tensors=tensors,
         defaults={
-            "head_dim": 512,
-            "q_lora_rank": 1024,
-            "moe_intermediate_size": 2048,
-            "n_routed_experts": 256,
-            "o_groups": 8,
-            "hc_mult": 4,
             "num_hash_layers": 3,
         },
         cache=("key",),

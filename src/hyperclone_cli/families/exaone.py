@@ -38,7 +38,6 @@ EXAONE_IN_MEMORY = LLAMA.without(*ROTARY_BUFFERS).variant(
     layout=Layout("names of Llama", module="model.embed_tokens"),
     known_as="EXAONE 3 and 3.5",
     aliases={"num_hidden_layers": ("num_layers",)},
-    defaults={"num_key_value_heads": 8},
 )
 EXAONE = replace(
     EXAONE_IN_MEMORY,
@@ -54,7 +53,6 @@ EXAONE4 = OLMO2.variant(
         "model.layers.*.self_attn.k_norm": post_norm("key"),
         **ROTARY_BUFFERS,
     },
-    defaults={"num_key_value_heads": 32, "sliding_window_pattern": 4},
     layer_rules=(types_by_period("sliding_window_pattern"),),
 )
 
@@ -65,14 +63,6 @@ EXAONE_MOE = MISTRAL.without(*GATED_MLP).variant(
     tiny={"num_experts_per_tok": 2, "first_k_dense_replace": 1},
     sizes=sizes(moe_ffn="moe_intermediate_size", experts="num_experts", shared="num_shared_experts"),
     tensors={**NORMED_ATTENTION, **MIXTURE, **in_layers("experts", {_CORRECTION: parameter("experts")})},
-    defaults={
-        "num_key_value_heads": 32,
-        "moe_intermediate_size": 1024,
-        "num_experts": 64,
-        "num_shared_experts": 1,
-        "first_k_dense_replace": 1,
-        "sliding_window_pattern": 4,
-    },
     layer_rules=(*EXAONE4.layer_rules, DENSE_OR_SPARSE),
     routing=in_groups(8),
     next_token=NextToken(names="mtp."),

@@ -31,7 +31,6 @@ FALCON = Family(
         "transformer.ln_f": norm("embed"),
         "lm_head": optional(linear("vocab", "embed")),
     },
-    defaults={"multi_query": True, "tie_word_embeddings": True},
     norm="layer",
     limits=(
         Limit("heads", "where ALiBi gives every head a slope that depends on how many there are", _ALIBI),

@@ -23,14 +23,6 @@ FLINT = MISTRAL.without(*GATED_MLP).variant(
         **in_layers("experts", experts(_MLP, "moe_ffn") | gated_mlp(f"{_MLP}.shared_expert", "shared_ffn")),
         **in_layers("dense", GATED_MLP),
     },
-    defaults={
-        "num_key_value_heads": 4,
-        "head_dim": 128,
-        "moe_intermediate_size": 512,
-        "shared_expert_intermediate_size": 1024,
-        "num_experts": 256,
-        "decoder_sparse_step": 1,
-    },
     layer_rules=(DENSE_LAYERS, LAYER_TYPES),
     routing=Routing(6, alone=UNLESS_NORMED),
 )

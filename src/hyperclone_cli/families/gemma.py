@@ -11,7 +11,6 @@ GEMMA = MISTRAL.variant(
     "gemma",
     known_as="Gemma 1",
     tensors={**SCALED_EMBEDDING_AND_HEAD, **PLUS_ONE_NORMS},
-    defaults={"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
 )
 
 GEMMA2 = GEMMA.variant(
@@ -22,7 +21,6 @@ GEMMA2 = GEMMA.variant(
         "model.layers.*.pre_feedforward_layernorm": norm("embed", plus_one=True),
         "model.layers.*.post_feedforward_layernorm": post_norm("embed", plus_one=True),
     },
-    defaults={"num_key_value_heads": 4},
     heads=HeadRule.DIVIDES_EMBED,
     positions=Rotary(constant_scale="query_pre_attn_scalar"),
     layer_rules=(types_by_period(length=2),),

@@ -46,12 +46,8 @@ GEMMA3N = Family(
         "model.layers.*.altup.correct_output_scale": factor("embed"),
     },
     defaults={
-        "num_key_value_heads": 2,
-        "head_dim": 256,
-        "num_kv_shared_layers": 15,
         "hidden_size_per_layer_input": 256,
         "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 25,
-        "tie_word_embeddings": True,
     },
     positions=Rotary(constant_scale="1"),
     heads=HeadRule.DIVIDES_EMBED,

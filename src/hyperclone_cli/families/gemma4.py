@@ -97,12 +97,8 @@ GEMMA4 = Family(
         "model.layers.*.layer_scalar": layer_scale(),
     },
     defaults={
-        "num_key_value_heads": 4,
-        "head_dim": 256,
         "global_head_dim": 512,
-        "num_kv_shared_layers": 0,
         "hidden_size_per_layer_input": 256,
-        "tie_word_embeddings": True,
     },
     routing=Routing(None, "top_k_experts"),
     positions=Rotary(constant_scale="1"),

@@ -8,7 +8,7 @@ GLM = MISTRAL.without("model.layers.*.mlp.gate_proj", "model.layers.*.mlp.up_pro
     "glm",
     known_as="GLM-4 9B",
     tensors={"model.layers.*.mlp.gate_up_proj": linear("ffn | ffn", "embed")},
-    defaults={"num_key_value_heads": 2, "head_dim": 128, "partial_rotary_factor": 0.5},
+    defaults={"partial_rotary_factor": 0.5},
     positions=Rotary("neighbours", "partial_rotary_factor"),
 )
 

@@ -36,7 +36,9 @@ GPT2 = Family(
         "transformer.h.*.mlp.c_proj": conv1d("ffn", "embed"),
         **NORMS,
     },
-    defaults={"n_positions": 1024, "scale_attn_weights": True, "tie_word_embeddings": True},
+    defaults={
+        "scale_attn_weights": True,
+    },
     norm="layer",
     positions=Learned(),
     limits=(
@@ -56,7 +58,6 @@ GPT_BIGCODE = GPT2.variant(
         "transformer.h.*.attn.c_proj": linear("embed", "heads value"),
         **mlp("transformer.h.*.mlp", "c_fc", "c_proj"),
     },
-    defaults={"multi_query": True},
     limits=(_UNSCALED,),
 )
 MULTI_QUERY = GPT_BIGCODE.variant(

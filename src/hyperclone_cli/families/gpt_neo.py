@@ -22,7 +22,7 @@ GPT_NEO = Family(
         **mlp("transformer.h.*.mlp", "c_fc", "c_proj"),
         **NORMS,
     },
-    defaults={"tie_word_embeddings": True, "attention_types": [[["global", "local"], 12]]},
+    defaults={"attention_types": [[["global", "local"], 12]]},
     layer_rules=(Repeats("attention_types"), Listed("attention_layers")),
     norm="layer",
     positions=Learned(constant_scale="1"),

@@ -51,7 +51,9 @@ GPT_NEOX_JAPANESE = Family(
         **in_layers("inner", {f"{_ATTENTION}.rotary_emb.inv_freq": drop("recomputed from the config")}),
         **in_layers("last", {f"{_ATTENTION}.dense_bias": bias("embed")}),
     },
-    defaults={"intermediate_multiple_size": 4, "rotary_pct": 1.0, "tie_word_embeddings": True},
+    defaults={
+        "rotary_pct": 1.0,
+    },
     norm="layer",
     positions=Rotary(fraction="rotary_pct"),
     limits=(Limit("last", "where the last layer alone has a bias in its attention"),),

@@ -18,7 +18,6 @@ GPT_OSS = MISTRAL.without(*GATED_MLP).variant(
         "model.layers.*.mlp.experts.down_proj": stacked(bare(conv1d("ffn", "experts embed"))),
         "model.layers.*.mlp.experts.down_proj_bias": stacked(bias("experts embed")),
     },
-    defaults={"head_dim": 64, "num_local_experts": 128},
     layer_rules=(types_by_period(length=2),),
     routing=Routing(4),
 )

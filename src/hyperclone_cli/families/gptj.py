@@ -21,7 +21,6 @@ GPTJ = Family(
         **mlp("transformer.h.*.mlp", "fc_in", "fc_out"),
         **norms("transformer.h.*.ln_1", "transformer.ln_f"),
     },
-    defaults={"n_positions": 2048, "rotary_dim": 64},
     norm="layer",
     positions=Rotary("neighbours"),
 )

@@ -16,7 +16,6 @@ GRANITEMOE = GRANITE.without(*GATED_MLP).variant(
     known_as="Granite 3 MoE",
     sizes={**SIZES, "experts": "num_local_experts"},
     tensors=EXPERTS,
-    defaults={"num_local_experts": 8},
     routing=Routing(2),
 )
 

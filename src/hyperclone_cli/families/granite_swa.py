@@ -15,7 +15,6 @@ GRANITE_SWA = GRANITE.variant(
     known_as="Granite SWA",
     tensors=_SINKS,
     layer_rules=_LAYER_RULES,
-    defaults={"num_key_value_heads": 4, "tie_word_embeddings": True},
 )
 
 GRANITEMOE_SWA = GRANITE.without(*GATED_MLP).variant(
@@ -29,7 +28,6 @@ GRANITEMOE_SWA = GRANITE.without(*GATED_MLP).variant(
         f"{_MOE}.experts.gate_up_proj": stacked(bare(linear("experts ffn+ffn", "embed"))),
         f"{_MOE}.experts.down_proj": stacked(bare(linear("experts embed", "ffn"))),
     },
-    defaults={"num_local_experts": 8},
     routing=GRANITEMOESHARED.routing,
     layer_rules=_LAYER_RULES,
 )

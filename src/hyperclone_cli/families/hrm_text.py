@@ -28,7 +28,6 @@ def _hrm_text(layout: Layout, layer: dict[str, Form], layers: str) -> Family:
             **under("model.L_module.layers.*", layer),
             "model.z_L_init": parameter("embed"),
         },
-        defaults={"head_dim": 128},
         limits=(
             NO_WEIGHTS,
             Limit("layers", "where config.json counts each layer as often as its stack runs"),

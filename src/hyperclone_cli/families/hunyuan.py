@@ -17,7 +17,6 @@ HUNYUAN_MOE = HUNYUAN.without(*GATED_MLP).variant(
     sizes=sizes(experts="num_experts"),
     aliases={"num_experts": ("num_local_experts",)},
     tensors={**experts(_MLP, "ffn", "gate.wg"), **gated_mlp(f"{_MLP}.shared_mlp")},
-    defaults={"num_experts": 1},
     routing=Routing(1, "moe_topk"),
 )
 
@@ -40,10 +39,6 @@ HY_V3 = MISTRAL.without(*GATED_MLP).variant(
         **in_layers("dense", GATED_MLP),
     },
     defaults={
-        "head_dim": 128,
-        "moe_intermediate_size": 1536,
-        "num_experts": 192,
-        "num_shared_experts": 1,
         "first_k_dense_replace": 1,
     },
     layer_rules=(DENSE_OR_SPARSE,),

@@ -52,11 +52,6 @@ def _hy_v4(layout: Layout, gate: str, sinks: str, attention: str, ffn: str, head
             **mixing(f"{_LAYER}.{ffn}"),
             **mixing(f"model.{head}"),
         },
-        defaults={
-            "q_lora_rank": 1536,
-            "moe_intermediate_size": 768,
-            "hc_mult": 4,
-        },
         routing=in_groups(8),
     )
 

@@ -28,16 +28,6 @@ JAMBA = Family(
         **in_layers("mlp/dense", gated_mlp("model.layers.*.feed_forward")),
         **norms("model.layers.*.input_layernorm", "model.layers.*.pre_ff_layernorm", "model.final_layernorm"),
     },
-    defaults={
-        "num_key_value_heads": 8,
-        "mamba_d_state": 16,
-        "mamba_expand": 2,
-        "num_experts": 16,
-        "attn_layer_period": 8,
-        "attn_layer_offset": 4,
-        "expert_layer_period": 2,
-        "expert_layer_offset": 1,
-    },
     layer_rules=(
         Every("attn_layer_period", offset="attn_layer_offset"),
         Every("expert_layer_period", offset="expert_layer_offset"),

@@ -33,7 +33,6 @@ JETMOE = Family(
         f"{_MLP}.bias": bias("embed"),
         **NORMS,
     },
-    defaults={"num_local_experts": 8, "kv_channels": 128, "num_key_value_heads": 16, "tie_word_embeddings": True},
     routing=Routing(2),
     cache=("heads key", "heads value"),
 )

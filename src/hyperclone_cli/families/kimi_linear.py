@@ -11,7 +11,6 @@ from hyperclone_cli.families.deepseek import (
     DEEPSEEK_V2,
     DENSE_OR_SPARSE,
     LATENT_ATTENTION,
-    LATENT_DEFAULTS,
     LATENT_SIZES,
     MIXTURE,
 )
@@ -106,13 +105,6 @@ KIMI_LINEAR = Family(
     context="model_max_length",
     tensors=renamed(_KIMI[0], _KIMI_NAMES),
     defaults={
-        **LATENT_DEFAULTS,
-        "q_lora_rank": None,
-        "num_experts": 256,
-        "num_shared_experts": 1,
-        "moe_intermediate_size": 1024,
-        "linear_num_heads": 32,
-        "linear_head_dim": 128,
         "first_k_dense_replace": 1,
     },
     layer_rules=(
@@ -153,14 +145,7 @@ BAILING_HYBRID = Family(
     context="model_max_length",
     tensors=renamed(_LING[0], _LING_NAMES),
     defaults={
-        **LATENT_DEFAULTS,
-        "q_lora_rank": None,
-        "head_dim": 128,
-        "num_experts": 512,
-        "num_shared_experts": 1,
-        "moe_intermediate_size": 768,
         "first_k_dense_replace": 2,
-        "layer_group_size": 6,
     },
     layer_rules=(DENSE_OR_SPARSE, types_by_period("layer_group_size", other="linear")),
     routing=_routing(8, 4),

@@ -24,14 +24,6 @@ KOLIBRI1 = MISTRAL.without(*GATED_MLP).variant(
         f"{_LAYER}.moe.router.expert_bias": parameter("experts"),
         **gated_mlp(f"{_LAYER}.mlp.shared_experts", "shared_ffn"),
     },
-    defaults={
-        "num_key_value_heads": 4,
-        "head_dim": 128,
-        "moe_intermediate_size": 512,
-        "shared_expert_intermediate_size": 512,
-        "num_experts": 384,
-        "norm_topk_prob": False,
-    },
     layer_rules=(types_by_period(length=5),),
     routing=Routing(6, alone=UNLESS_NORMED),
 )

@@ -31,12 +31,6 @@ LAGUNA = MISTRAL.without(*GATED_MLP).variant(
         **in_layers("experts", EXPERTS | _SHARED | {_CORRECTION: parameter("experts")}),
         **in_layers("dense", GATED_MLP),
     },
-    defaults={
-        "head_dim": 128,
-        "moe_intermediate_size": 512,
-        "shared_expert_intermediate_size": 512,
-        "num_experts": 256,
-    },
     routing=Routing(8),
     per_layer=PerLayer(types="", listed={"heads": _LISTED}),
     layer_rules=(LAYER_TYPES, Listed("mlp_layer_types"), Listed(_LISTED)),

@@ -53,18 +53,6 @@ def _lara(layout: Layout, delta: dict[str, Form]) -> Family:
             **gated_mlp(f"{_MLP}.shared_expert", "shared_ffn"),
             **NORMS,
         },
-        defaults={
-            "num_key_value_heads": 4,
-            "head_dim": 128,
-            "linear_num_key_heads": 8,
-            "linear_num_value_heads": 16,
-            "linear_key_head_dim": 128,
-            "linear_value_head_dim": 128,
-            "moe_intermediate_size": 512,
-            "shared_expert_intermediate_size": 512,
-            "num_experts": 128,
-            "tie_word_embeddings": True,
-        },
         routing=Routing(4, alone=UNLESS_NORMED),
         layer_rules=(Listed("layer_types"),),
     )

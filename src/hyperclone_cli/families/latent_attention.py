@@ -4,7 +4,7 @@ MiniCPM 3 divides its logits by hidden_size.
 """
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMS
-from hyperclone_cli.families.deepseek import DEEPSEEK_V3, LATENT_ATTENTION, LATENT_DEFAULTS, LATENT_SIZES
+from hyperclone_cli.families.deepseek import DEEPSEEK_V3, LATENT_ATTENTION, LATENT_SIZES
 from hyperclone_cli.families.layer_rules import ByRoot
 from hyperclone_cli.families.table import Family, HeadRule
 from hyperclone_cli.families.vocabulary import linear, optional
@@ -15,7 +15,6 @@ YOUTU = Family(
     sizes=LATENT_SIZES,
     aliases=DEEPSEEK_V3.aliases,
     tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **GATED_MLP, **NORMS},
-    defaults={**LATENT_DEFAULTS, "tie_word_embeddings": True},
     cache=DEEPSEEK_V3.cache,
     limits=DEEPSEEK_V3.limits,
 )
@@ -26,15 +25,6 @@ MINICPM3 = YOUTU.variant(
     # what hidden_size is divided by in turn; null would follow hidden_size
     sizes={**LATENT_SIZES, "logits_base": "dim_model_base"},
     tensors={"lm_head": optional(linear("vocab", "embed", forward_power=-1))},
-    defaults={
-        "v_head_dim": None,
-        "qk_nope_head_dim": 64,
-        "qk_rope_head_dim": 32,
-        "q_lora_rank": 768,
-        "kv_lora_rank": 256,
-        "dim_model_base": 256,
-        "scale_depth": 1.4,
-    },
     layer_rules=(ByRoot("scale_depth"),),
     heads=HeadRule.DIVIDES_EMBED,
 )

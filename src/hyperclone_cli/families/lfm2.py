@@ -49,13 +49,6 @@ LFM2 = Family(
         "model.layers.*.feed_forward.w2": linear("embed", "ffn"),
         **norms("model.layers.*.operator_norm", "model.layers.*.ffn_norm", "model.embedding_norm"),
     },
-    defaults={
-        "num_key_value_heads": 8,
-        "block_auto_adjust_ff_dim": True,
-        "block_ffn_dim_multiplier": 1.0,
-        "block_multiple_of": 256,
-        "tie_word_embeddings": True,
-    },
     layer_rules=(LAYER_TYPES, Numbers("full_attn_idxs")),
 )
 
@@ -89,13 +82,6 @@ LFM2_MOE = replace(
     },
     layer_rules=(LAYER_TYPES, First("num_dense_layers")),
     routing=Routing(4, alone=UNLESS_NORMED),
-    defaults={
-        "num_dense_layers": 2,
-        "num_key_value_heads": 8,
-        "moe_intermediate_size": 1792,
-        "num_experts": 32,
-        "tie_word_embeddings": True,
-    },
 )
 
 FAMILIES = (LFM2, fused(LFM2_MOE, experts=f"{_FFN}.experts"), LFM2_MOE)

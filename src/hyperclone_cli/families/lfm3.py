@@ -32,12 +32,6 @@ def _lfm3(gate: str, layout: Layout, sandwich: bool) -> Family:
             ),
             **(_POST_NORMS if sandwich else {}),
         },
-        defaults={
-            "num_key_value_heads": 4,
-            "head_dim": 128,
-            "tie_word_embeddings": True,
-            "use_sandwich_norm": True,
-        },
         layer_rules=(Listed("layer_types"),),
     )
 

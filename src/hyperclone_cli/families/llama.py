@@ -26,21 +26,17 @@ LLAMA = Family(
     heads=HeadRule.DIVIDES_EMBED,
 )
 
-MISTRAL = LLAMA.variant(
-    "mistral", known_as="Mistral 7B, Nemo", defaults={"num_key_value_heads": 8}, heads=HeadRule.FREE
-)
+MISTRAL = LLAMA.variant("mistral", known_as="Mistral 7B, Nemo", heads=HeadRule.FREE)
 QWEN2 = MISTRAL.variant(
     "qwen2",
     known_as="Qwen 1.5 to 2.5",
-    defaults={"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
     layer_rules=windows_from("max_window_layers", use_sliding_window=True),
 )
-QWEN3 = QWEN2.variant("qwen3", known_as="Qwen 3", defaults={"head_dim": 128}, tensors=NORMED_ATTENTION)
+QWEN3 = QWEN2.variant("qwen3", known_as="Qwen 3", tensors=NORMED_ATTENTION)
 
 SMOLLM3 = MISTRAL.variant(
     "smollm3",
     known_as="SmolLM3",
-    defaults={"num_key_value_heads": 4, "tie_word_embeddings": True, "no_rope_layer_interval": 4},
     # without `layer_types`, they follow from these
     layer_rules=(Listed("no_rope_layers", (Every("no_rope_layer_interval"), 0, 1)), LAYER_TYPES),
 )
@@ -51,7 +47,6 @@ HYPERCLOVAX_PLAIN = LLAMA.variant(
     "hyperclovax",
     layout=Layout("without post-norms", {"use_post_norm": False}),
     known_as="models with use_post_norm false",
-    defaults={"use_post_norm": True},
     positions=Rotary(constant_scale="attention_multiplier"),
     limits=(
         Limit(
@@ -71,13 +66,11 @@ HYPERCLOVAX = HYPERCLOVAX_PLAIN.variant(
 ERNIE4_5 = MISTRAL.variant(
     "ernie4_5",
     known_as="ERNIE 4.5 0.3B",
-    defaults={"num_key_value_heads": 2, "head_dim": 128, "tie_word_embeddings": True},
     positions=Rotary("neighbours"),
 )
 HELIUM = MISTRAL.variant(
     "helium",
     known_as="Helium 1",
-    defaults={"num_key_value_heads": 20, "head_dim": 128},
     positions=Rotary("neighbours"),
     heads=HeadRule.FILLS_EMBED,
 )
@@ -85,7 +78,6 @@ HUNYUAN = MISTRAL.variant(
     "hunyuan_v1_dense",
     known_as="Hunyuan",
     tensors=qk_norms(SELF_ATTENTION, "query_layernorm", "key_layernorm"),
-    defaults={"num_key_value_heads": None},
 )
 
 BITNET = LLAMA.variant(
@@ -95,7 +87,6 @@ BITNET = LLAMA.variant(
         "model.layers.*.self_attn.attn_sub_norm": norm("heads value"),
         "model.layers.*.mlp.ffn_sub_norm": norm("ffn"),
     },
-    defaults={"num_key_value_heads": 5},
     heads=HeadRule.FILLS_EMBED,
 )
 
@@ -103,7 +94,7 @@ FAMILIES = (
     LLAMA,
     MISTRAL,
     MISTRAL.variant("ministral", known_as="Ministral 8B", layer_rules=(LAYER_TYPES,)),
-    MISTRAL.variant("ministral3", known_as="Ministral 3", defaults={"head_dim": 128}),
+    MISTRAL.variant("ministral3", known_as="Ministral 3"),
     QWEN2,
     QWEN3,
     SMOLLM3,
@@ -113,12 +104,11 @@ FAMILIES = (
     LLAMA.variant(
         "cwm",
         known_as="Code World Model",
-        defaults={"num_key_value_heads": 8, "head_dim": 128},
         layer_rules=(types_by_period(place=0, length=4),),
     ),
-    LLAMA.variant("internlm3", known_as="InternLM 3", defaults={"num_key_value_heads": 2, "head_dim": 128}),
-    LLAMA.variant("iquestcoder", known_as="IQuest Coder", defaults={"num_key_value_heads": 8, "head_dim": 128}),
-    MISTRAL.variant("seed_oss", known_as="Seed-OSS", defaults={"head_dim": 128}),
+    LLAMA.variant("internlm3", known_as="InternLM 3"),
+    LLAMA.variant("iquestcoder", known_as="IQuest Coder"),
+    MISTRAL.variant("seed_oss", known_as="Seed-OSS"),
     ERNIE4_5,
     HELIUM,
     HUNYUAN,

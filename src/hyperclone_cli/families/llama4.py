@@ -27,15 +27,6 @@ LLAMA4 = MISTRAL.without(*GATED_MLP).variant(
             },
         ),
     },
-    defaults={
-        "head_dim": 128,
-        "intermediate_size": 8192,
-        "intermediate_size_mlp": 16384,
-        "num_local_experts": 16,
-        "use_qk_norm": True,
-        "no_rope_layer_interval": 4,
-        "interleave_moe_layer_step": 1,
-    },
     # without `layer_types`, they follow from `no_rope_layers`
     layer_rules=(
         Listed("no_rope_layers", (Every("no_rope_layer_interval"), 0, 1)),

@@ -7,7 +7,7 @@ they read, so the norm before them writes the residual stream too.
 from dataclasses import replace
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, gated_mlp, norms, without_first_norm
-from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION, LATENT_DEFAULTS, LATENT_SIZES
+from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION, LATENT_SIZES
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.qwen_moe import experts
 from hyperclone_cli.families.table import Family, Limit
@@ -61,13 +61,6 @@ LONGCAT_FLASH = Family(
         **without_first_norm(gated_mlp(f"{_LAYER}.mlps.0") | _EXPERTS),
         **gated_mlp(f"{_LAYER}.mlps.1"),
         f"{_MLP}.router.e_score_correction_bias": parameter(_CHOICES),
-    },
-    defaults={
-        **LATENT_DEFAULTS,
-        "n_routed_experts": 512,
-        "zero_expert_num": 256,
-        "ffn_hidden_size": 12288,
-        "expert_ffn_hidden_size": 2048,
     },
     cache=("kv_latent+rope", "kv_latent+rope"),
     limits=(

@@ -38,7 +38,6 @@ MAMBA = Family(
         **norms("backbone.layers.*.norm", "backbone.norm_f"),
         "lm_head": optional(linear("vocab", "embed")),
     },
-    defaults={"expand": 2, "state_size": 16, "tie_word_embeddings": True},
     cache=(),
     positions=Learned(),
 )

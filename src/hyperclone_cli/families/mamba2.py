@@ -37,7 +37,6 @@ MAMBA2 = Family(
         **norms("backbone.layers.*.norm", "backbone.norm_f"),
         "lm_head": optional(linear("vocab", "embed")),
     },
-    defaults={"num_heads": 128, "head_dim": 64, "n_groups": 8, "expand": 2, "state_size": 128},
     cache=(),
     positions=Learned(),
     limits=(NORMED,),

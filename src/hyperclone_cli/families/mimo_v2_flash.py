@@ -44,13 +44,6 @@ MIMO_V2_FLASH = MISTRAL.without(*GATED_MLP).variant(
         **in_layers("experts", EXPERTS | CORRECTION),
         **in_layers("dense", GATED_MLP),
     },
-    defaults={
-        "num_key_value_heads": 4,
-        "head_dim": 192,
-        "v_head_dim": 128,
-        "moe_intermediate_size": 2048,
-        "n_routed_experts": 256,
-    },
     fixed={"group_parts": 2},
     routing=in_groups(8),
     cache=("kv_heads key", "kv_heads v_head"),

@@ -25,7 +25,6 @@ MINIMAX_M2 = MIXTRAL.variant(
         f"{_MOE}.e_score_correction_bias": parameter("experts"),
     },
     aliases={"num_local_experts": ("num_experts",)},
-    defaults={"head_dim": 128, "num_local_experts": 256},
     routing=Routing(8),
 )
 

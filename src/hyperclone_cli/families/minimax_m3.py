@@ -37,14 +37,6 @@ MINIMAX_M3 = MISTRAL.without(*GATED_MLP).variant(
             {f"{_MLP}.gate_up_proj": linear("ffn | ffn", "embed"), f"{_MLP}.down_proj": linear("embed", "ffn")},
         ),
     },
-    defaults={
-        "num_key_value_heads": 4,
-        "head_dim": 128,
-        "num_local_experts": 128,
-        "dense_intermediate_size": 12288,
-        "intermediate_size": 3072,
-        "shared_intermediate_size": 3072,
-    },
     layer_rules=(LAYER_TYPES, Listed("mlp_layer_types")),
     routing=Routing(4),
 )

@@ -16,14 +16,12 @@ MIXTRAL = MISTRAL.without(*GATED_MLP).variant(
         "model.layers.*.block_sparse_moe.experts.*.w3": linear("ffn", "embed"),
         "model.layers.*.block_sparse_moe.experts.*.w2": linear("embed", "ffn"),
     },
-    defaults={"num_local_experts": 8},
     routing=Routing(2),
 )
 
 PHIMOE = MIXTRAL.variant(
     "phimoe",
     known_as="Phi 3.5 MoE",
-    defaults={"num_local_experts": 16},
     norm="layer",
     routing=None,
     limits=(Limit("experts", "whose router chooses two, and each of them by a softmax of its own"),),

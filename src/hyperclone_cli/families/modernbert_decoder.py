@@ -28,7 +28,6 @@ MODERNBERT_DECODER = Family(
         "lm_head.norm": norm("embed"),
         "decoder": optional(linear("vocab", "embed")),
     },
-    defaults={"tie_word_embeddings": True},
     folds=(Fold("lm_head.norm"),),
     norm="layer",
     limits=(Limit("layers", "whose first layer alone has no norm before its attention"),),

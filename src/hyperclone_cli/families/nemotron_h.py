@@ -8,18 +8,6 @@ from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.table import Family, Layout
 from hyperclone_cli.families.vocabulary import bare, embedding, in_layers, linear, optional, parameter, stacked
 
-_DEFAULTS = {
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "n_routed_experts": 8,
-    "moe_intermediate_size": 7688,
-    "moe_shared_expert_intermediate_size": 7688,
-    "mamba_num_heads": 128,
-    "mamba_head_dim": 64,
-    "n_groups": 8,
-    "ssm_state_size": 128,
-}
-
 
 def _nemotron_h(base: str, layout: Layout, fused: bool) -> Family:
     mixer = f"{base}.layers.*.mixer"
@@ -72,7 +60,6 @@ def _nemotron_h(base: str, layout: Layout, fused: bool) -> Family:
             **norms(f"{base}.layers.*.norm", f"{base}.norm_f"),
             "lm_head": optional(linear("vocab", "embed")),
         },
-        defaults=_DEFAULTS,
         routing=in_groups(2),
         positions=Learned(),
         limits=(NORMED,),

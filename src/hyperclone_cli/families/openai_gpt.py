@@ -14,7 +14,6 @@ OPENAI_GPT: Family = GPT2.without(*_ABSENT).variant(
         "transformer.tokens_embed": embedding("vocab", "embed"),
         "transformer.positions_embed": embedding("*", "embed"),
     },
-    defaults={"n_positions": 512},
     folds=(Fold("transformer.h.-1.ln_2"),),
     limits=(
         Limit("pads", "where norms after the residual sum leave no room for padding in the stream"),

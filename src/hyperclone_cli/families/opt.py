@@ -33,7 +33,6 @@ OPT = Family(
         "model.decoder.version": drop("the format's number in fairseq"),
         "lm_head": optional(linear("vocab", "proj")),
     },
-    defaults={"do_layer_norm_before": True, "_remove_final_layer_norm": False, "tie_word_embeddings": True},
     norm="layer",
     positions=Learned(),
     folds=(

@@ -20,7 +20,9 @@ PERSIMMON = Family(
         **mlp("model.layers.*.mlp", "dense_h_to_4h", "dense_4h_to_h"),
         **norms("model.layers.*.input_layernorm", "model.layers.*.post_attention_layernorm", "model.final_layernorm"),
     },
-    defaults={"partial_rotary_factor": 0.5, "qk_layernorm": True},
+    defaults={
+        "partial_rotary_factor": 0.5,
+    },
     norm="layer",
     positions=Rotary(fraction="partial_rotary_factor"),
     limits=(NORMED_HEADS,),

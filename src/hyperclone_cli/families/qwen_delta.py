@@ -59,14 +59,7 @@ _TINY = {
     "linear_value_head_dim": 12,
     "layer_types": ["linear_attention", "full_attention"],
 }
-_DEFAULTS = {
-    "head_dim": 256,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "partial_rotary_factor": 0.25,
-}
+_DEFAULTS = {"partial_rotary_factor": 0.25}
 
 QWEN3_NEXT = Family(
     model_type="qwen3_next",
@@ -82,16 +75,9 @@ QWEN3_NEXT = Family(
         **in_layers("mlp/dense", GATED_MLP),
         **PLUS_ONE_NORMS,
     },
-    defaults={
-        **_DEFAULTS,
-        "num_key_value_heads": 2,
-        "moe_intermediate_size": 512,
-        "shared_expert_intermediate_size": 512,
-        "num_experts": 512,
-        "decoder_sparse_step": 1,
-    },
     layer_rules=(DENSE_LAYERS, _LAYER_TYPES),
     routing=Routing(10),
+    defaults=_DEFAULTS,
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken(names="mtp."),
 )
@@ -108,8 +94,8 @@ QWEN3_5 = Family(
         **GATED_MLP,
         **PLUS_ONE_NORMS,
     },
-    defaults={**_DEFAULTS, "num_key_value_heads": 4},
     layer_rules=(_LAYER_TYPES,),
+    defaults=_DEFAULTS,
     positions=Rotary(fraction="partial_rotary_factor"),
     next_token=NextToken("mtp_num_hidden_layers", "mtp."),
 )
@@ -126,12 +112,6 @@ QWEN3_5_MOE = QWEN3_5.without(*GATED_MLP).variant(
     },
     aliases=QWEN3_MOE.aliases,
     tensors={**experts("model.layers.*.mlp", "ffn"), **SHARED_EXPERT},
-    defaults={
-        "num_key_value_heads": 2,
-        "moe_intermediate_size": 512,
-        "shared_expert_intermediate_size": 512,
-        "num_experts": 256,
-    },
     routing=Routing(8),
 )
 

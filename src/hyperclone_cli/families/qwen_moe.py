@@ -28,13 +28,6 @@ QWEN3_MOE = QWEN3.without(*GATED_MLP).variant(
     sizes={**SIZES, "moe_ffn": "moe_intermediate_size", "experts": "num_experts"},
     aliases={"num_experts": ("num_local_experts",)},
     tensors={**in_layers("experts", EXPERTS), **in_layers("dense", GATED_MLP)},
-    defaults={
-        "num_key_value_heads": 4,
-        "head_dim": None,
-        "moe_intermediate_size": 768,
-        "num_experts": 128,
-        "decoder_sparse_step": 1,
-    },
     layer_rules=(DENSE_LAYERS,),
     routing=Routing(8),
 )
@@ -43,7 +36,6 @@ MELLUM = QWEN3_MOE.variant(
     "mellum",
     known_as="Mellum 2",
     tiny={"num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"]},
-    defaults={"head_dim": 128, "moe_intermediate_size": 896, "num_experts": 64, "sliding_window": 1024},
     next_token=NextToken(names="mtp."),
     layer_rules=(LAYER_TYPES, Listed("mlp_layer_types")),
 )
@@ -54,13 +46,6 @@ QWEN2_MOE = QWEN2.without(*GATED_MLP).variant(
     tiny=QWEN3_MOE.tiny,
     sizes={**QWEN3_MOE.sizes, "shared_ffn": "shared_expert_intermediate_size"},
     tensors={**in_layers("experts", EXPERTS | SHARED_EXPERT), **in_layers("dense", GATED_MLP)},
-    defaults={
-        "num_key_value_heads": 16,
-        "moe_intermediate_size": 1408,
-        "shared_expert_intermediate_size": 5632,
-        "num_experts": 60,
-        "decoder_sparse_step": 1,
-    },
     layer_rules=(DENSE_LAYERS, LAYER_TYPES),
     routing=Routing(4),
     limits=(
@@ -82,7 +67,6 @@ OLMOE = LLAMA.without(*GATED_MLP).variant(
         "model.layers.*.self_attn.k_norm": post_norm("kv_heads key"),
         **experts("model.layers.*.mlp", "ffn"),
     },
-    defaults={"num_experts": 64},
     heads=HeadRule.FILLS_EMBED,
     routing=Routing(8),
     limits=(CLIPPED_QUERIES,),
@@ -95,7 +79,6 @@ FLEX_OLMO = OLMO2.without(*GATED_MLP).variant(
     sizes=OLMOE.sizes,
     aliases={"num_experts": ("num_local_experts",)},
     tensors=without_first_norm(experts("model.layers.*.mlp", "ffn")),
-    defaults={"num_experts": 7},
     routing=Routing(5),
 )
 

@@ -43,8 +43,6 @@ RECURRENT_GEMMA = Family(
     },
     defaults={
         "partial_rotary_factor": 0.5,
-        "tie_word_embeddings": True,
-        "block_types": ["recurrent", "recurrent", "attention"],
     },
     layer_rules=(Turns("block_types"),),
     positions=Rotary(fraction="partial_rotary_factor"),

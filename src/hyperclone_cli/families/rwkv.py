@@ -31,7 +31,6 @@ RWKV = Family(
         **norms("rwkv.blocks.*.ln1", "rwkv.blocks.*.ln2", "rwkv.ln_out"),
         "head": optional(linear("vocab", "embed")),
     },
-    defaults={"rescale_every": 6},
     cache=(),
     layer_rules=(Halvings("rescale_every"),),
     context="context_length",

@@ -14,11 +14,7 @@ _AS_LOADED = GLM4_MOE.without(*ROTARY_BUFFERS).variant(
     known_as="Sarvam 30B",
     tensors={f"{_LAYER}.self_attn.{name}_norm": post_norm(width) for name, width in (("q", "query"), ("k", "key"))},
     defaults={
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-        "moe_intermediate_size": 1024,
         "partial_rotary_factor": 1.0,
-        "use_qk_norm": True,
     },
     positions=Rotary(fraction="partial_rotary_factor"),
     routing=in_groups(6),

@@ -20,12 +20,6 @@ SOLAR_OPEN = MISTRAL.without(*GATED_MLP).variant(
         **{module: optional(form) for module, form in _SHARED.items()},
         f"{_MLP}.gate.e_score_correction_bias": parameter("experts"),
     },
-    defaults={
-        "head_dim": 128,
-        "moe_intermediate_size": 1280,
-        "n_routed_experts": 128,
-        "n_shared_experts": 1,
-    },
     routing=in_groups(8),
 )
 

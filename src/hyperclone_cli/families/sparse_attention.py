@@ -33,7 +33,6 @@ GLM_MOE_DSA: Family = DEEPSEEK_V32.variant(
     known_as="GLM 5",
     # layers may take what the indexer of an earlier one chose
     tensors={module: in_some_layers(form) for module, form in _INDEXER.items()},
-    defaults={"v_head_dim": 256, "qk_nope_head_dim": 192, "q_lora_rank": 2048},
     routing=in_groups(8),
     layer_rules=(DENSE_OR_SPARSE, LAYER_TYPES, Listed("indexer_types")),
     limits=(

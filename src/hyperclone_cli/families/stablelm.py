@@ -12,7 +12,7 @@ STABLELM = LLAMA.variant(
     known_as="StableLM 3B, StableLM 2 1.6B",
     sizes=sizes("head_dim"),
     tensors={"model.layers.*.post_attention_layernorm": optional(norm("embed"))},
-    defaults={"num_key_value_heads": 32, "partial_rotary_factor": 0.25},
+    defaults={"partial_rotary_factor": 0.25},
     norm="layer",
     positions=Rotary(fraction="partial_rotary_factor"),
     heads=HeadRule.FREE,

@@ -15,7 +15,6 @@ STARCODER2 = Family(
         "model.layers.*.mlp.c_proj": linear("embed", "ffn"),
         **NORMS,
     },
-    defaults={"num_key_value_heads": 2, "tie_word_embeddings": True},
     norm="layer",
 )
 

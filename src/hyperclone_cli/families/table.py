@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from hyperclone_cli.families.config_defaults import defaults_of
 from hyperclone_cli.families.layer_rules import LayerRule
 from hyperclone_cli.families.positions import Positions, Rotary
 from hyperclone_cli.families.routing import Routing
@@ -150,7 +151,8 @@ class Family:
                 In all keys "a.b" is b inside a
     context     the config key for the most tokens that the model takes
     tensors     module name (the first `*` is a layer's number, the second that of an expert) → form
-    defaults    what transformers assumes for a key that config.json omits, where it is neither null nor false
+    defaults    what transformers assumes for a key that config.json omits, where its config class has no such field:
+                for all others see `config_defaults`
     folds       modules that the factor of a tied head can be folded into, where they are not the final norm; the first
                 that applies is used
     norm        what the norms divide by: "rms", the root mean square, or "layer", the standard deviation
@@ -237,8 +239,13 @@ class Family:
     def value(self, config: Mapping[str, Any], key: str) -> Any:
         """What transformers sees for `key`: the file's value, else the architecture's default."""
         stated = [found[0] for found in (stated_value(config, name) for name in self.names(key)) if found]
-        assumed = None if stated else self.defaults.get(key)
+        assumed = None if stated else self.assumed.get(key)
         return next((item for item in stated if item is not None), assumed)
+
+    @cached_property
+    def assumed(self) -> Mapping[str, Any]:
+        """What transformers assumes for keys that config.json omits."""
+        return {**self.defaults, **defaults_of(self.model_type)}
 
     def fits(self, config: Mapping[str, Any], when: Mapping[str, Any]) -> bool:
         """Whether a config has the values `when`; `...` stands for any that is set: not null, nor a list of zeros."""

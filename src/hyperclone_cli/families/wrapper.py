@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.families.config_defaults import CONFIG_DEFAULTS
 from hyperclone_cli.families.table import Family, Limit
-from hyperclone_cli.families.text_sizes import CAUSAL_CLASSES, TEXT_SIZES
+from hyperclone_cli.families.text_classes import CAUSAL_CLASSES
 from hyperclone_cli.families.vocabulary import KEPT, Form, drop, in_part
 
 
@@ -124,7 +125,7 @@ class Wrapper:
             sizes={**text.sizes, **({"projector": text.sizes["embed"]} if follows else {})},
             tensors={**inside.tensors, **joins},
             whole={f"{naming.others}{tower}": KEPT for tower in self.towers},
-            defaults={**text.defaults, **TEXT_SIZES.get(model_type, {})},
+            defaults={**text.assumed, **CONFIG_DEFAULTS.get(model_type, {})},
             limits=(*text.limits, *self.limits),
             wrapping=Wrapping(self, naming, text),
         )

@@ -32,7 +32,7 @@ def grow_config(proposal: Proposal, growths: Mapping[str, Growth], tied: bool) -
         for axis, key in family.sizes.items():
             if targets.get(axis):
                 stated = [name for name in family.names(key) if stated_value(config, name)] or [key]
-                stated += [name for name in family.aliases.get(key, ()) if name in family.defaults]
+                stated += [name for name in family.aliases.get(key, ()) if name in family.assumed]
                 for name in stated:
                     grown = with_value(grown, name, targets[axis])
     for key, value in grow_experts(proposal).config.items():
