@@ -101,6 +101,8 @@ real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(VERIFY) demo/smollm2-2x2-45
 	$(EXPAND) --src $(GEMMA3) --depth-mult 1.5 --out demo/gemma3-deeper
 	$(VERIFY) demo/gemma3-deeper
+	$(EXPAND) --src $(SMOLLM2) --num-experts 8 --experts-per-token 2 --out demo/smollm2-8-experts
+	$(VERIFY) demo/smollm2-8-experts
 
 docs: $(VENV)/ready
 	$(BIN)/python tests/generated_docs.py

@@ -245,12 +245,15 @@ def show_inspection(inspection: Inspection, as_json: bool) -> None:
         )
         for layer in inspection.layers
     ]
-    if rows or not inspection.new_layers:
+    if rows or not (inspection.new_layers or inspection.experts):
         columns = (*(("growth",) if several else ()), "layer", "part", *cosines, "rank", *gradients)
         _print_table("cosine between copies", columns, rows)
     if inspection.new_layers:
         new = [(str(one.layer), str(one.copy_of), _figure(one.woken)) for one in inspection.new_layers]
         _print_table("new layers", ("layer", "copy of", "woken"), new)
+    if inspection.experts:
+        of_experts = [(str(one.layer), str(one.copies), f"{one.cosine:.3f}") for one in inspection.experts]
+        _print_table("experts that were copies of one", ("layer", "copies", "cosine"), of_experts)
     _show_notes(inspection.notes)
     if inspection.gradients:
         _out.print(_verdict(inspection.gradients))
@@ -339,7 +342,7 @@ def _config_rows(plan: Plan) -> list[tuple[str, str, str]]:
     return rows or [("nothing changes", "", "")]
 
 
-_NUMBERS = ("woken", "before", "after", "outputs", "inputs", "rank", "∇ outputs", "∇ inputs")
+_NUMBERS = ("woken", "copies", "cosine", "before", "after", "outputs", "inputs", "rank", "∇ outputs", "∇ inputs")
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

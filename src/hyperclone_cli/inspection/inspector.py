@@ -16,6 +16,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, f
 from hyperclone_cli.hub.download import Access
 from hyperclone_cli.hub.remote_headers import open_headers
 from hyperclone_cli.inspection.earlier_growths import folded
+from hyperclone_cli.inspection.expert_copies import ExpertCopies, matrices_of_experts, measure_experts
 from hyperclone_cli.inspection.gradients import GradientFigures, compare_gradients
 from hyperclone_cli.inspection.new_layers import NewLayer, at_rest, measure_new_layers
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies, rank_fraction
@@ -71,6 +72,7 @@ class Inspection:
     """The figures of the embedding, each layer in order and the head, and of the gradients if they were compared.
 
     new_layers  those that were silent in the clone, in order
+    experts     those of each layer that has copies of experts, in order
     """
 
     checkpoint: str
@@ -78,6 +80,7 @@ class Inspection:
     layers: tuple[LayerFigures, ...]
     gradients: GradientFigures | None = None
     new_layers: tuple[NewLayer, ...] = ()
+    experts: tuple[ExpertCopies, ...] = ()
     notes: tuple[str, ...] = ()
     schema_version: int = field(default=SCHEMA_VERSION)
 
@@ -113,9 +116,10 @@ def inspect(
     plans, number, notes = _plans_of(clone, src, access or Access(), progress)
     plan = plans[-1]
     matrices = _grown_matrices(plan)
-    if not matrices and not at_rest(plan):
+    of_experts = matrices_of_experts(plan)
+    if not matrices and not at_rest(plan) and not of_experts:
         notes.append("Nothing grew, so there are no copies to compare.")
-    _check_shapes([*matrices, *at_rest(plan)], found.tensors, checkpoint)
+    _check_shapes([*matrices, *at_rest(plan), *of_experts], found.tensors, checkpoint)
     weights: dict[str, CopySimilarity] = {}
     ranks: dict[str, float] = {}
     with found.rows() as read:
@@ -127,6 +131,7 @@ def inspect(
                 ranks[tensor.name] = rank_fraction(weight)
             progress.advance(1, len(matrices))
         new_layers = measure_new_layers(plan, found.tensors, read)
+        experts = measure_experts(plan, found.tensors, read)
         earlier = _earlier(plans, number, found.tensors, read)
     gradient_similarities: dict[str, CopySimilarity] = {}
     figures = None
@@ -146,7 +151,7 @@ def inspect(
             _mean(cosine for one in of_gradients for cosine in one.inputs),
         )
         layers.append(LayerFigures(layer, part, *means, growth=number))
-    return Inspection(str(checkpoint), str(clone), tuple(layers), figures, new_layers, tuple(notes))
+    return Inspection(str(checkpoint), str(clone), tuple(layers), figures, new_layers, experts, tuple(notes))
 
 
 def _choose_device(name: str | None, gradients: bool) -> torch.device | None:
