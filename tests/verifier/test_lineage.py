@@ -59,12 +59,12 @@ def assert_whole_way(report: Report, growths: int) -> None:
 
 
 @pytest.mark.parametrize("first", STRATEGIES)
-@pytest.mark.parametrize("second", STRATEGIES)
-def test_every_pair_of_strategies_is_verified_against_the_first_source(
-    first: Strategy, second: Strategy, root: Path
-) -> None:
-    *_, clone = grow(root, by(first), by(second, ffn_mult=1))
-    assert_whole_way(verify(clone, root, weights_only=True), 2)
+def test_every_pair_of_strategies_is_verified_against_the_first_source(first: Strategy, root: Path) -> None:
+    (middle,) = grow(root, by(first))
+    for second in STRATEGIES:
+        (clone,) = grow(middle, by(second, ffn_mult=1))
+        assert_whole_way(verify(clone, root, weights_only=True), 2)
+        shutil.rmtree(clone)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,8 @@ def test_growths_in_another_order_are_caught(root: Path) -> None:
     record = json.loads((swapped / "hyperclone.json").read_text())
     own, (earlier,) = {key: record[key] for key in ("source", "request", "plan_digest")}, record["lineage"]
     (swapped / "hyperclone.json").write_text(json.dumps(record | earlier | {"lineage": [own]}))
-    assert not verify(swapped, root, new_tokens=2).passed
+    report = verify(swapped, root, weights_only=True)
+    assert report.failures[0].startswith("lineage: the growths are recorded in another order")
 
 
 def test_of_a_model_that_is_no_ancestor_the_outputs_are_compared_and_the_first_line_says_so(

@@ -14,7 +14,7 @@ from hyperclone_cli.verifier.report import Background, Continuation, Report
 
 CHECKS: dict[str, tuple[str, ...]] = {
     "config and files": ("config.json", "file "),
-    "weights": ("tensor ",),
+    "weights": ("tensor ", "lineage: "),
     "loading": ("loading: ",),
     "logits": ("logits: ",),
     "picture": ("picture: ",),

@@ -29,6 +29,7 @@ from hyperclone_cli.writing.integrity import finiteness_note
 from hyperclone_cli.writing.lineage import (
     Planned,
     by_request,
+    goes_on,
     place_name,
     plan_again,
     plans_to,
@@ -111,7 +112,7 @@ def verify(
         partial.failures += differences(record.sha256, files)
     if plan:
         _compare_contents(plan, checkpoint, partial, progress)
-        if record and planned.growths > 1:
+        if record and record.lineage:
             _tell_lineage(record, planned, partial, progress)
     if options:
         _compare_outputs(source, checkpoint, plan, options, partial, progress)
@@ -210,7 +211,7 @@ def _not_as_grown(place: str) -> str:
 
 
 def _tell_lineage(record: Provenance, planned: Planned, partial: PartialReport, progress: Progress) -> None:
-    """Where weights differ along several growths, say whether a model between or the clone itself was changed."""
+    """Where weights differ, say whether growths are out of order, or which model was changed."""
     assert planned.plan is not None
     wrong = partial.weights is not None and bool(partial.weights.bad)
     if planned.unlike:
@@ -221,6 +222,11 @@ def _tell_lineage(record: Provenance, planned: Planned, partial: PartialReport, 
             partial.notes.append(f"Of the lineage: {said}. The weights are none the less what the growths make.")
         return
     if not wrong:
+        return
+    if goes_on(planned.plan, record.lineage):
+        partial.failures.insert(0, "lineage: the growths are recorded in another order than they follow one another")
+        return
+    if planned.growths == 1:
         return
     later = list(zip(plans_to(planned.plan)[1:], reversed(record.chain[: planned.growths - 1]), strict=True))
     progress.step("Growing the models between again, to find which one was changed", "bytes")

@@ -7,7 +7,7 @@ its lineage: its source is a `GrownSource`, whose plan may have such a source it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -128,6 +128,12 @@ def _onwards(plan: Plan, later: tuple[Expansion, ...]) -> tuple[Plan | None, str
             return None, unlike
         plan = found
     return plan, unlike
+
+
+def goes_on(plan: Plan, growths: Iterable[Expansion]) -> bool:
+    """Whether any of these growths is one of the clone of `plan`."""
+    found = ((growth, _plan_of(growth, GrownSource.of(plan))) for growth in growths)
+    return any(after is not None and after.digest == growth.plan_digest for growth, after in found)
 
 
 def plans_to(plan: Plan) -> tuple[Plan, ...]:
