@@ -49,7 +49,10 @@ REST: Options = {
     "text_only": True, "family": None, "target_params": None, "multiple_of": 64, "aspect": "wide", "dtype": "float16",
     "max_shard_size": "1GB", "tie_embeddings": "untie",
 }  # fmt: skip
-WRITING: Options = {"overwrite": True, "restart": True, "threads": 2, "max_memory": "1GB", "checksum": True}
+WRITING: Options = {
+    "overwrite": True, "restart": True, "threads": 2, "max_memory": "1GB", "checksum": True, "optimizer": True,
+    "rank": 0, "world_size": 2, "distributed": False,
+}  # fmt: skip
 
 
 def test_options_are_the_fields_of_the_request() -> None:

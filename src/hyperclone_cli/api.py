@@ -68,10 +68,11 @@ def expand(
     Raises RequestError, CheckpointError, or StorageError if the disk is too small or fails, or the Hub;
     then `out` is as it was. Raises TypeError for an unknown keyword.
     """
+    from hyperclone_cli.checkpoint.object_store import place_of
     from hyperclone_cli.writing import pipeline
 
     writing = Writing(**take(Writing, options))
-    return pipeline.expand(src, Path(out), Request.of(request, options), writing, access, progress)
+    return pipeline.expand(src, place_of(out), Request.of(request, options), writing, access, progress)
 
 
 def push(clone: Path, target: Target, force: bool = False) -> Pushed:

@@ -72,6 +72,11 @@ class Stored:
     changed_ns: int
 
 
+def place_of(text: str | Path) -> Path | StoreUrl:
+    """The prefix in an object store, or the path, that a target is named by. Raises RequestError for another URL."""
+    return StoreUrl(str(text)) if is_url(text) else Path(text)
+
+
 def is_url(text: str | Path) -> bool:
     """Whether a source or a target is named by a URL, of whichever scheme."""
     return isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None

@@ -36,12 +36,13 @@ _SMALL = (*SIDE_FILES, "README.md", "config.json", "adapter_config.json", "hyper
 _HEADER_BYTES = 1 << 20
 """Fetched of a file of weights at first: more than most headers have."""
 
-_CHUNK_BYTES = 8 << 20
-_CHUNKS = 16
-"""Chunks that are kept in memory: with those on their way, 160 MiB."""
+_CHUNK_BYTES = 4 << 20
 
 _AHEAD = 4
 """Chunks that are fetched before they are asked for: as many requests are under way at once."""
+
+_CHUNKS = 4 * _AHEAD
+"""Chunks that are kept in memory while rows are read, for each shard that is written: 64 MiB."""
 
 
 class _Copy:
@@ -175,10 +176,10 @@ def _fetch(objects: Objects, found: dict[str, Stored], directory: Path) -> None:
             "From an object store safetensors are read. Fetch other checkpoints, and name the directory.",
         )
     for name in shards:
-        _hollow(objects, name, found[name].nbytes, directory / name)
+        hollow(objects, name, found[name].nbytes, directory / name)
 
 
-def _hollow(objects: Objects, name: str, nbytes: int, path: Path) -> None:
+def hollow(objects: Objects, name: str, nbytes: int, path: Path) -> None:
     """Make a file as long as an object, with the header of its safetensors and nothing behind that."""
     head = objects.read(name, 0, min(_HEADER_BYTES, nbytes)) if nbytes else memoryview(b"")
     end = 8 + int.from_bytes(head[:8], "little")

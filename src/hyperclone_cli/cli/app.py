@@ -77,6 +77,7 @@ def expand(
     Example: hyperclone expand --src facebook/opt-350m --embed-mult 2 --ffn-mult 2 --out ./opt-700m
     """
     from hyperclone_cli import api
+    from hyperclone_cli.checkpoint.object_store import place_of
     from hyperclone_cli.cli import output
     from hyperclone_cli.hub.download import Access
 
@@ -89,6 +90,11 @@ def expand(
     for option, (given, why) in of_verification.items():
         if given is not None and no_verify:
             raise typer.BadParameter(f"{why}: leave --no-verify out.", param_hint=option)
+    place, directory = place_of(out), Path(out)
+    if place != directory and not no_verify:
+        raise typer.BadParameter(
+            "a clone in an object store is not verified there: add --no-verify, and verify a copy.", param_hint="--out"
+        )
     if device is not None:
         from hyperclone_cli.verifier.forward import choose_device
 
@@ -96,7 +102,7 @@ def expand(
     if report_file is not None:
         from hyperclone_cli.verifier.html_report import check_report
 
-        check_report(report_file, out)  # refused before anything is written
+        check_report(report_file, directory)  # refused before anything is written
     writing, request = Writing(**take(Writing, options)), Request.of(None, options)
     access = Access(revision, token, cache_dir)
     target = None
@@ -113,26 +119,31 @@ def expand(
     def announce(plan: Any) -> None:
         from hyperclone_cli.verifier.forecast import forecast
 
-        output.show_forecast(forecast(plan, out, device, max_memory, verify_tokens))
+        output.show_forecast(forecast(plan, directory, device, max_memory, verify_tokens))
 
     with output.progress() as progress:
         from hyperclone_cli.writing import pipeline
 
         planned = None if no_verify else announce
-        written = pipeline.expand_part(src, out, request, writing, access, progress, planned)
+        written = pipeline.expand_part(src, place, request, writing, access, progress, planned)
     if not written.published:
-        output.show_share(written, out, as_json)
+        output.show_share(written, place, as_json)
         return
     plan = written.plan
     report = None
     if not no_verify:
         from hyperclone_cli.verifier import verify as check
 
-        kept = f"The clone is whole: `hyperclone verify {quote(str(out))}` checks it."
+        kept = f"The clone is whole: `hyperclone verify {quote(out)}` checks it."
         with clone_is_kept(kept), output.progress() as progress:
             access = Access(token=token, cache_dir=cache_dir)
             report = check(
-                out, device=device, progress=progress, access=access, page_tokens=verify_tokens, max_memory=max_memory
+                directory,
+                device=device,
+                progress=progress,
+                access=access,
+                page_tokens=verify_tokens,
+                max_memory=max_memory,
             )
     pushed = None
     try:
@@ -141,9 +152,9 @@ def expand(
 
             write_report(report, report_file)
         if target is not None and report is not None and report.passed:
-            pushed = api.push(out, target)
+            pushed = api.push(directory, target)
     finally:
-        output.show_clone(plan, out, report, pushed, as_json)  # what was expanded and verified, pushed or not
+        output.show_clone(plan, place, report, pushed, as_json)  # what was expanded and verified, pushed or not
     if report is not None and report.failures:
         raise MismatchError(f"{out}: the clone does not match its source.", "Please report it with the lines above.")
 

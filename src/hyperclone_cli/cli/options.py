@@ -72,7 +72,9 @@ RecordedSrc = Annotated[
     str | None,
     typer.Option("--src", help=f"The clone's source: {_SOURCES}.", show_default="the one that the clone recorded"),
 ]
-Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
+Out = Annotated[
+    str, typer.Option("--out", help="The directory to write, or a prefix in an object store.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 NoVerify = Annotated[bool, checking("--no-verify", help="Do not verify the clone.")]
 Device = Annotated[

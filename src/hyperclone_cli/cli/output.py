@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.errors import first_of
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.coverage import Coverage
@@ -106,7 +107,7 @@ def show_plan(plan: Plan, forecast: Forecast, as_json: bool) -> None:
     _print_table("", ("", ""), facts)
 
 
-def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | None, as_json: bool) -> None:
+def show_clone(plan: Plan, out: Path | StoreUrl, report: Report | None, pushed: Pushed | None, as_json: bool) -> None:
     """Print what `expand` wrote, its verification if there was one, and where it was pushed."""
     if as_json:
         verification = report.as_json() if report else None
@@ -122,13 +123,14 @@ def show_clone(plan: Plan, out: Path, report: Report | None, pushed: Pushed | No
     if report:
         show_report(report, as_json=False)
     else:
-        _err.print(f"Not verified. Next: hyperclone verify {quote(str(out))}")
+        where = quote(str(out)) if isinstance(out, Path) else "a copy of it"
+        _err.print(f"Not verified. Next: hyperclone verify {where}")
     if pushed:
         show_pushed(pushed, as_json=False)
     _show_notes(filter(None, [advice(plan)]))
 
 
-def show_share(written: Written, out: Path, as_json: bool) -> None:
+def show_share(written: Written, out: Path | StoreUrl, as_json: bool) -> None:
     """Print what one of several ranks wrote of a clone that it did not publish, and what is still to come."""
     rank, share, standing = written.rank, written.share, written.standing or Standing()
     if as_json:

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.checksums import checksums
+from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.checkpoint.quantised.unpack import quantisation
 from hyperclone_cli.checkpoint.source import INDEX_NAME, Origin, Place, Source
 from hyperclone_cli.checkpoint.training_state import state_note
@@ -46,6 +47,7 @@ from hyperclone_cli.writing.publish import (
     take_place,
 )
 from hyperclone_cli.writing.ranks import Rank, Standing, finish, joined, rank_of, share_of
+from hyperclone_cli.writing.stored_clone import StoredClone, check_room
 
 if TYPE_CHECKING:
     from hyperclone_cli.writing.optimizer_state import GrownOptimizer
@@ -55,16 +57,16 @@ _SPARE_BYTES = 64 << 20
 
 def expand(
     src: str | Path,
-    out: Path,
+    out: Path | StoreUrl,
     request: Request,
     writing: Writing | None = None,
     access: Access | None = None,
     progress: Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Plan:
-    """Write the clone of `src` under `request` to the new directory `out`, and return its plan.
+    """Write the clone of `src` under `request` to the new directory or prefix `out`, and return its plan.
 
-    `src` is a directory, or the name of a model on the Hub, which is fetched with `access`. The source is only read;
+    `src` is a directory, a URL, or the name of a model on the Hub, which is fetched with `access`. It is only read;
     a note of the plan names tensors that contain NaN or Inf. Until the clone is complete, `out` is absent, or the
     clone that was there before. An interrupted run of the same clone is resumed, unless `writing` says otherwise. The
     number of threads and their memory (see `plan_budget`) do not change a byte of the clone.
@@ -98,7 +100,7 @@ class Written:
 
 def expand_part(
     src: str | Path,
-    out: Path,
+    out: Path | StoreUrl,
     request: Request,
     writing: Writing | None = None,
     access: Access | None = None,
@@ -111,26 +113,32 @@ def expand_part(
     if rank and writing.restart:
         raise RequestError(
             f"--restart: {rank} cannot discard what the others write.",
-            f"Leave it out, and remove {partial_of(out)} before any rank is started.",
+            "Leave it out, and remove the unfinished clone before any rank is started.",
         )
     if rank and writing.optimizer:
         raise RequestError(f"--optimizer: one process grows it, and this is {rank}.", "Write the clone by one process.")
-    shown, out = out, Path(os.path.abspath(out))
     place = locate(src, access)
-    directory = cache_of(access) if isinstance(place, Origin) else place if isinstance(place, Path) else None
-    remove_stale_journal(out)
-    check_places(directory, out, writing.overwrite or rank is not None)
 
     def check(config: Mapping[str, Any]) -> None:
         _check_request(config, request)
         if quantisation(config):
             _check_quantised(place, access, request)
 
-    source = open_checkpoint(place, access, progress, request.dtype, check)
-    plan = make_plan(source, request)
-    check_space(plan, out)
-    progress.step("Checking that transformers accepts the clone")
-    plan = check_loads(plan)
+    def make(check_room: Callable[[Plan], None]) -> Plan:
+        plan = make_plan(open_checkpoint(place, access, progress, request.dtype, check), request)
+        check_room(plan)
+        progress.step("Checking that transformers accepts the clone")
+        return check_loads(plan)
+
+    if isinstance(out, StoreUrl):
+        asked = _Asked(src, access, rank, writing, progress)
+        return _into_store(place, out, asked, make, planned or (lambda _: None))
+    shown, out = out, Path(os.path.abspath(out))
+    directory = cache_of(access) if isinstance(place, Origin) else place if isinstance(place, Path) else None
+    remove_stale_journal(out)
+    check_places(directory, out, writing.overwrite or rank is not None)
+    plan = make(lambda plan: check_space(plan, out))
+    source = plan.source
     if rank is not None and not writing.overwrite and _is_published(plan, out):
         return Written(plan, rank)
     check_places(directory, out, writing.overwrite)
@@ -157,13 +165,7 @@ def expand_part(
         return non_finite
 
     def complete(partial: Path, non_finite: frozenset[str]) -> None:
-        progress.step(f"Writing config and tokenizer, and syncing {shown}")
-        read = ""
-        if earlier_growths(source):
-            progress.step(f"Hashing the weights of {source.path}, a clone itself", "bytes")
-            read = weights_digest(plan, progress.advance)
-        _write_files(plan, partial, out, non_finite, writing.checksum, read)
-        check_written(plan, partial)
+        _complete(plan, partial, out, non_finite, writing.checksum, progress, shown)
 
     if rank is None:
         with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
@@ -181,6 +183,82 @@ def expand_part(
             take_place(directory, out, writing.overwrite)
     notes = (*_resumed(share, journal), *filter(None, [finiteness_note(standing.non_finite)]))
     return Written(replace(plan, notes=(*plan.notes, *notes)), rank, share, standing)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for beside the request."""
+
+    src: str | Path
+    access: Access
+    rank: Rank | None
+    writing: Writing
+    progress: Progress
+
+
+def _into_store(
+    place: Place,
+    out: StoreUrl,
+    asked: _Asked,
+    make: Callable[[Callable[[Plan], None]], Plan],
+    planned: Callable[[Plan], None],
+) -> Written:
+    """Write the clone that `make` plans to a prefix in an object store."""
+    writing, rank, progress = asked.writing, asked.rank, asked.progress
+    for option in ("overwrite", "checksum", "optimizer"):
+        if getattr(writing, option):
+            raise RequestError(f"--{option}: not for an --out in an object store.", "Leave it out.")
+    clone = StoredClone(out)
+    there = clone.published()
+    if rank is None or not there:
+        clone.check_vacant(place)
+    plan = make(check_room)
+    if rank is not None and there == plan.digest:
+        return Written(plan, rank)
+    clone.check_vacant(place)
+    planned(plan)
+    key = _run_key(plan, asked.src, asked.access, out, None)
+    with clone.opened(key, rank, writing.restart) as journal:
+        part = share_of(plan, rank) if rank else plan
+        budget, nbytes = plan_budget(part.kinds, writing.threads, writing.max_memory), part.nbytes
+        progress.step(f"Writing {out}", "bytes")
+        try:
+            non_finite = clone.write(part, journal, budget, lambda written: progress.advance(written, nbytes))
+        except RequestError:
+            if rank is None:
+                clone.discard()
+            raise
+        _check_unchanged(plan.source, key, None)
+        standing = clone.finish(plan, journal, key, rank) if rank else None
+        non_finite = standing.non_finite if standing else non_finite
+        if standing is None or standing.publisher == (rank and rank.number):
+            clone.publish(
+                plan, journal, lambda directory: _complete(plan, directory, None, non_finite, False, progress, out)
+            )
+    notes = (*plan.notes, *_resumed(part, journal), *filter(None, [finiteness_note(non_finite)]))
+    return Written(replace(plan, notes=notes), rank, part if rank else None, standing)
+
+
+def _complete(
+    plan: Plan,
+    directory: Path,
+    out: Path | None,
+    non_finite: frozenset[str],
+    checksum: bool,
+    progress: Progress,
+    shown: object,
+) -> None:
+    """Write what lies beside the shards into the directory that holds them, and hold the whole against the plan.
+
+    out  where the clone will be; None in an object store
+    """
+    progress.step(f"Writing config and tokenizer, and syncing {shown}")
+    read = ""
+    if earlier_growths(plan.source):
+        progress.step(f"Hashing the weights of {plan.source.path}, a clone itself", "bytes")
+        read = weights_digest(plan, progress.advance)
+    _write_files(plan, directory, out, non_finite, checksum, read)
+    check_written(plan, directory)
 
 
 def _is_published(plan: Plan, out: Path) -> bool:
@@ -216,7 +294,7 @@ def _plan_optimizer(plan: Plan, out: Path) -> GrownOptimizer:
     return optimizer
 
 
-def _run_key(plan: Plan, src: str | Path, access: Access, out: Path, optimizer: GrownOptimizer | None) -> RunKey:
+def _run_key(plan: Plan, src: str | Path, access: Access, out: object, optimizer: GrownOptimizer | None) -> RunKey:
     typed = command(plan.request, str(src), access.revision, str(out)) + (" --optimizer" if optimizer else "")
     which = f"{plan.digest} and its optimizer" if optimizer else plan.digest
     return RunKey(typed, which, _fingerprint(plan.source, optimizer), f"hyperclone {__version__}")
@@ -295,7 +373,7 @@ def _write_beside_shards(plan: Plan, directory: Path) -> None:
 
 
 def _write_files(
-    plan: Plan, partial: Path, out: Path, non_finite: frozenset[str], checksum: bool, source_sha256: str
+    plan: Plan, partial: Path, out: Path | None, non_finite: frozenset[str], checksum: bool, source_sha256: str
 ) -> None:
     _write_beside_shards(plan, partial)
     write_card(partial, plan)

@@ -64,18 +64,21 @@ class Provenance(Expansion):
         return self, *self.lineage
 
 
-def provenance(plan: Plan, out: Path, source_sha256: str = "") -> dict[str, Any]:
-    """The record of a clone that will be at `out`, except its files.
+def provenance(plan: Plan, out: Path | None, source_sha256: str = "") -> dict[str, Any]:
+    """The record of a clone that will be at `out`, except its files; None: in an object store.
 
-    Sources are paths relative to `out`, or names and commits on the Hub.
+    Sources are paths relative to `out`, names and commits on the Hub, or URLs. From an object store no path leads to a
+    disk: there a source is named as if it lay beside the clone.
     """
-    source = plan.source
+    source, stored = plan.source, out is None
     zeros = {tensor.name: tensor.shape[0] for tensor in source.tensors.values() if tensor.zeros}
+    out = out or Path("/clone")
     place = source.place
-    place = _resolved(place) if isinstance(place, Path) else place
+    if isinstance(place, Path):
+        place = out.with_name(place.name) if stored else _resolved(place)
     own = Expansion(place, plan.request, plan.digest, source.ignored, zeros, source_sha256)
     earlier = earlier_growths(source)
-    if not isinstance(place, Path):  # paths of whoever made it mean nothing here
+    if stored or not isinstance(place, Path):  # paths of whoever made it mean nothing here
         earlier = tuple(
             replace(one, source=out.resolve() / one.source.name) if isinstance(one.source, Path) else one
             for one in earlier

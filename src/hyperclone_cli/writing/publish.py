@@ -18,7 +18,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
 from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAMES
 from hyperclone_cli.writing.journal import Journal, RunKey, open_journal
 
-_JOURNAL_NAME = ".hyperclone-partial"
+JOURNAL_NAME = ".hyperclone-partial"
 """The journal, which is also the file that a run locks. Names of what ranks keep beside it begin with it too."""
 _ASIDE_MARK = ".replaced-by-hyperclone"
 _ELSEWHERE = "Choose another directory."
@@ -57,7 +57,7 @@ def _check_is_clone(out: Path) -> None:
         ) from None
     own = VERIFICATION_NAMES | {PROVENANCE_NAME, _ASIDE_MARK}
     present = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink()}
-    foreign = sorted(name for name in present - files - own if not name.startswith(_JOURNAL_NAME))
+    foreign = sorted(name for name in present - files - own if not name.startswith(JOURNAL_NAME))
     if foreign:
         raise RequestError(
             f"--out {out}: contains {foreign[0]!r}, not written by hyperclone, so --overwrite will not replace it.",
@@ -124,25 +124,25 @@ def begin(out: Path) -> Path:
         raise RequestError(f"{partial}: exists and was not written by hyperclone.", away)
     partial.mkdir(parents=True, exist_ok=True)
     names = {path.name for path in partial.iterdir()}
-    if names and _JOURNAL_NAME not in names:
+    if names and JOURNAL_NAME not in names:
         raise RequestError(f"{partial}: exists and was not written by hyperclone.", away)
-    return partial / _JOURNAL_NAME
+    return partial / JOURNAL_NAME
 
 
 def mark_of_ranks(partial: Path, name: str) -> Path:
     """A file of that name that ranks keep in an unfinished clone; it is gone once the clone has its place."""
-    return partial / f"{_JOURNAL_NAME}-{name}"
+    return partial / f"{JOURNAL_NAME}-{name}"
 
 
 def marks_of_ranks(directory: Path) -> list[Path]:
     """All such files in a directory."""
-    return sorted(directory.glob(f"{_JOURNAL_NAME}-*"))
+    return sorted(directory.glob(f"{JOURNAL_NAME}-*"))
 
 
 def remove_leftovers(partial: Path, kept: Iterable[str]) -> None:
     """Remove everything from an unfinished clone but files of these names, and journals."""
     for leftover in partial.iterdir():
-        if leftover.name not in kept and not leftover.name.startswith(_JOURNAL_NAME):
+        if leftover.name not in kept and not leftover.name.startswith(JOURNAL_NAME):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
@@ -172,7 +172,7 @@ def take_place(src: Path | None, out: Path, overwrite: bool) -> None:
 
 
 def _remove_journals(out: Path) -> None:
-    for path in [*marks_of_ranks(out), out / _JOURNAL_NAME]:
+    for path in [*marks_of_ranks(out), out / JOURNAL_NAME]:
         path.unlink(missing_ok=True)
 
 
@@ -181,7 +181,7 @@ def remove_stale_journal(out: Path) -> None:
 
     Raises StorageError if that run is still working.
     """
-    journal = out / _JOURNAL_NAME
+    journal = out / JOURNAL_NAME
     if journal.exists() and (out / PROVENANCE_NAME).exists():
         with locked(journal):
             _remove_journals(out)

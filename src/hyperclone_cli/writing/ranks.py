@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,13 +134,15 @@ def joined(src: Path | None, out: Path, key: RunKey, rank: Rank, overwrite: bool
                 f"{partial}: contains an unfinished clone that one process writes.",
                 f"Run the same command without --rank to finish it, or remove {partial} first.",
             )
-        own = next((path for path in (_finished(partial, rank), _unfinished(partial, rank)) if path.exists()), None)
-        path = own or _unfinished(partial, rank)
+        own = next(
+            (path for path in (finished_path(partial, rank), unfinished_path(partial, rank)) if path.exists()), None
+        )
+        path = own or unfinished_path(partial, rank)
         with locked(path, holder=f"another process of {rank}"):
             try:
                 journal = open_journal(path, key)
                 _check_links(path)
-                _check_others(partial, key, rank)
+                check_others(partial, key, rank)
             except RequestError as error:
                 if own is None:
                     path.unlink()
@@ -158,36 +160,44 @@ def finish(journal: Journal, plan: Plan, key: RunKey, rank: Rank) -> Standing:
     plan  of the whole clone
     """
     partial = journal.directory
-    finished = _finished(partial, rank)
+    finished = finished_path(partial, rank)
     if journal.path != finished:
         journal.path.rename(finished)
-    ranks = [Rank(number, rank.world_size) for number in range(rank.world_size)]
-    journals = [_read_finished(partial, plan, key, other) for other in ranks]
+    standing = read_standing(partial, plan, key, rank)
     if not partial.exists():  # meanwhile another rank has published the clone
         return Standing()
-    if unfinished := tuple(other.number for other, found in zip(ranks, journals, strict=True) if found is None):
-        return Standing(unfinished)
-    non_finite = frozenset[str]().union(*(found.non_finite for found in journals if found))
-    return Standing((), _publisher(partial, ranks, rank), non_finite)
+    return standing if standing.unfinished else replace(standing, publisher=_publisher(partial, rank))
+
+
+def read_standing(partial: Path, plan: Plan, key: RunKey, rank: Rank) -> Standing:
+    """How far all ranks are, by the journals in a directory; who publishes is not known yet."""
+    ranks = _all(rank)
+    journals = [_read_finished(partial, plan, key, other) for other in ranks]
+    unfinished = tuple(other.number for other, found in zip(ranks, journals, strict=True) if found is None)
+    return Standing(unfinished, non_finite=frozenset().union(*(found.non_finite for found in journals if found)))
+
+
+def _all(rank: Rank) -> list[Rank]:
+    return [Rank(number, rank.world_size) for number in range(rank.world_size)]
 
 
 def _read_finished(partial: Path, plan: Plan, key: RunKey, rank: Rank) -> Journal | None:
     """The journal of a rank that has finished, and has noted every tensor of its share; None if it has not."""
     try:
-        journal = read_journal(_finished(partial, rank), key)
+        journal = read_journal(finished_path(partial, rank), key)
     except FileNotFoundError:
         return None
     shards = share_of(plan, rank).shards
     return journal if all(journal.done.get(shard, frozenset()) >= {*names} for shard, names in shards.items()) else None
 
 
-def _publisher(partial: Path, ranks: Sequence[Rank], asking: Rank) -> int | None:
+def _publisher(partial: Path, asking: Rank) -> int | None:
     """The rank that publishes: the first that asked. None if it has done so already."""
     publisher = mark_of_ranks(partial, "publisher")
     try:
         with suppress(FileExistsError):
-            os.link(_finished(partial, asking), publisher)
-        found = [rank.number for rank in ranks if publisher.samefile(_finished(partial, rank))]
+            os.link(finished_path(partial, asking), publisher)
+        found = [rank.number for rank in _all(asking) if publisher.samefile(finished_path(partial, rank))]
     except FileNotFoundError:
         return None
     if not found:  # the directory is a copy
@@ -195,7 +205,8 @@ def _publisher(partial: Path, ranks: Sequence[Rank], asking: Rank) -> int | None
     return found[0]
 
 
-def _check_others(partial: Path, key: RunKey, rank: Rank) -> None:
+def check_others(partial: Path, key: RunKey, rank: Rank) -> None:
+    """Raise RequestError if a journal in a directory is of another run, or of one of another number of ranks."""
     for mark in marks_of_ranks(partial):
         found = re.search(r"-rank-(\d+)-of-(\d+)(\.done)?$", mark.name)
         if found is None:
@@ -220,9 +231,11 @@ def _check_links(path: Path) -> None:
     probe.unlink()
 
 
-def _unfinished(partial: Path, rank: Rank) -> Path:
+def unfinished_path(partial: Path, rank: Rank) -> Path:
+    """The journal of a rank that has shards to write."""
     return mark_of_ranks(partial, f"rank-{rank.number}-of-{rank.world_size}")
 
 
-def _finished(partial: Path, rank: Rank) -> Path:
+def finished_path(partial: Path, rank: Rank) -> Path:
+    """The journal of a rank that has written all of its shards."""
     return mark_of_ranks(partial, f"rank-{rank.number}-of-{rank.world_size}.done")
