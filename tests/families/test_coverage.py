@@ -21,7 +21,6 @@ WITHOUT_AN_ANSWER: set[str] = {
     "inkling2_text",
     "inkling_text",
     "qwen4_exp_text",
-    "xlstm",
     "zaya",
 }
 """Model types for which neither a table nor a reason has been found yet."""

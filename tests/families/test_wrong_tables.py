@@ -308,6 +308,11 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
         "twice",
         {LAYER + "mamba.in_proj": linear("2 mamba_inner", "embed")},
     ),
+    "values of a memory outside heads": (
+        "xlstm",
+        "twice",
+        {"backbone.blocks.*.mlstm_layer.ogate_preact": linear("lstm_value lstm_heads", "embed")},
+    ),
     "decays in the order of another group": (
         "minimax",
         "twice",

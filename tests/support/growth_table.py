@@ -43,7 +43,7 @@ HALF_AS_WIDE_AGAIN = {
         *("mamba2", "mamba2-groups-tied", "bamba", "bamba-tied", "falcon_h1"),
         *("granitemoehybrid", "granitemoehybrid-experts", "granitemoehybrid-tied"),
     ],
-    "so each must be copied equally often": ["zamba2", "zamba2-untied"],
+    "so each must be copied equally often": ["zamba2", "zamba2-untied", "xlstm", "xlstm-tied"],
     "heads grow in size alone": ALIBI,
     "heads come in 4 blocks": ["codegen-tied"],
     "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],
@@ -75,10 +75,11 @@ LARGER_HEADS = {
     "no head size scales the scores": ["gpt2-unscaled"],
     "slopes are divided by the root of the head size": ["falcon-rw"],
     "two types of layer have heads of two sizes": [name for name in VARIANTS if name.startswith("gemma4")],
-    "no attention heads": [*MAMBA, "rwkv", "rwkv-tied"],
+    "no attention heads": [*MAMBA, "xlstm", "xlstm-tied", "rwkv", "rwkv-tied"],
 }
 FEED_FORWARD_ALONE = {
     "it is 4 × ": ["openai-gpt", "openai-gpt-untied", "gpt_neox_japanese", *ALIBI],
+    "it is 1.5 × hidden_size": ["xlstm", "xlstm-tied"],
     "it is 2 × hidden_size": ["gpt_neox_japanese-untied-twofold", "mamba2", "mamba2-groups-tied"],
     "a norm over ffn": ["bitnet", "bitnet-tied"],
     "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],
@@ -111,6 +112,7 @@ ONE_UNIT_WIDER = {
         *("gpt_bigcode-mqa", "codegen", "codegen-tied", "falcon-7b", "falcon-7b-untied"),
     ],
     "its norms have no weights": HALF_AS_WIDE_AGAIN["its norms have no weights"],
+    "so each must be copied equally often": ["xlstm", "xlstm-tied"],
     "a norm spans the state space's heads": HALF_AS_WIDE_AGAIN["a norm spans the state space's heads"],
     "writes the residual stream": HALF_AS_WIDE_AGAIN["writes the residual stream"],
 }

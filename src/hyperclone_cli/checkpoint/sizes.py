@@ -49,9 +49,8 @@ def read_sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     sizes |= {axis: 0 for axis in stated.keys() - sizes.keys() if AXES[axis].absent}
     for axis, (_, of) in family.multiples.items():
         sizes.setdefault(axis, ceil(multiple_of(axis, config, family) * sizes[of]))
-    for axis, how in family.stated.items():
-        if axis in sizes:
-            sizes[axis] = _stated_width(sizes[axis], how, config, family)
+    for axis in family.stated.keys() & sizes.keys():
+        sizes[axis] = stated_width(axis, sizes[axis], config, family)
     heads = sizes.setdefault("heads", 1)
     if "head_dim" not in sizes and sizes["embed"] % heads:
         raise CheckpointError(
@@ -103,7 +102,9 @@ def _positive(config: Mapping[str, Any], key: str, family: Family) -> Fraction:
     return Fraction(stated)
 
 
-def _stated_width(number: int, how: Stated, config: Mapping[str, Any], family: Family) -> int:
+def stated_width(axis: str, number: int, config: Mapping[str, Any], family: Family) -> int:
+    """The units of an axis for which config.json has this number. Raises CheckpointError for impossible factors."""
+    how = family.stated.get(axis, Stated(Fraction(1)))
     if how.switch and not family.value(config, how.switch):
         return number
     width = int(number * how.part)

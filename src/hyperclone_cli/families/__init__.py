@@ -44,6 +44,7 @@ _LINEAGES = (
         "mamba2",
         "bamba",
         "zamba",
+        "xlstm",
         "rwkv",
         "qwen_delta",
         "lara",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import ceil
 
-from hyperclone_cli.checkpoint.sizes import multiple_of
+from hyperclone_cli.checkpoint.sizes import multiple_of, stated_width
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.growth.depth import grow_depth
@@ -100,10 +101,11 @@ def _check_multiple(proposal: Proposal, embed: int, ffn: int) -> None:
     """Raise RequestError for a feed-forward width that is no longer the multiple that the architecture makes it."""
     family = proposal.family
     times, axis = multiple_of("ffn", proposal.config, family), family.multiples["ffn"][1]
-    if ffn != times * embed:
+    width = stated_width("ffn", ceil(times * embed), proposal.config, family)
+    if ffn != width:
         typed = proposal.typed("ffn") or proposal.typed("embed")
         raise RequestError(
             f"{typed}: a feed-forward width of {ffn}: {family.name} has no key for it, it is"
-            f" {times} × {family.sizes[axis]}, here {times * embed}.",
-            f"Grow both alike: --intermediate-size {times * embed}.",
+            f" {float(times):g} × {family.sizes[axis]}, here {width}.",
+            f"Grow both alike: --intermediate-size {width}.",
         )

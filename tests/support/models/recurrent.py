@@ -60,6 +60,15 @@ ZAMBA2 = {
     "chunk_size": 8,
     "adapter_rank": 6,
 }
+XLSTM = {key: BASE[key] for key in ("vocab_size", "num_hidden_layers", "bos_token_id", "eos_token_id")} | {
+    "pad_token_id": 0,
+    "hidden_size": 64,
+    "num_heads": 4,
+    "qk_dim_factor": 1.0,
+    "ffn_proj_factor": 1.5,
+    "ffn_round_up_to_multiple_of": 32,
+    "chunk_size": 8,
+}
 DELTA = {
     "head_dim": 16,
     "linear_num_key_heads": 2,
@@ -105,6 +114,8 @@ VARIANTS: dict[str, Variant] = {
     "zamba-untied": Variant("zamba", GQA | ZAMBA | UNTIED | {"mamba_proj_bias": True}),
     "zamba2": Variant("zamba2", MHA | ZAMBA2 | {"use_mem_rope": True, "use_shared_attention_adapter": True}),
     "zamba2-untied": Variant("zamba2", GQA | ZAMBA2 | UNTIED | {"mamba_ngroups": 2, "add_bias_linear": True}),
+    "xlstm": Variant("xlstm", XLSTM),
+    "xlstm-tied": Variant("xlstm", XLSTM | TIED | {"use_bias": True, "add_out_norm": True, "gate_soft_cap": 5.0}),
     "qwen3_next": Variant("qwen3_next", GQA | QWEN_EXPERTS | QWEN_SHARED_EXPERT | DELTA | {"mlp_only_layers": [0]}),
     "qwen3_next-tied": Variant(
         "qwen3_next", MQA | QWEN_EXPERTS | QWEN_SHARED_EXPERT | DELTA | TIED | {"attention_bias": True}
