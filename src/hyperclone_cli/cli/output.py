@@ -187,6 +187,10 @@ def show_report(report: Report, as_json: bool) -> None:
             ("perplexity", f"source {logits.perplexity_source:.4f}, clone {logits.perplexity_clone:.4f}"),
             ("largest error of a layer's copies", f"{worst:.1e}"),
         ]
+    if report.routing:
+        parts = [count / max(1, sum(counts)) for _, counts in report.routing for count in counts]
+        even = 1 / len(report.routing[0][1])
+        rows.append(("tokens of an expert", f"{min(parts):.1%} to {max(parts):.1%} of a layer's, {even:.1%} if even"))
     if picture := report.picture:
         figure = f"{picture.relative_error:.1e} (passes up to {picture.tolerance:.1e})"
         rows.append(("logit error after a picture", f"{figure}, {picture.input}, {picture.tokens} tokens"))

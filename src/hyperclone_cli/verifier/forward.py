@@ -13,16 +13,18 @@ from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import NOT_TOGETHER, CheckpointError, RequestError, last_line
 from hyperclone_cli.growth.widths import Growth
 from hyperclone_cli.planning.experts import ALIGNED_BYTES
+from hyperclone_cli.verifier.routing import Routing, as_routing, counted
 
 _CHUNK = 32  # tokens whose logits are compared at a time, because vocabularies are large
 
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """Logits (tokens, vocab), and the hidden states (tokens, width) in forward order."""
+    """Logits (tokens, vocab), the hidden states (tokens, width) in forward order, and which experts were chosen."""
 
     logits: torch.Tensor
     hidden: tuple[torch.Tensor, ...]
+    routing: Routing = ()
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -73,9 +75,10 @@ def check_complete(checkpoint: Source, problems: list[str]) -> None:
 @torch.inference_mode()
 def run(model: Any, ids: list[int], device: torch.device) -> ForwardPass:
     """Logits and hidden states of one sequence, which is put on `device`; they are on the CPU, in float32."""
-    output = model(torch.tensor([ids], device=device), use_cache=False, output_hidden_states=True)
+    with counted(model) as chosen:
+        output = model(torch.tensor([ids], device=device), use_cache=False, output_hidden_states=True)
     hidden = tuple(state[0].float().cpu() for state in output.hidden_states or ())
-    return ForwardPass(output.logits[0].float().cpu(), hidden)
+    return ForwardPass(output.logits[0].float().cpu(), hidden, as_routing(chosen))
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

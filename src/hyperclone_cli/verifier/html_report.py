@@ -88,6 +88,7 @@ def render(report: Report) -> str:
         growth=report_view.growth(report.background) if report.background else "",
         chart=layer_chart(report.logits) if report.logits else "",
         layers=report_view.layers(report),
+        experts=report_view.experts(report),
         prompts=report_view.prompts(report),
         failures=[without_paths(failure) for failure in shown],
         first_failures=FAILURES_SHOWN,

@@ -181,7 +181,7 @@ def compare_outputs(
         perplexity_clone=forward.perplexity(found_logits, ids),
         layers=_layer_errors(reference, grown, plan),
     )
-    partial.logits = figures
+    partial.logits, partial.routing = figures, grown.routing
     assert decoding.source is not None  # one of the source's runs was in the clone's dtype
     assert decoding.chosen is not None
     partial.generation = generation.compare(

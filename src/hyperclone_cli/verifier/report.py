@@ -192,6 +192,7 @@ class PartialReport:
     generation: GenerationFigures | None = None
     before_rounding: BeforeRounding | None = None
     continuations: tuple[Continuation, ...] = ()
+    routing: tuple[tuple[str, tuple[int, ...]], ...] = ()
     runs: list[RunFigures] = field(default_factory=list)
 
 
@@ -203,6 +204,7 @@ class Report:
     picture          the outputs after a picture; None for a model that takes none, or where none could be prepared
     before_rounding  where rounding had to explain a difference of the outputs; else None
     runs             how each model was run, in order
+    routing          of each layer of the clone with experts: how many tokens of the page chose each of them
     by_request       why the clone does not keep the function, where that was asked for: it cannot pass then
     outputs_alone    why only the models' outputs were compared; "" if config, files and weights were too
     growths          number of growths from the source to the clone; None if no plan leads from it
@@ -220,6 +222,7 @@ class Report:
     before_rounding: BeforeRounding | None = None
     runs: tuple[RunFigures, ...] = ()
     by_request: str = ""
+    routing: tuple[tuple[str, tuple[int, ...]], ...] = ()
     outputs_alone: str = ""
     growths: int | None = None
     hashed: int | None = None

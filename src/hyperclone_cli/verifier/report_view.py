@@ -151,6 +151,16 @@ def layers(report: Report) -> list[dict[str, Any]]:
     ]
 
 
+def experts(report: Report) -> list[dict[str, Any]]:
+    """Of each layer with experts: its name, the least and the most part of the choices, and each over the most."""
+    found = []
+    for name, counts in report.routing:
+        total, most = max(1, sum(counts)), max(1, *counts)
+        bars = [count / most for count in counts]
+        found.append({"name": name, "least": min(counts) / total, "most": max(counts) / total, "bars": bars})
+    return found
+
+
 def _digits(error: float) -> float:
     """Decimal digits that agree: 0 for an error of its own size and more, at most 16."""
     if not math.isfinite(error):

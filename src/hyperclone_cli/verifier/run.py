@@ -138,6 +138,7 @@ def verify(
         growths=planned.growths if plan else None,
         hashed=len(record.sha256) if record and checksum else None,
         continuations=partial.continuations,
+        routing=partial.routing,
         background=background(source, checkpoint, plan, options.device if options else None),
     )
     if src is not None and not report.passed and not unrecorded:
