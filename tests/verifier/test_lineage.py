@@ -78,6 +78,7 @@ def test_every_pair_of_strategies_is_verified_against_the_first_source(first: St
         ("pythia-tied", [Request(embed_mult=1.5), Request(embed_mult=2, mixing=Mixing(noise_snr_db=20))]),
         ("gemma3-mqa", [Request(embed_mult=2, mixing=Mixing(noise_snr_db=20)), Request(embed_mult=2, depth_mult=2)]),
         ("gpt2", [WIDER, Request(embed_mult=3)]),
+        ("mixtral", [Request(num_experts=8, experts_per_token=4), Request(embed_mult=2, depth_mult=2)]),
     ],
 )
 def test_chains_of_two_and_three_are_verified_against_each_ancestor(
