@@ -126,3 +126,12 @@ def test_without_room_it_is_said_and_nothing_is_excused(flipped: Path, monkeypat
     report = verify(flipped)
     assert not report.passed
     assert any("is not known: no room for the clone in float32" in note for note in report.notes)
+
+
+def test_of_a_chain_all_growths_are_made_before_rounding(flipped: Path, tmp_path: Path) -> None:
+    expand(flipped, tmp_path / "again", Request(embed_mult=2, ffn_mult=2))
+    report = verify(tmp_path / "again", flipped.with_name("src"))
+    assert report.passed, report.failures
+    assert report.growths == 2
+    assert report.before_rounding is not None
+    assert report.before_rounding.relative_error <= 1e-5
