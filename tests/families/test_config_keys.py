@@ -94,3 +94,31 @@ def test_a_feed_forward_width_must_be_a_multiple(multiple: Any, source: Sources,
     (tmp_path / "src/config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="intermediate_multiple_size should be a number above 0"):
         plan(tmp_path / "src", embed_mult=2)
+
+
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "kimi_linear-tied": (
+        "kimi_linear",
+        {
+            **dict.fromkeys(("linear_num_heads", "linear_head_dim", "layer_types")),
+            "linear_attn_config": {"num_heads": 6, "head_dim": 20, "kda_layers": [1], "full_attn_layers": [2]},
+        },
+    ),
+    "bailing_hybrid": (
+        "bailing_hybrid",
+        {**dict.fromkeys(("linear_num_heads", "linear_head_dim")), "head_dim": 20},
+    ),
+    "hrm_text": ("hrm_text", {"num_layers_per_stack": None, "num_hidden_layers": 2}),
+}
+"""Variant → its table, and what a config that was not saved by transformers says otherwise; None: nothing."""
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_a_config_that_transformers_did_not_save_is_read_as_it_reads_it(
+    variant: str, source: Callable[[str], Path], tmp_path: Path
+) -> None:
+    name, changes = PUBLISHED[variant]
+    src = models.edited(source(variant), tmp_path / "src", **changes)
+    made = expand(src, tmp_path / "clone", Request(embed_mult=2, ffn_mult=2))
+    assert made.family.name == name
+    models.assert_same_function(src, tmp_path / "clone")
