@@ -21,7 +21,7 @@ from hyperclone_cli.checkpoint import views
 from hyperclone_cli.errors import HypercloneError, RequestError
 from hyperclone_cli.families.upcycling import UPCYCLINGS, Upcycling
 from hyperclone_cli.growth import experts, upcycling
-from hyperclone_cli.growth.request import Request
+from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.planning import as_mixture
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing import budget
@@ -296,6 +296,12 @@ def test_a_model_in_memory_stays_of_its_class(source: Sources) -> None:
     model = AutoModelForCausalLM.from_pretrained(source("llama-gqa-tied"))
     with pytest.raises(RequestError, match="which has no experts"):
         clone_model(model, **EIGHT)
+
+
+def test_an_optimizer_does_not_become_that_of_a_mixture(source: Sources, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="parameters that the source has not"):
+        expand(source("llama-gqa-tied"), tmp_path / "clone", Request.of(None, EIGHT), Writing(optimizer=True))
+    assert not any(tmp_path.iterdir())
 
 
 # --- what must not pass ----------------------------------------------------------------------------------------------

@@ -85,6 +85,12 @@ def plan_optimizer(plan: Plan) -> GrownOptimizer:
     """
     if plan.request.text_only:
         raise RequestError("--optimizer: not with --text-only, whose clone has other parameters.", "Leave one out.")
+    if any(kind.stored.packed and kind.stored.packed.is_view for kind in plan.kinds):
+        raise RequestError(
+            "--optimizer: not where a dense model becomes a mixture, nor with noise for copies of experts: those are"
+            " parameters that the source has not.",
+            _LEAVE,
+        )
     found = read_optimizer(plan.source.path)
     model, _ = load_without_weights(plan.source.config, plan.source.tensors.values(), plan.source.path)
     clone, _ = load_without_weights(plan.config, plan.tensors, "the clone")
