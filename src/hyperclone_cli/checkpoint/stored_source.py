@@ -10,7 +10,7 @@ import errno
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -59,12 +59,14 @@ class _Copy:
 class StoredSource(Source):
     """A checkpoint at a URL. Its `path` is the copy without weights, which goes when the source is not used any more.
 
-    found  the objects when it was opened
+    found   the objects when it was opened
+    chunks  of them, those that were read last
     """
 
     objects: Objects
     found: dict[str, Stored]
     copy: _Copy
+    chunks: _Chunks
 
     @property
     def place(self) -> StoreUrl:
@@ -89,21 +91,28 @@ class StoredSource(Source):
     def _stored_rows(self) -> Iterator[Read]:
         from hyperclone_cli.checkpoint.row_io import rows_by
 
-        with ThreadPoolExecutor(_AHEAD) as threads:
-            chunks = _Chunks(self.objects, {name: one.nbytes for name, one in self.found.items()}, threads)
-            try:
-                yield rows_by(chunks.read_into)
-            finally:
-                threads.shutdown(wait=True, cancel_futures=True)
+        with self.chunks.kept():
+            yield rows_by(self.chunks.read_into)
 
 
 class _Chunks:
     """Reads through chunks of objects, the last of which are kept: the rows of neighbours lie in one chunk."""
 
-    def __init__(self, objects: Objects, sizes: dict[str, int], threads: ThreadPoolExecutor) -> None:
-        self._objects, self._sizes, self._threads = objects, sizes, threads
-        self._lock = Lock()
+    def __init__(self, objects: Objects, found: Mapping[str, Stored]) -> None:
+        self._objects, self._found, self._threads = objects, found, ThreadPoolExecutor(_AHEAD)
+        self._lock, self._readers = Lock(), 0
         self._kept: OrderedDict[tuple[str, int], Future[memoryview]] = OrderedDict()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A block that reads from one place after another: as many chunks more are kept meanwhile."""
+        with self._lock:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
 
     def read_into(self, path: Path, data: memoryview, offset: int) -> None:
         """Fill `data` with the bytes of an object at `offset`; several threads may call it at once."""
@@ -120,11 +129,11 @@ class _Chunks:
         with self._lock:
             for ahead in range(number, number + 1 + _AHEAD):
                 start = ahead * _CHUNK_BYTES
-                if start < self._sizes[name] and (name, ahead) not in self._kept:
-                    length = min(_CHUNK_BYTES, self._sizes[name] - start)
+                if start < self._found[name].nbytes and (name, ahead) not in self._kept:
+                    length = min(_CHUNK_BYTES, self._found[name].nbytes - start)
                     self._kept[name, ahead] = self._threads.submit(self._objects.read, name, start, length)
             self._kept.move_to_end((name, number))
-            while len(self._kept) > _CHUNKS:
+            while len(self._kept) > _CHUNKS * max(1, self._readers):
                 self._kept.popitem(last=False)
             return self._kept[name, number]
 
@@ -143,7 +152,7 @@ def open_stored(place: StoreUrl, dtype: str | None = None) -> Source:
     def stored(source: Source) -> Source:
         given: dict[str, Any] = {field.name: getattr(source, field.name) for field in fields(Source)}
         given["foreign"] = True  # transformers finds no weights in the copy
-        return StoredSource(**given, objects=objects, found=found, copy=copy)
+        return StoredSource(**given, objects=objects, found=found, copy=copy, chunks=_Chunks(objects, found))
 
     try:
         _fetch(objects, found, copy.path)
