@@ -318,3 +318,12 @@ def test_the_command_says_who_is_still_to_finish_and_verifies_once(src: Path, tm
     assert last.stdout.splitlines()[-1].startswith("passed:")
     again = hyperclone(*words, "--rank", 1, "--world-size", 3)
     assert again.stdout == f"{tmp_path / 'clone'}: rank 1 of 3 wrote nothing; the clone is published\n"
+
+
+def test_plan_shows_what_each_rank_would_write(src: Path, plan: Plan) -> None:
+    words = ["plan", "--src", src, "--embed-mult", 2, "--ffn-mult", 2, "--max-shard-size", "60KB", "--world-size", 3]
+    shown = as_json(hyperclone(*words, "--json"))
+    assert sorted(shard for rank in shown["ranks"] for shard in rank["shards"]) == sorted(plan.shards)
+    assert [rank["bytes"] for rank in shown["ranks"]] == [share_of(plan, Rank(rank, 3)).nbytes for rank in range(3)]
+    assert "each of 3 ranks" in hyperclone(*words).stdout
+    assert "ranks" not in as_json(hyperclone(*words[:-2], "--json"))

@@ -23,6 +23,7 @@ from hyperclone_cli.cli.options import (
     Src,
     Token,
     VerifyTokens,
+    WorldSize,
     checking,
     takes_options,
 )
@@ -167,6 +168,7 @@ def plan(
     token: Token = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
+    world_size: WorldSize = None,
     **options: Any,
 ) -> None:
     """Show what `expand` would write: sizes, parameters, bytes, what is exact. Writes nothing.
@@ -180,7 +182,7 @@ def plan(
 
     with output.progress() as progress:
         plan = api.plan(src, access=Access(revision, token, cache_dir), progress=progress, **options)
-    output.show_plan(plan, forecast(plan, Path.cwd(), device=None, max_memory=None), as_json)
+    output.show_plan(plan, forecast(plan, Path.cwd(), device=None, max_memory=None), as_json, world_size)
 
 
 @app.command()

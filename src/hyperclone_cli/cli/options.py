@@ -96,6 +96,16 @@ VerifyTokens = Annotated[
         show_default="all, about 400; fewer if memory is short",
     ),
 ]
+WorldSize = Annotated[
+    int | None,
+    typer.Option(
+        "--world-size",
+        min=1,
+        help="Also show what each of so many processes would write.",
+        show_default=False,
+        rich_help_panel=MACHINES,
+    ),
+]
 ReportFile = Annotated[
     Path | None,
     checking("--report", metavar="FILE", help="Also write the verification as one HTML page.", show_default=False),

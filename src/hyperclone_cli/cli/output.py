@@ -29,7 +29,7 @@ from hyperclone_cli.planning.symmetry import WHAT_TRAINING_DOES, advice
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.forecast import Forecast
 from hyperclone_cli.verifier.report import Report, finite
-from hyperclone_cli.writing.ranks import Standing
+from hyperclone_cli.writing.ranks import Rank, Standing, share_of
 
 if TYPE_CHECKING:
     from hyperclone_cli.verifier.self_check import FamilyCheck
@@ -75,10 +75,13 @@ def show_forecast(forecast: Forecast) -> None:
     _err.print(f"The clone will be verified {forecast}.")
 
 
-def show_plan(plan: Plan, forecast: Forecast, as_json: bool) -> None:
+def show_plan(plan: Plan, forecast: Forecast, as_json: bool, world_size: int | None = None) -> None:
     """Print what `plan` would write, and how it would be verified."""
+    shares = [share_of(plan, Rank(number, world_size)) for number in range(world_size)] if world_size else []
     if as_json:
-        _print_json({**plan.as_json(), "verification": asdict(forecast)})
+        ranks = [{"shards": list(share.shards), "bytes": share.nbytes} for share in shares]
+        more = {"ranks": ranks} if world_size else {}
+        _print_json({**plan.as_json(), "verification": asdict(forecast), **more})
         return
     _show_notes(plan.notes)
     _print_table("config.json", ("key", "before", "after"), _config_rows(plan))
@@ -104,6 +107,10 @@ def show_plan(plan: Plan, forecast: Forecast, as_json: bool) -> None:
         ("rounded once", ", ".join(rounded) or "none"),
         ("not written", "; ".join(f"{first_of(names)} ({why})" for why, names in left_out.items()) or "nothing"),
     ]
+    if shares:
+        files, nbytes = [len(share.shards) for share in shares], [share.nbytes for share in shares]
+        each = f"{min(files)} to {max(files)} file(s), {decimal(min(nbytes))} to {decimal(max(nbytes))}"
+        facts.insert(1, (f"each of {world_size} ranks", each))
     _print_table("", ("", ""), facts)
 
 
