@@ -1,36 +1,26 @@
-"""hyperclone expand at 2×2 against the disk, and against doing the same in memory, on random Llamas of growing size.
+"""hyperclone at 2×2 against the disk, and plans against reading their headers, as ratios from one run.
 
-    python -m benchmarks.speed [--sizes 0.3 1 4] [--runs 5] [--only cp dd] [--place /tmp] [--results DIRECTORY]
+    python -m benchmarks.speed [--sizes 1.1] [--runs 3] [--places /tmp /dev/shm] [--only hyperclone cp] [--cold]
+                               [--results DIRECTORY]
 
-Every process starts with its input out of the page cache, and ends with its output on the disk:
+On random Llamas, in each of the places, from process start to exit, with all that is written on the disk at the end:
 
-    hyperclone   expand --no-verify, from process start to exit; also with 1, 2 and 4 threads
-    cp           of the clone's weights, then sync
-    dd           of the clone's weights, with conv=fsync
-    in memory    transformers: load, tile, save_pretrained, then sync; where both models fit in memory twice
+    hyperclone    expand --no-verify; by request also "hyperclone --threads N"
+    cp            of the clone's weights, then sync
+    dd            of the same files, one after another, with conv=fsync
+    weights-only  verify --weights-only of the clone
+    verify        the whole verification, in the first place alone
+    in memory     by request: transformers loads, tiles and saves, then sync
 
-The processes of a run take turns, and medians over the runs are compared, so that other work on the machine falls
-on all of them alike. Memory is polled: anonymous pages are what a process needs, the rest is the page cache's.
-Prints a table, then one line of JSON; `--results` keeps that and a plot of time and memory against size.
+What is read is in the page cache, unless `--cold`. The processes of a run take turns, and medians over the runs are
+compared, so that other work on the machine falls on all of them alike. Memory is polled: anonymous pages are what a
+process needs, the rest is the page cache's.
 
-Where the time goes: CPU seconds of SmolLM2-135M at 2×2, 963 MB written with two threads, on two shared cores.
+Then `plan` of a Kimi-K2-shaped mixture (67,667 tensors) and of a Llama 405B, all holes behind real headers: CPU seconds
+of the command, of its imports, and of `json.loads` of the headers alone.
 
-    2.0 to 2.5   the kernel, copying what is written into its page cache: what `cp` pays too, 2.2 for as many bytes
-    1.7          importing torch
-    0.5          all other imports, config, headers and plan
-    0.2          arithmetic
-    0.1 to 0.4   reading the source
-    0.2          model card, side files, provenance
-    0.05         fsync, which waits rather than works
-
-The first line is the machine's: on this virtual one a plain loop of `pwrite` took 0.1 to 2.9 s for one GB, by whether
-the host had the guest's free pages in memory already. Only medians of many runs in turn mean anything there.
-
-So there are two things to save on, and both are done: the row blocks of a tensor are grown once and written wherever
-they repeat, which leaves reading and arithmetic at a fifth of what writing takes; and nothing is imported before a
-path needs it, which leaves a fixed cost of 2.2 s, of which torch is three quarters. From a few GB up, that no longer
-shows. More than two threads gain little then: filesystems such as ext4 let one thread at a time write to a file. They
-pay with `--noise-snr-db`, whose random numbers take more than twice as long as all the rest (12.8 s in all).
+Prints tables and ratios, then one line of JSON; `--results` keeps that. What bounds each is in the documentation,
+docs/operations.md.
 """
 
 from __future__ import annotations
@@ -56,7 +46,20 @@ from rich.table import Table
 from benchmarks import synthetic
 
 THREADS = (1, 2, 4)
-OURS, COPY, DD, IN_MEMORY = "hyperclone", "cp", "dd", "in memory"
+OURS, COPY, DD, WEIGHTS, VERIFY, IN_MEMORY = "hyperclone", "cp", "dd", "weights-only", "verify", "in memory"
+USUAL = {OURS, COPY, DD, WEIGHTS, VERIFY}
+_PARSE = """
+import json, pathlib, sys, time
+files = [file.open("rb") for file in sorted(pathlib.Path(sys.argv[1]).glob("*.safetensors"))]
+headers = [file.read(int.from_bytes(file.read(8), "little")) for file in files]
+start = time.process_time()
+for header in headers:
+    json.loads(header)
+print(time.process_time() - start)
+"""
+_IMPORTS = (
+    "import hyperclone_cli.api, hyperclone_cli.cli.output, hyperclone_cli.cli.app, hyperclone_cli.planning.planner"
+)
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,15 @@ def in_memory(src: str, out: str) -> None:
 
 def processes(src: Path, place: Path) -> Iterator[tuple[str, list[str], Path, Path]]:
     """(name, command, what it reads, what it writes), in turn; the first makes the clone that the next ones copy."""
-    clone = place / "clone"
-    weights = clone / "model.safetensors"
-    expand = [sys.executable, "-m", "hyperclone_cli", "expand", "--no-verify", "--src", str(src)]
-    expand += ["--embed-mult", "2", "--ffn-mult", "2", "--out"]
+    clone, copy = place / "clone", place / "copy"
+    hyperclone = [sys.executable, "-m", "hyperclone_cli"]
+    expand = [*hyperclone, "expand", "--no-verify", "--src", str(src), "--embed-mult", "2", "--ffn-mult", "2", "--out"]
     yield OURS, [*expand, str(clone)], src, clone
-    copy = place / "copy"
-    yield COPY, ["sh", "-c", f"cp {weights} {copy} && sync {copy}"], clone, copy
-    yield DD, ["dd", f"if={weights}", f"of={copy}", "bs=4M", "conv=fsync"], clone, copy
+    yield COPY, ["sh", "-c", f"mkdir {copy} && cp {clone}/*.safetensors {copy} && sync {copy}/*"], clone, copy
+    each = f"for f in {clone}/*.safetensors; do dd if=$f of={copy}/$(basename $f) bs=4M conv=fsync || exit 1; done"
+    yield DD, ["sh", "-c", f"mkdir {copy} && {each}"], clone, copy
+    yield WEIGHTS, [*hyperclone, "verify", "--weights-only", str(clone)], clone, copy
+    yield VERIFY, [*hyperclone, "verify", str(clone)], clone, copy
     for threads in THREADS:
         other = place / "other"
         yield f"{OURS} --threads {threads}", [*expand, str(other), "--threads", str(threads)], src, other
@@ -155,29 +159,30 @@ def forget(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory, if it is there."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove a directory, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def directory_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.iterdir())
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
 
 
 def available_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def bench(size: float, runs: int, parent: Path, only: set[str]) -> dict[str, Any]:
-    """The figures of one size in GB: medians, ratios, and every single run of the processes named in `only`."""
+def bench(size: float, runs: int, parent: Path, only: set[str], cold: bool) -> dict[str, Any]:
+    """The figures of one size in GB in one place: medians, ratios, and every single run of the processes `only`."""
     measured: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory(dir=parent) as place:
         src = synthetic.build(Path(place) / "src", size)
         source_bytes = directory_bytes(src)
         for _ in range(runs):
             for name, command, reads, writes in processes(src, Path(place)):
-                if only and name not in only:
+                if name not in only:
                     continue
-                forget(reads)
+                if cold:
+                    forget(reads)
                 measured.setdefault(name, []).append(measure(command))
                 if name == OURS:
                     clone_bytes = directory_bytes(writes)
@@ -186,6 +191,7 @@ def bench(size: float, runs: int, parent: Path, only: set[str]) -> dict[str, Any
             remove(Path(place) / "clone")
     return {
         "size_gb": size,
+        "place": str(parent),
         "source_bytes": source_bytes,
         "clone_bytes": clone_bytes,
         **summary(measured, clone_bytes),
@@ -194,20 +200,45 @@ def bench(size: float, runs: int, parent: Path, only: set[str]) -> dict[str, Any
 
 
 def summary(measured: Mapping[str, list[Measured]], clone_bytes: int) -> dict[str, Any]:
-    """Medians by process, and the ratios that matter."""
-    fields = Measured.__annotations__
+    """Medians by process, the rates of what writes the clone, and wall times as ratios."""
     medians = {
-        name: {field: statistics.median(getattr(one, field) for one in runs) for field in fields}
+        name: {field: statistics.median(getattr(one, field) for one in runs) for field in Measured.__annotations__}
         for name, runs in measured.items()
     }
     wall = {name: figures["wall_s"] for name, figures in medians.items()}
+    pairs = ((OURS, COPY), (OURS, DD), (WEIGHTS, OURS), (VERIFY, OURS), (IN_MEMORY, OURS))
     return {
         "medians": medians,
-        "clone_bytes_per_s": clone_bytes / wall[OURS],
-        "over_cp": wall[OURS] / wall[COPY] if COPY in wall else None,
-        "over_dd": wall[OURS] / wall[DD] if DD in wall else None,
-        "in_memory_over_ours": wall[IN_MEMORY] / wall[OURS] if IN_MEMORY in wall else None,
+        "gb_per_s": {name: clone_bytes / 1e9 / wall[name] for name in (OURS, COPY, DD) if name in wall},
+        "ratios": {f"{one} / {other}": wall[one] / wall[other] for one, other in pairs if {one, other} <= wall.keys()},
     }
+
+
+def plans(runs: int) -> dict[str, dict[str, float]]:
+    """Of each source of many tensors: CPU seconds of `plan`, of its imports, of parsing the headers; peak MiB."""
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        for make in (synthetic.kimi_shaped, synthetic.llama_405b_shaped):
+            src = make(Path(place) / make.__name__)
+            plan = [sys.executable, "-m", "hyperclone_cli", "plan", "--src", str(src), "--embed-mult", "2"]
+            planned, imports, parsed = [], [], []
+            for _ in range(runs):
+                parse = [sys.executable, "-c", _PARSE, str(src)]
+                parsed.append(float(subprocess.run(parse, capture_output=True, check=True).stdout))
+                planned.append(measure([*plan, "--ffn-mult", "2"]))
+                imports.append(measure([sys.executable, "-c", _IMPORTS]).cpu_s)
+            whole, started, headers = (
+                statistics.median(each) for each in ([one.cpu_s for one in planned], imports, parsed)
+            )
+            found[make.__name__] = {
+                "plan_cpu_s": whole,
+                "imports_cpu_s": started,
+                "parse_cpu_s": headers,
+                "over_parse": whole / headers,
+                "over_parse_without_imports": (whole - started) / headers,
+                "peak_mib": max(one.resident_mib for one in planned),
+            }
+    return found
 
 
 def show(console: Console, result: dict[str, Any]) -> None:
@@ -216,52 +247,38 @@ def show(console: Console, result: dict[str, Any]) -> None:
         runs = " ".join(f"{one['wall_s']:.1f}" for one in result["runs"][name])
         memory = f"{figures['anonymous_mib']:,.0f}", f"{figures['resident_mib']:,.0f}"
         table.add_row(name, f"{figures['wall_s']:.2f}", runs, f"{figures['cpu_s']:.1f}", *memory)
-    console.print(f"{result['source_bytes'] / 1e9:.1f} GB → {result['clone_bytes'] / 1e9:.1f} GB", highlight=False)
+    sizes = f"{result['source_bytes'] / 1e9:.1f} GB → {result['clone_bytes'] / 1e9:.1f} GB"
+    console.print(f"{sizes} in {result['place']}", highlight=False)
     console.print(table)
-    for name in ("clone_bytes_per_s", "over_cp", "over_dd", "in_memory_over_ours"):
-        if result[name] is not None:
-            console.print(f"{name}: {result[name]:,.2f}", highlight=False)
-
-
-def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Time and anonymous memory against the size of the clone, one line per process."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, field, label in zip(
-        figure.subplots(1, 2), ("wall_s", "anonymous_mib"), ("wall time, s", "peak anonymous memory, MiB"), strict=True
-    ):
-        for name in (OURS, COPY, DD, IN_MEMORY):
-            points = [
-                (result["clone_bytes"] / 1e9, result["medians"][name][field])
-                for result in results
-                if name in result["medians"]
-            ]
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
-        axes.set(xlabel="clone, GB", ylabel=label, xscale="log", yscale="log")
-        axes.legend()
-    figure.savefig(path, dpi=120)
+    rates = ", ".join(f"{name} {rate:.2f} GB/s" for name, rate in result["gb_per_s"].items())
+    ratios = ", ".join(f"{pair} {ratio:.2f}" for pair, ratio in result["ratios"].items())
+    console.print(f"{rates}; {ratios}", highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=float, nargs="+", default=list(synthetic.SHAPES), choices=synthetic.SHAPES)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[], metavar="PROCESS", help="beside hyperclone; all unless given")
-    parser.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--sizes", type=float, nargs="+", default=[1.1], choices=synthetic.SHAPES)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=sorted(USUAL), metavar="PROCESS", help="beside hyperclone")
+    parser.add_argument("--places", type=Path, nargs="+", default=[Path(tempfile.gettempdir()), Path("/dev/shm")])
+    parser.add_argument("--cold", action="store_true", help="drop what a process reads from the page cache before")
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
-    only = {OURS, *arguments.only} if arguments.only else set()
-    console = Console()
-    results = []
+    console, results = Console(), []
     for size in arguments.sizes:
-        results.append(bench(size, arguments.runs, arguments.place, only))
-        show(console, results[-1])
-    print(json.dumps(results))
+        for number, place in enumerate(arguments.places):
+            only = {OURS, *arguments.only} - ({VERIFY} if number else set())
+            results.append(bench(size, arguments.runs, place, only, arguments.cold))
+            show(console, results[-1])
+    planned = plans(arguments.runs)
+    for name, figures in planned.items():
+        said = ", ".join(f"{key} {figure:,.2f}" for key, figure in figures.items())
+        console.print(f"plan of {name}: {said}", highlight=False)
+    found = {"expand": results, "plan": planned}
+    print(json.dumps(found))
     if arguments.results:
         arguments.results.mkdir(parents=True, exist_ok=True)
-        (arguments.results / "speed.json").write_text(json.dumps(results, indent=2))
-        draw(results, arguments.results / "speed.png")
+        (arguments.results / "speed.json").write_text(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

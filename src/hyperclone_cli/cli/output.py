@@ -94,7 +94,7 @@ def show_plan(plan: Plan, forecast: Forecast, as_json: bool, world_size: int | N
         rows.append(("active for each token", f"{active[0]:,}", f"{active[1]:,}"))
     _print_table("parameters", ("part", "before", "after"), rows)
     cache = plan.kv_cache_bytes()
-    rounded = dict.fromkeys(tensor.pattern for tensor in plan.tensors if not tensor.exact)
+    rounded = dict.fromkeys(kind.pattern for kind in plan.kinds if not kind.exact)
     left_out: dict[str, list[str]] = defaultdict(list)
     for name, why in plan.dropped.items():
         left_out[why].append(name)

@@ -33,7 +33,7 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
     """
     family, kinds = proposal.family, stated_kinds(proposal)
     matched: dict[str, Match] = {}
-    fitting = {name: _fitting(name, proposal) for name in source.tensors}
+    fitting = _fitting(source.tensors, proposal)
     several = any(len(fits) > 1 for fits in fitting.values())
     found = _kinds(fits[0] for fits in fitting.values() if len(fits) == 1) if several else {}
     unknown = []
@@ -63,11 +63,29 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
     return matched
 
 
-def _fitting(name: str, proposal: Proposal) -> list[Match]:
-    """The rules that fit a tensor's name: several where the kind of its layer tells which."""
-    fits = proposal.family.tensor_names.matches(name)
-    ignored = _ignored(name, fits, proposal)
-    return [Match(name, name, "", ignored, ())] if ignored else fits
+def _fitting(names: Iterable[str], proposal: Proposal) -> dict[str, list[Match]]:
+    """The rules that fit each tensor's name: several where the kind of its layer tells which.
+
+    A tensor that transformers does not load has a form that says so, whatever the table says of its name.
+    """
+    family, layers, known = proposal.family, proposal.sizes["layers"], proposal.family.tensor_names
+    more = proposal.config.get(family.next_token.layers)
+    further = layers + (more if type(more) is int else 0)
+    next_token = family.next_token.names
+    fitting = {}
+    for name in names:
+        fits = known.matches(name)
+        layer = fits[0].layer if fits else None
+        layer = known.layer_of(name) if layer is None else layer
+        ignored = None
+        if (layer is not None and layers <= layer < further) or (next_token and next_token in name):
+            ignored = _NEXT_TOKEN
+        elif layer is not None and layer >= layers:
+            ignored = _FURTHER_LAYER
+        elif name.startswith("v_head."):
+            ignored = _VALUE_HEAD
+        fitting[name] = [Match(name, name, "", ignored, ())] if ignored else fits
+    return fitting
 
 
 def _kinds(matches: Iterable[Match]) -> dict[tuple[int, str], str]:
@@ -78,20 +96,6 @@ def _kinds(matches: Iterable[Match]) -> dict[tuple[int, str], str]:
 def _where(match: Match) -> tuple[int, str]:
     """The layer of a tensor, -1 outside of the layers, and the place in it where its kind differs from others."""
     return -1 if match.layer is None else match.layer, _place(match.form.layer_kind)
-
-
-def _ignored(name: str, fits: Sequence[Match], proposal: Proposal) -> Form | None:
-    """The form of a tensor that transformers does not load, whatever the table says of its name; None for others."""
-    family, layers = proposal.family, proposal.sizes["layers"]
-    layer = fits[0].layer if fits else None
-    layer = family.tensor_names.layer_of(name) if layer is None else layer
-    more = proposal.config.get(family.next_token.layers)
-    further = range(layers, layers + (more if type(more) is int else 0))
-    if layer in further or (family.next_token.names and family.next_token.names in name):
-        return _NEXT_TOKEN
-    if layer is not None and layer >= layers:
-        return _FURTHER_LAYER
-    return _VALUE_HEAD if name.startswith("v_head.") else None
 
 
 def layers_of_copies(match: Match, layers: Sequence[int]) -> list[Match]:

@@ -56,7 +56,8 @@ def grow_tensors(
             if copy.form.single:
                 own = there.setdefault(id(own), {**own, "experts": tiled(own["experts"].target, 1)})
             at_rest = layer in silent
-            like = (*_line(match), stored.shape, stored.dtype, id(own), at_rest)
+            line = match.name if match.form is KEPT else match.module  # what is kept has a line of its own
+            like = (line, match.parameter, stored.shape, stored.dtype, id(own), at_rest)
             kind = kinds.get(like)
             if kind is None:
                 kind = kind_of(stored, copy, family, own, request)
@@ -69,11 +70,6 @@ def grow_tensors(
             placed = as_stored(stored, kind)
             grown += [GrownTensor(name, layer, placed, kind) for name in names]
     return grown
-
-
-def _line(match: Match) -> tuple[str, ...]:
-    """What tells the line of the table; what is kept has one of its own."""
-    return (match.module, match.parameter, match.name if match.form is KEPT else "")
 
 
 def as_stored(stored: StoredTensor, kind: TensorKind) -> StoredTensor:
