@@ -15,7 +15,16 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from hyperclone_cli.families import FAMILIES, families_named
 from hyperclone_cli.families.vocabulary import linear
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.verifier.self_check import DEEPER, GROWTHS, TOLERANCE, check_family, randomise, tiny_config
+from hyperclone_cli.progress import Progress
+from hyperclone_cli.verifier.self_check import (
+    DEEPER,
+    GROWTHS,
+    TOLERANCE,
+    check_family,
+    known_here,
+    randomise,
+    tiny_config,
+)
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.command_line import hyperclone
@@ -101,3 +110,8 @@ def test_the_check_names_what_was_tried_and_with_which_transformers() -> None:
 
 def test_a_name_stands_for_all_its_layouts() -> None:
     assert [family.name for family in families_named(["gpt_bigcode"])] == ["gpt_bigcode (multi-head)", "gpt_bigcode"]
+
+
+def test_what_an_older_transformers_does_not_know_is_left_out() -> None:
+    llama = FAMILIES["llama"]
+    assert known_here([llama, llama.variant("unheard_of")], Progress()) == [llama]

@@ -350,10 +350,10 @@ def families(
     if not check:
         output.show_families(chosen, {} if names else REFUSED, None if names else coverage(), as_json)
         return
-    from hyperclone_cli.verifier.self_check import check_families
+    from hyperclone_cli.verifier.self_check import check_families, known_here
 
     with output.progress() as progress:
-        trials = check_families(chosen, progress)
+        trials = check_families(chosen if names else known_here(chosen, progress), progress)
     output.show_trials(trials, as_json)
     failed = [name for name, trial in trials.items() if not trial.passed]
     if failed:

@@ -42,6 +42,7 @@ class TensorKind:
     silent      whether it makes its layer add nothing to the residual stream: then every element is `rest`, whatever
                 the source has
     experts     if it belongs to an expert, or to all of a layer: how many of them the layer has in the clone, else 0
+    matrices    how many matrices a stack has in the clone, else 0
     kept        whether it is copied byte for byte, of whatever dtype it is
     """
 
@@ -59,6 +60,7 @@ class TensorKind:
     silent: bool = False
     rest: float = 0.0
     experts: int = 0
+    matrices: int = 0
     kept: bool = False
 
     @cached_property
@@ -76,8 +78,8 @@ class TensorKind:
         if not self.stored.stack:
             return ()
         rows, *columns = (growth.target for growth in self.growths)
-        matrix = (rows // self.experts, *columns)
-        return (self.experts, *(matrix[::-1] if self.transposed else matrix))
+        matrix = (rows // self.matrices, *columns)
+        return (self.matrices, *(matrix[::-1] if self.transposed else matrix))
 
     @cached_property
     def elements(self) -> int:

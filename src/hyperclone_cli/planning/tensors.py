@@ -15,7 +15,7 @@ from hyperclone_cli.families.vocabulary import KEPT, Dimension, Form, Role, word
 from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.experts import ExpertGrowth
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.growth.widths import Growth, grow_dimension, size_of, tiled
+from hyperclone_cli.growth.widths import Growth, grow_axes, grow_dimension, size_of, tiled
 from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor, TensorKind
 from hyperclone_cli.planning.matching import copies_of_units, counted_by, layers_of_copies, names_of_copies
 
@@ -92,7 +92,8 @@ def kind_of(
     if form.kind == KEPT.kind:
         return _kept(stored, match, request)
     dimensions = form.parameters[parameter]
-    stack = _stack(stored, len(dimensions), size_of((dimensions[0].parts[0][:1],), growths)) if form.stacked else ()
+    outermost = grow_axes((dimensions[0].parts[0][:1],), growths) if form.stacked else None
+    stack = _stack(stored, len(dimensions), outermost.source) if outermost else ()
     shape = stack[1:] or stored.shape or (1,)
     if len(dimensions) != len(shape):
         raise CheckpointError(
@@ -148,6 +149,7 @@ def kind_of(
         offset=float(form.plus_one and parameter != "bias"),
         transposed=transposed and not form.by_shape,
         experts=growths["experts"].target if match.of_experts else 0,
+        matrices=outermost.target if outermost else 0,
     )
 
 

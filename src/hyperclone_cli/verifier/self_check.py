@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, __version__
 
 from hyperclone_cli.checkpoint.json_config import read_config, with_value
 from hyperclone_cli.checkpoint.open_source import open_source
@@ -109,6 +109,14 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             else:
                 around_zero = name.endswith("bias") or "lambda" in name  # lambdas are exponents
                 parameter.copy_(0.3 * noise + (0.0 if around_zero else 1.0))
+
+
+def known_here(families: Collection[Family], progress: Progress) -> list[Family]:
+    """Those of an architecture that the installed transformers knows; an older release has not heard of the newest."""
+    known = [family for family in families if family.model_type in CONFIG_MAPPING]
+    if unknown := len(families) - len(known):
+        progress.step(f"Leaving out {unknown} that transformers {__version__} does not know")
+    return known
 
 
 def check_families(families: Collection[Family], progress: Progress) -> dict[str, FamilyCheck]:
