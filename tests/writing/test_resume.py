@@ -293,7 +293,7 @@ def test_a_killed_process_is_finished_by_the_next(
     sent: signal.Signals, code: int, pause_s: float, wide: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out, partial = tmp_path / "clone", tmp_path / "clone.partial"
-    words = faults.command(wide, out, "--max-shard-size", "50GB")
+    words = faults.command(wide, out)
     status, stderr = faults.cut(words, sent, (partial / "model.safetensors").exists, pause_s)
     assert "Traceback" not in stderr
     assert partial.exists() is not out.exists()
