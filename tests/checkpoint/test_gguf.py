@@ -22,7 +22,7 @@ from hyperclone_cli import expand, plan, verify
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.inspection.inspector import inspect
 from hyperclone_cli.writing.card import model_card
-from support.heard import expand_steps
+from support.heard import Heard, expand_steps
 
 WORDS = ["ab", *"abcdefghijklmnopqrstuvwxyz", "Ġ", *".,:;?!'-", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "Ċ", *"0123456789"]
 NAMES = {
@@ -178,6 +178,14 @@ def test_a_head_of_its_own_is_read(tmp_path: Path) -> None:
     planned = expand(write_gguf(tmp_path / "untied.gguf", tied=False), tmp_path / "clone", embed_mult=2)
     assert not planned.head.tied
     assert verify(tmp_path / "clone").passed
+
+
+def test_a_source_that_is_open_already_is_not_read_again(llama: Path, tmp_path: Path) -> None:
+    made, heard = expand(llama, tmp_path / "clone", embed_mult=2), Heard()
+    assert verify(tmp_path / "clone", opened=made.source, progress=heard).passed
+    assert not [step for step in heard.steps if step.startswith("Reading and dequantising")]
+    assert verify(tmp_path / "clone", progress=heard).passed
+    assert [step for step in heard.steps if step.startswith("Reading and dequantising")]
 
 
 def test_a_clone_that_differs_is_caught(llama: Path, tmp_path: Path) -> None:

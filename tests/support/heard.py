@@ -40,7 +40,6 @@ def expand_steps(src: Path, clone: Path, tokens: int, stored: str = "float32", r
         "The clone will be verified in memory.",
         f"Writing {clone} …",
         f"Writing config and tokenizer, and syncing {clone} …",
-        f"{reading} {src} …",
         f"Hashing the files of {clone} …",
         "Comparing the weights …",
         *(

@@ -145,6 +145,7 @@ def expand(
                 access=access,
                 page_tokens=verify_tokens,
                 max_memory=max_memory,
+                opened=plan.source,
             )
     pushed = None
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyperclone_cli.checkpoint.checksums import differences
 from hyperclone_cli.checkpoint.open_source import open_source
-from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.checkpoint.source import Place, Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
@@ -50,6 +50,7 @@ def verify(
     checksum: bool = False,
     page_tokens: int | None = None,
     max_memory: int | str | None = None,
+    opened: Source | None = None,
 ) -> Report:
     """Compare a clone with its source: config, side files, every weight, logits, and greedy decoding.
 
@@ -68,6 +69,7 @@ def verify(
     page_tokens   number of tokens of the page; None: all that there is memory for
     max_memory    bytes, or a size such as "8GB", that a model may take on each device; None: what is free. A model that
                   takes more is run layer by layer, and where that takes more too, only the weights are compared
+    opened        the source that the clone recorded, where the caller has it open: to open a GGUF file may take minutes
 
     The result of a full verification is also written into the clone, see `verification_record`, if the source is the
     one that was expanded: the same config, and tensors of the same names and shapes. A failure against a source named
@@ -89,7 +91,7 @@ def verify(
     if checksum and not (record and record.sha256):
         raise RequestError(f"--checksum: {clone / PROVENANCE_NAME} records no SHA-256.", "Expand with --checksum.")
     options = None if weights_only else choose_run_options(device, dtype, new_tokens, page_tokens, max_memory)
-    planned = _open_source(clone, record, src, weights_only, access, progress)
+    planned = _open_source(clone, record, src, opened, weights_only, access, progress)
     source, plan = planned.source, planned.plan
     partial = PartialReport()
     outputs_alone = "" if record else f"Without {PROVENANCE_NAME} only what the two models compute is compared."
@@ -167,13 +169,21 @@ def _open_source(
     clone: Path,
     record: Provenance | None,
     src: str | Path | None,
+    opened: Source | None,
     weights_only: bool,
     access: Access,
     progress: Progress,
 ) -> Planned:
     """The source, or another ancestor, and the clone's plan; no plan for a clone without hyperclone.json."""
     if record is not None:
-        return plan_again(record, src, access, progress, open_checkpoint)
+        recorded = record.source, record.request.dtype
+
+        def open_once(place: Place, access: Access, progress: Progress, dtype: str | None) -> Source:
+            if opened is not None and src is None and (place, dtype) == recorded:
+                return opened
+            return open_checkpoint(place, access, progress, dtype)
+
+        return plan_again(record, src, access, progress, open_once)
     if src is None or weights_only:
         raise CheckpointError(
             f"{clone}: no {PROVENANCE_NAME}, which names the source and tells how it was grown.",
