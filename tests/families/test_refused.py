@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, __ver
 from hyperclone_cli import plan
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import FAMILIES, REFUSED, find_family
+from hyperclone_cli.verifier.self_check import randomise
 
 BLT = ("encoder", "decoder", "global", "patcher")
 SUPPORTED = {family.model_type for family in FAMILIES.values()}
@@ -66,6 +67,7 @@ def test_an_encoder_with_a_causal_head_reads_later_tokens() -> None:
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "dim_head": 8, "dim_ff": 32, "num_hidden_layers": 1}
     config = AutoConfig.for_model("cpmant", **sizes, vocab_size=96, prompt_length=2)
     model = AutoModelForCausalLM.from_config(config).eval()
+    randomise(model, seed=0)
     tokens = torch.arange(3, 11)[None]
     changed = tokens.clone()
     changed[0, -1] = 50

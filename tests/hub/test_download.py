@@ -137,7 +137,7 @@ def test_what_exists_here_is_not_looked_for_on_the_hub(hub: LocalHub, run: Run, 
     run("plan", "--src", "a/llama")
     assert hub.requests == []
     refusal = run("plan", "--src", "a/llama", "--revision", "main", code=2)
-    assert "which has no revisions" in refusal.stderr
+    assert "is no model on the Hub, and has no revisions" in refusal.stderr
 
 
 @pytest.mark.parametrize("src", ["./llama", "/no/where", "a/b/c", "../llama", "./model.gguf"])

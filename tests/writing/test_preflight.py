@@ -56,6 +56,7 @@ HAS_NO_PADDING_ROW = (
     "mpt",
     "mamba",
     "rwkv",
+    "xlstm",
 )
 """The beginnings of architectures whose embedding knows no padding, so that any pad_token_id is accepted."""
 

@@ -28,6 +28,8 @@ _ALIASES = {
     "model_max_length": ("max_position_embeddings",),
 }
 _TINY = {
+    "linear_num_heads": 4,
+    "linear_head_dim": 16,
     "num_experts_per_token": 2,
     "num_expert_group": 2,
     "topk_group": 1,
