@@ -19,7 +19,6 @@ WITHOUT_AN_ANSWER: set[str] = {
     "dots3_note_text",
     "inkling2_loop_text",
     "inkling2_text",
-    "inkling_text",
     "qwen4_exp_text",
     "zaya",
 }

@@ -323,6 +323,21 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
         "half as wide again",
         {LAYER + "input_layernorm": norm("embed")},
     ),
+    "parts of distances outside heads": (
+        "inkling",
+        "twice",
+        {LAYER + "self_attn.r_proj": linear("relative heads", "embed")},
+    ),
+    "values of a convolution outside heads": (
+        "inkling",
+        "twice",
+        {LAYER + "self_attn.v_sconv.conv1d": depthwise("value kv_heads")},
+    ),
+    "a convolution that writes what passes through it": (
+        "inkling",
+        "half as wide again",
+        {LAYER + "attn_sconv.conv1d": depthwise("embed")},
+    ),
     # norms, and what reads them
     "w taken for (1 + w)": ("jais2-tied", "twice", {"model.norm": norm("embed", plus_one=True)}),
     "(1 + w) taken for w": ("nemotron-tied", "twice", {"model.norm": norm("embed")}),

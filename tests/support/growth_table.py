@@ -74,7 +74,7 @@ LARGER_HEADS = {
     "its λ are products": ["diffllama", "diffllama-gqa-tied"],
     "no head size scales the scores": ["gpt2-unscaled"],
     "slopes are divided by the root of the head size": ["falcon-rw"],
-    "two types of layer have heads of two sizes": [name for name in VARIANTS if name.startswith("gemma4")],
+    "two types of layer have heads of two sizes": [name for name in VARIANTS if name.startswith(("gemma4", "inkling"))],
     "no attention heads": [*MAMBA, "xlstm", "xlstm-tied", "rwkv", "rwkv-tied"],
 }
 FEED_FORWARD_ALONE = {

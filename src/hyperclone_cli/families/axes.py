@@ -83,6 +83,7 @@ _TABLE = (
     Axis("v_head", "the value of a head, where it has a size of its own", "attention", tiny=12),
     Axis("nope", "the part of a query or key without rotary positions", "attention", tiny=16),
     Axis("rope", "the part of a query or key with rotary positions", "attention", tiny=8),
+    Axis("relative", "what a head makes the biases of its distances from", "attention", tiny=5),
     Axis("rotary", "the units of a head with rotary positions", "config"),
     Axis("q_latent", "the latent rank of queries (MLA, `q_lora_rank`)", "attention", absent=True, tiny=24),
     Axis("kv_latent", "the latent rank of keys and values (MLA, `kv_lora_rank`)", "attention", tiny=16),

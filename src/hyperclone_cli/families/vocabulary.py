@@ -100,7 +100,8 @@ class Form:
     layer_kind     the kind of layer that a module belongs to; empty for modules of every layer. Where layers differ
                    in two places, such as mixer and feed-forward, it is "place/kind"
     part           the part of the network, where its axes do not tell
-    gates          linear layers whose output multiplies what is added to the residual stream
+    gates          linear layers whose output multiplies what is added to the residual stream, and convolutions over
+                   time that it passes through
     summed         norms whose output is summed with others before the norm that is the block's last
     in_some        modules that some layers have and others do not, which no kind of layer tells: the preflight does
     probability    biases of probabilities that sum to 1 over all experts: of c copies of an expert each has 1/c of it
@@ -219,7 +220,10 @@ def without_post_norm(form: Form) -> Form:
 
 
 def gating(form: Form) -> Form:
-    """The same linear layer, where its output multiplies what is added to the residual stream."""
+    """The same linear layer, where its output multiplies what is added to the residual stream.
+
+    So do the weights of a convolution over time that this passes through.
+    """
     return replace(form, gates=True)
 
 

@@ -85,6 +85,16 @@ COMPASS = {
         "full_attention": None,
     }
 }
+INKLING: dict[str, Any] = HEADS | {
+    "swa_num_attention_heads": 6,
+    "swa_num_key_value_heads": 3,
+    "swa_head_dim": 12,
+    "d_rel": 5,
+    "rel_extent": 8,
+    "sliding_window_size": 8,
+    "log_scaling_n_floor": 4,
+    "layer_types": ["hybrid_sliding", "hybrid"],
+}
 JETMOE = {key: size for key, size in GQA.items() if key != "num_attention_heads"} | LOCAL | {"kv_channels": 12}
 
 SEPARATE: dict[str, Variant] = {
@@ -203,6 +213,7 @@ OTHERS: dict[str, Variant] = {
         | {"dense_intermediate_size": 72, "shared_intermediate_size": 56}
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     ),
+    "inkling": Variant("inkling_text", GQA | ROUTED | PARTLY_DENSE | INKLING),
     "modernbert-decoder": Variant("modernbert-decoder", MHA | WINDOWED | {"local_attention": 8}),
     "modernbert-decoder-untied-biases": Variant(
         "modernbert-decoder",
