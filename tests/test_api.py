@@ -15,7 +15,7 @@ import torch
 
 import hyperclone_cli
 from hyperclone_cli import clone_model, expand, plan, verify
-from hyperclone_cli.cli import app as cli
+from hyperclone_cli.cli import growing as cli
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.growth.strategies import Mixing

@@ -57,8 +57,8 @@ for header in headers:
     json.loads(header)
 print(time.process_time() - start)
 """
-_IMPORTS = (
-    "import hyperclone_cli.api, hyperclone_cli.cli.output, hyperclone_cli.cli.app, hyperclone_cli.planning.planner"
+_IMPORTS = "import hyperclone_cli.api, hyperclone_cli.planning.planner" + "".join(
+    f", hyperclone_cli.cli.{module}" for module in ("app", "growth_output")
 )
 
 

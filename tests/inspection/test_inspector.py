@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from hyperclone_cli.cli import output as console
-from hyperclone_cli.cli.output import EQUAL
+from hyperclone_cli.cli.inspection_output import EQUAL, show_inspection
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.families.vocabulary import linear, optional
@@ -185,7 +184,7 @@ def test_what_transformers_does_not_train_is_not_compared_and_that_is_noted(
 
 def test_where_no_gradient_was_compared_there_is_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     nothing = GradientFigures("random tokens", tokens=64, device="cpu", loss=4.0, largest_difference=None)
-    console.show_inspection(Inspection("clone", "clone", (), nothing), as_json=False)
+    show_inspection(Inspection("clone", "clone", (), nothing), as_json=False)
     said = capsys.readouterr().out
     assert "none could be compared" in said
     assert "gradients are equal up" not in said
