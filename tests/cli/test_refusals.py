@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hyperclone_cli import plan
-from hyperclone_cli.writing.pipeline import bytes_needed
+from hyperclone_cli.writing.into_directory import bytes_needed
 from support import models
 from support.command_line import hyperclone
 

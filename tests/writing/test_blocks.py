@@ -29,7 +29,8 @@ from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block, cut_blocks
 from hyperclone_cli.writing.budget import SURVEY_BLOCK_BYTES, Budget
 from hyperclone_cli.writing.columns import sum_copies
-from hyperclone_cli.writing.writer import ShardWritten, write_shard, write_shards
+from hyperclone_cli.writing.on_threads import write_on_threads
+from hyperclone_cli.writing.shard_task import ShardTask, ShardWritten, write_shard
 
 Sources = Callable[[str], Path]
 SMALL = Budget(2, 1000)
@@ -206,7 +207,7 @@ def test_another_process_could_write_a_shard(source: Sources, tmp_path: Path) ->
     nbytes = {tensor.name: tensor.nbytes for tensor in made.tensors}
     (tmp_path / "alone").mkdir()
     for shard, names in reversed(list(made.shards.items())):
-        task = pickle.loads(pickle.dumps(partial(write_shard, made, shard, tmp_path / "alone", SMALL)))
+        task = pickle.loads(pickle.dumps(partial(write_shard, made, ShardTask(shard, tmp_path / "alone", SMALL))))
         written = pickle.loads(pickle.dumps(task()))
         assert written == ShardWritten(shard, names, sum(nbytes[name] for name in names), frozenset())
         assert (tmp_path / "alone" / shard).read_bytes() == (tmp_path / "clone" / shard).read_bytes()
@@ -219,10 +220,10 @@ def test_shards_are_written_at_once_and_heard_of_in_the_callers_thread(source: S
     found = {}
     for count in (1, 3):
         (tmp_path / str(count)).mkdir()
-        write_shards(
+        write_on_threads(
             made,
-            tmp_path / str(count),
-            Budget(count, 1000),
+            [ShardTask(shard, tmp_path / str(count), Budget(count, 1000)) for shard in made.shards],
+            count,
             progress=lambda nbytes, total: heard.append((nbytes, total, threading.get_ident())),
         )
         found[count] = {path.name: path.read_bytes() for path in (tmp_path / str(count)).iterdir()}
@@ -241,7 +242,8 @@ def test_an_error_stops_all_shards(source: Sources, tmp_path: Path) -> None:
     def interrupt(_: int, __: int) -> None:
         raise KeyboardInterrupt
 
+    tasks = [ShardTask(shard, tmp_path, Budget(3, 1000)) for shard in made.shards]
     with pytest.raises(KeyboardInterrupt):
-        write_shards(made, tmp_path, Budget(3, 1000), progress=interrupt)
+        write_on_threads(made, tasks, 3, progress=interrupt)
     assert threading.active_count() == threads
     assert len(list(tmp_path.iterdir())) < len(made.shards)

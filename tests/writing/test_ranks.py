@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,10 +19,11 @@ from hyperclone_cli import plan as plan_of
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.planning.planner import Plan
-from hyperclone_cli.writing import pipeline
+from hyperclone_cli.writing import beside_shards, into_directory
 from hyperclone_cli.writing.journal import RunKey, open_journal
-from hyperclone_cli.writing.pipeline import Written, expand, expand_part
+from hyperclone_cli.writing.pipeline import expand, expand_part
 from hyperclone_cli.writing.ranks import Rank, finish, rank_of, share_of
+from hyperclone_cli.writing.run import Written
 from support import faults
 from support.command_line import as_json, hyperclone
 from support.heard import Heard
@@ -235,9 +237,12 @@ def test_the_same_rank_twice_and_one_process_beside_it_are_refused(src: Path, tm
     assert "another run is writing it" in refused[1]
 
 
-@pytest.mark.parametrize("where", ["_write_files", "check_written", "take_place"])
+@pytest.mark.parametrize(
+    "module, where",
+    [(beside_shards, "_write_files"), (beside_shards, "check_written"), (into_directory, "take_place")],
+)
 def test_a_rank_that_is_cut_while_it_publishes_goes_on_and_no_other_does(
-    where: str, src: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, where: str, src: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class CutError(Exception):
         pass
@@ -248,7 +253,7 @@ def test_a_rank_that_is_cut_while_it_publishes_goes_on_and_no_other_does(
     for rank in (0, 1, 2):
         write(src, tmp_path / "clone", rank)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, where, cut)
+        patch.setattr(module, where, cut)
         with pytest.raises(CutError):
             write(src, tmp_path / "clone", 3)
     other = write(src, tmp_path / "clone", 1)

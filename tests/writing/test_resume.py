@@ -22,7 +22,7 @@ from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.verifier import verify
-from hyperclone_cli.writing import budget, writer
+from hyperclone_cli.writing import budget, shard_task
 from hyperclone_cli.writing.journal import RunKey, open_journal
 from support import faults, models
 from support.command_line import hyperclone
@@ -157,7 +157,7 @@ def test_non_finite_tensors_of_the_run_that_was_cut_are_remembered(
     name = next(name for name in tensors if name.endswith("layers.0.mlp.up_proj.weight"))
     tensors[name][0, 0] = torch.nan
     save_file(tensors, src / "model.safetensors", metadata={"format": "pt"})
-    monkeypatch.setattr(writer, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(shard_task, "_SYNC_BYTES", 1)
     monkeypatch.setattr(budget, "LARGEST_BLOCK_BYTES", 5000)
     cut_at(src, tmp_path / "clone", 0.99, Request(embed_mult=2))
     plan = expand(src, tmp_path / "clone", Request(embed_mult=2))

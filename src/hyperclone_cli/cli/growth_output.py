@@ -22,7 +22,7 @@ from hyperclone_cli.verifier.report import Report
 from hyperclone_cli.writing.ranks import Rank, Standing, share_of
 
 if TYPE_CHECKING:
-    from hyperclone_cli.writing.pipeline import Written
+    from hyperclone_cli.writing.run import Written
 
 
 def show_forecast(forecast: Forecast) -> None:

@@ -321,8 +321,8 @@ def _split(tensors: list[GrownTensor], max_shard_size: int | str | None) -> dict
 def _file_bytes(clone_bytes: int, asked: int | str | None) -> int:
     """The most bytes of a file. Raises RequestError for a size that is none.
 
-    Without a request several files can be written at once, see `writing.writer`. How many depends on the clone alone,
-    not on the machine: the same command gives the same files everywhere.
+    Without a request several files can be written at once, see `writing.on_threads`. How many depends on the clone
+    alone, not on the machine: the same command gives the same files everywhere.
     """
     if asked is None:
         return _LARGEST_FILE_BYTES if clone_bytes <= _ONE_FILE_BYTES else min(_LARGEST_FILE_BYTES, -(-clone_bytes // 4))

@@ -26,8 +26,8 @@ from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import plan_budget
+from hyperclone_cli.writing.into_directory import bytes_needed, write_checkpoint
 from hyperclone_cli.writing.lineage import in_dtype, plans_to
-from hyperclone_cli.writing.pipeline import bytes_needed, write_checkpoint
 
 OUTPUT_FAILURES = ("logits: ", "picture: ", "greedy decoding: ")
 """How the failures begin that rounding can explain."""

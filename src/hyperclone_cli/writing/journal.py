@@ -59,8 +59,9 @@ class Journal:
 
     def record(self, shard: str, tensors: Iterable[str], non_finite: Iterable[str] = ()) -> None:
         """Add tensors whose bytes are already on the disk. Several threads may do so. Raises OSError if it fails."""
-        with self._lock:
-            _append(self.path, {"shard": shard, "tensors": list(tensors), "not_finite": sorted(non_finite)})
+        if named := list(tensors):
+            with self._lock:
+                _append(self.path, {"shard": shard, "tensors": named, "not_finite": sorted(non_finite)})
 
 
 def open_journal(path: Path, key: RunKey, restart: bool = False) -> Journal:

@@ -11,18 +11,18 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.object_store import Objects, StoreUrl
 from hyperclone_cli.checkpoint.source import INDEX_NAME, Place
 from hyperclone_cli.checkpoint.stored_source import hollow
 from hyperclone_cli.errors import HypercloneError, RequestError, StorageError
 from hyperclone_cli.planning.planner import Plan
-from hyperclone_cli.writing.budget import Budget
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.journal import Journal, RunKey, open_journal
 from hyperclone_cli.writing.publish import JOURNAL_NAME, mark_of_ranks, marks_of_ranks
@@ -34,6 +34,9 @@ from hyperclone_cli.writing.ranks import (
     read_standing,
     unfinished_path,
 )
+
+if TYPE_CHECKING:
+    from hyperclone_cli.writing.shard_task import ShardTask, ShardWritten
 
 _CONFIG = "config.json"
 _SPARE_BYTES = 64 << 20
@@ -89,29 +92,29 @@ class StoredClone:
             self._fetch_journals(directory)
             yield self._own_journal(directory, key, rank)
 
-    def write(self, plan: Plan, journal: Journal, budget: Budget, report: Report) -> frozenset[str]:
-        """Write and upload the shards of `plan` that the journal does not list; names of non-finite source tensors."""
-        from hyperclone_cli.writing.writer import write_shard
+    def write(self, plan: Plan, tasks: Sequence[ShardTask], journal: Journal, report: Report) -> frozenset[str]:
+        """Do the tasks of `plan`, and upload each shard; names of the source's non-finite tensors."""
+        from hyperclone_cli.writing.shard_task import write_shard
 
         directory, non_finite, found = journal.directory, journal.non_finite, self._objects.list()
         uploading: list[Future[None]] = []
 
-        def deliver(shard: str, names: tuple[str, ...], with_nan: frozenset[str]) -> None:
-            self._objects.upload(directory / shard, shard)
-            (directory / shard).unlink()
-            journal.record(shard, names, with_nan)
+        def deliver(written: ShardWritten) -> None:
+            self._objects.upload(directory / written.shard, written.shard)
+            (directory / written.shard).unlink()
+            journal.record(written.shard, written.tensors, written.non_finite)
             self._objects.write(journal.path.name, journal.path.read_bytes())
 
         with ThreadPoolExecutor(1) as thread:
-            for shard, names in plan.shards.items():
-                if shard in found and journal.done.get(shard, frozenset()) >= {*names}:
-                    report(sum(plan_bytes(plan, shard)))
+            for task in tasks:
+                if task.shard in found and task.done >= {*plan.shards[task.shard]}:
+                    report(sum(plan_bytes(plan, task.shard)))
                     continue
-                written = write_shard(plan, shard, directory, budget, sync=lambda *_: None, report=report)
+                written = write_shard(plan, task, sync=lambda *_: None, report=report)
                 non_finite |= written.non_finite
                 while uploading:  # two shards are here at most: one that is written, one that is uploaded
                     uploading.pop().result()
-                uploading.append(thread.submit(deliver, shard, names, written.non_finite))
+                uploading.append(thread.submit(deliver, written))
             while uploading:
                 uploading.pop().result()
         return non_finite

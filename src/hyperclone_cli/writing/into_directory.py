@@ -1,0 +1,166 @@
+"""A clone into a directory, which appears whole or not at all: by one process, or by ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperclone_cli.checkpoint.source import Origin
+from hyperclone_cli.checkpoint.training_state import state_note
+from hyperclone_cli.errors import StorageError
+from hyperclone_cli.hub.download import cache_of
+from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.writing.beside_shards import complete, write_beside_shards
+from hyperclone_cli.writing.budget import plan_budget
+from hyperclone_cli.writing.journal import Journal, RunKey
+from hyperclone_cli.writing.provenance import read_provenance
+from hyperclone_cli.writing.publish import (
+    check_places,
+    new_directory,
+    partial_of,
+    remove_leftovers,
+    remove_stale_journal,
+    take_place,
+)
+from hyperclone_cli.writing.ranks import finish, joined, share_of
+from hyperclone_cli.writing.run import Run, Written, check_unchanged, with_notes
+from hyperclone_cli.writing.shard_task import ShardTask, ShardWritten, shard_tasks
+
+if TYPE_CHECKING:
+    from hyperclone_cli.writing.optimizer_state import GrownOptimizer
+
+_SPARE_BYTES = 64 << 20
+
+
+def into_directory(run: Run, out: Path) -> Written:
+    """Write the clone of a run, or a rank's share of it, so that it is at `out` once it is complete."""
+    writing, rank = run.writing, run.rank
+    shown, out = out, Path(os.path.abspath(out))
+    place = run.place
+    directory = cache_of(run.access) if isinstance(place, Origin) else place if isinstance(place, Path) else None
+    remove_stale_journal(out)
+    check_places(directory, out, writing.overwrite or rank is not None)
+    plan = run.plan(lambda plan: check_space(plan, out))
+    if rank is not None and not writing.overwrite and _is_published(plan, out):
+        return Written(plan, rank)
+    check_places(directory, out, writing.overwrite)
+    optimizer = _plan_optimizer(plan, out) if writing.optimizer else None
+    more = [*(optimizer.notes if optimizer else ()), state_note(plan.source.path, writing.optimizer)]
+    plan = replace(plan, notes=(*plan.notes, *filter(None, more)))
+    run.planned(plan)
+    key = run.key(plan, out, optimizer)
+
+    def finish_clone(partial: Path, non_finite: frozenset[str]) -> None:
+        complete(plan, partial, out, non_finite, writing.checksum, run.progress, shown)
+
+    if rank is None:
+        with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
+            non_finite = _write(run, plan, journal, key, shown, optimizer)
+            finish_clone(journal.directory, non_finite)
+        return Written(with_notes(plan, plan, journal, non_finite))
+    with _disk_errors(out), joined(directory, out, key, rank, writing.overwrite) as journal:
+        share = share_of(plan, rank)
+        _write(run, share, journal, key, shown)
+        standing = finish(journal, plan, key, rank)
+        if standing.publisher == rank.number:
+            remove_leftovers(journal.directory, plan.shards)
+            finish_clone(journal.directory, standing.non_finite)
+            take_place(directory, out, writing.overwrite)
+    return Written(with_notes(plan, share, journal, standing.non_finite), rank, share, standing)
+
+
+def _write(
+    run: Run, part: Plan, journal: Journal, key: RunKey, shown: Path, optimizer: GrownOptimizer | None = None
+) -> frozenset[str]:
+    """Write what the journal does not list of `part`, and of the optimizer; names of the source's non-finite tensors.
+
+    Raises OSError if the disk fails, RequestError if a storage dtype overflows, StorageError if the source changes.
+    """
+    from hyperclone_cli.writing.on_threads import write_on_threads
+
+    source, progress, budget = part.source, run.progress, run.budget(part)
+    progress.step(f"Writing {shown}", "bytes")
+
+    def record(written: ShardWritten) -> None:
+        journal.record(written.shard, written.tensors, written.non_finite)
+
+    tasks = shard_tasks(part, journal, budget)
+    non_finite = write_on_threads(part, tasks, budget.threads, record, progress.advance)
+    if optimizer:
+        from hyperclone_cli.writing.optimizer_state import check_optimizer, copy_training_state, write_optimizer
+
+        progress.step(f"Growing the optimizer of {source.path}", "bytes")
+        write_optimizer(optimizer, journal, run.writing.threads, run.writing.max_memory, progress.advance)
+        check_optimizer(optimizer, journal.directory)
+        copy_training_state(source.path, journal.directory)
+    check_unchanged(source, key, optimizer)
+    return non_finite | journal.non_finite
+
+
+def _is_published(plan: Plan, out: Path) -> bool:
+    """Whether the clone of this plan has its place already, as for a rank that is run again after all have finished."""
+    record = read_provenance(out)
+    return record is not None and record.plan_digest == plan.digest
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Turn an OSError into a StorageError, and add to a KeyboardInterrupt how the run can be resumed."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not partial_of(out).exists():
+            raise  # nothing was written yet, or the clone is complete
+        raise KeyboardInterrupt(f"Run the same command again: it resumes what is in {partial_of(out)}.") from stop
+    except OSError as error:
+        partial = partial_of(out)
+        raise StorageError(
+            f"{error.filename or partial}: {error.strerror or error}.",
+            f"Remove the cause and run the same command again: it resumes what is in {partial}."
+            if partial.exists()
+            else "Remove the cause, or choose another --out.",
+        ) from error
+
+
+def _plan_optimizer(plan: Plan, out: Path) -> GrownOptimizer:
+    from hyperclone_cli.writing.optimizer_state import plan_optimizer
+
+    optimizer = plan_optimizer(plan)
+    check_space(plan, out, optimizer.nbytes)
+    return optimizer
+
+
+def check_space(plan: Plan, out: Path, more: int = 0) -> None:
+    """Raise StorageError if the filesystem of `out` has too little space for the clone, and for so many bytes `more`.
+
+    The space of an unfinished clone in `<out>.partial` counts as free: that is resumed, or removed first.
+    """
+    existing = next(parent for parent in out.parents if parent.exists())
+    leftovers = [path for path in partial_of(out).rglob("*") if path.is_file()]
+    free = shutil.disk_usage(existing).free + sum(path.stat().st_blocks * 512 for path in leftovers)
+    needed = bytes_needed(plan) + more
+    if needed > free:
+        raise StorageError(
+            f"{existing}: the clone needs {needed:,} bytes, {free:,} are free.",
+            "Choose another disk for --out, smaller multipliers, or a narrower --dtype.",
+        )
+
+
+def bytes_needed(plan: Plan) -> int:
+    """The free space without which a clone is not begun."""
+    return plan.nbytes + plan.source.side_file_bytes() + _SPARE_BYTES
+
+
+def write_checkpoint(plan: Plan, directory: Path, advance: Callable[[int, int], None]) -> None:
+    """Write the clone of `plan` into an existing directory, to be read and removed: without card, record or journal."""
+    from hyperclone_cli.writing.on_threads import write_on_threads
+
+    budget = plan_budget(plan.kinds)
+    tasks = [ShardTask(shard, directory, budget) for shard in plan.shards]
+    write_on_threads(plan, tasks, budget.threads, progress=advance)
+    write_beside_shards(plan, directory)
