@@ -16,7 +16,6 @@ PINNED = Path(__file__).parents[2] / ".ci/constraints.txt"
 
 WITHOUT_AN_ANSWER: set[str] = {
     "dory",
-    "dots3_note_text",
     "inkling2_loop_text",
     "inkling2_text",
     "qwen4_exp_text",

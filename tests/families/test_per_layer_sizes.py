@@ -18,7 +18,7 @@ from support import models
 from support.growth_table import GROWTHS
 
 Sources = Callable[[str], Path]
-PER_LAYER = [name for name in models.VARIANTS if name.startswith(("gemma3n", "gemma4"))]
+PER_LAYER = [name for name in models.VARIANTS if name.startswith(("gemma3n", "gemma4", "inkling"))]
 
 
 @pytest.mark.parametrize("variant", PER_LAYER)
@@ -50,6 +50,19 @@ def test_both_spellings_of_a_config_make_the_same_clone(tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes()
     models.assert_same_function(saved, tmp_path / "one")
     models.assert_same_function(spelt, tmp_path / "other")
+
+
+def test_a_published_config_states_the_numbers_of_a_type_of_layer_under_their_own_names(
+    source: Sources, tmp_path: Path
+) -> None:
+    """The heads and the latent ranks of dots3 note's layers with windows."""
+    own = json.loads((source("dots3_note") / "config.json").read_text())["per_layer_config"]["1"]
+    published = {f"swa_{key}": size for key, size in own.items()} | {"use_dsa": True}
+    src = models.edited(source("dots3_note"), tmp_path / "src", per_layer_config=None, **published)
+    made = expand(src, tmp_path / "clone", GROWTHS["twice"])
+    grown = {"swa_num_attention_heads": 6, "swa_num_key_value_heads": 6}
+    assert {key: made.config[key] for key in published} == published | grown
+    models.assert_same_function(src, tmp_path / "clone")
 
 
 def test_layer_numbers_in_the_config_may_be_padded_with_zeros(source: Sources, tmp_path: Path) -> None:

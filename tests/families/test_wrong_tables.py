@@ -283,6 +283,11 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
         "twice",
         {LAYER + "self_attn.1.q_b_proj": linear("heads nope+rope", "q_latent")},
     ),
+    "latent vectors without the root of the width": (
+        "dots3_note",
+        "twice",
+        {LAYER + "self_attn.kv_b_proj": linear("heads nope+value", "kv_latent")},
+    ),
     "a shortcut that is no writer of the stream": (
         "longcat_flash",
         "half as wide again",

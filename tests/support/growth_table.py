@@ -67,6 +67,7 @@ LARGER_HEADS = {
         *("deepseek_v2 (fused experts)", "deepseek_v2-lite-tied (fused experts)"),
         *("deepseek_v3 (fused experts)", "deepseek_v3-tied (fused experts)"),
         *("sarvam_mla", "glm4_moe_lite-tied", "axk1", "axk2", "hy_v4", "deepseek_v32", "glm_moe_dsa-tied"),
+        *("dots3_note", "dots3_note-tied"),
         *("kimi_linear-tied", "bailing_hybrid", "longcat_flash", "longcat_flash-tied"),
     ],
     "its keys are its values": ["deepseek_v4", "deepseek_v4-tied"],

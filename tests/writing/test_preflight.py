@@ -94,6 +94,7 @@ NEVER_READ = {
     ("nemotron_h", "use_conv_bias"),
     ("nemotron_h", "mamba_proj_bias"),
     ("deepseek_v32", "mlp_bias"),
+    ("dots3_note", "mlp_bias"),
     ("deepseek_v4", "attention_bias"),
     ("zamba2", "use_conv_bias"),
     ("glm_moe_dsa-tied", "mlp_bias"),

@@ -27,11 +27,9 @@ _SPEECH_MODELS = (
     "pop2piano", "seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text", "speecht5", "whisper",
 )  # fmt: skip
 _WRAPPERS = {
-    "": (
-        "blip chameleon dots3_note emu3 florence2 git instructblip kosmos-2 pix2struct qwen4_exp trocr"
-        " vision-encoder-decoder"
-    ),
+    "": ("blip chameleon emu3 florence2 git instructblip kosmos-2 pix2struct qwen4_exp trocr vision-encoder-decoder"),
     "cohere2": "aya_vision cohere2_vision",
+    "dots3_note_text": "dots3_note",
     "ernie4_5_moe": "ernie4_5_vl_moe",
     "exaone4": "exaone4_5",
     "gemma3_text": "shieldgemma2",

@@ -14,6 +14,9 @@ from hyperclone_cli.growth.heads import Heads, heads_like, heads_of
 from hyperclone_cli.growth.proposal import Proposal
 from hyperclone_cli.growth.widths import Growth, spread, tiled
 
+_OF_HEADS = {"kv_heads", "group", "head_dim"}
+"""Axes whose growth in a layer of its own follows from all heads together."""
+
 
 def layer_sizes(proposal: Proposal) -> list[dict[str, int]]:
     """Axis → units, of each layer; empty where all layers have the same widths.
@@ -52,8 +55,9 @@ def grow_layers(proposal: Proposal, growths: Mapping[str, Growth]) -> dict[int, 
 
 def _grow(own: Mapping[str, int], proposal: Proposal, growths: Mapping[str, Growth]) -> Mapping[str, Growth]:
     sizes, grown = proposal.sizes, dict(growths)
-    if own["ffn"] != sizes["ffn"]:
-        grown["ffn"] = spread(own["ffn"], round(own["ffn"] * growths["ffn"].ratio))
+    for axis in own.keys() - _OF_HEADS:
+        if own[axis] != sizes[axis]:
+            grown[axis] = spread(own[axis], round(own[axis] * growths[axis].ratio))
     if own["head_dim"] != sizes["head_dim"]:
         grown |= dict.fromkeys(("query", "key", "value"), tiled(own["head_dim"], 1))
     if own["kv_heads"] == sizes["kv_heads"] and own["group"] != sizes["group"]:
@@ -78,8 +82,9 @@ def grow_layer_numbers(
             result[key] = [targets_of(growths)[axis] for growths in layers.values()]
     for layer, growths in layers.items():
         targets = targets_of(growths)
-        for axis, key in _own_keys(layer, proposal, per_layer).items():
-            result = with_value(result, key, targets[axis])
+        for axis, keys in _own_keys(layer, proposal, per_layer).items():
+            for key in keys:
+                result = with_value(result, key, targets[axis])
     return result
 
 
@@ -149,18 +154,20 @@ def _types(proposal: Proposal, per_layer: PerLayer) -> list[Any]:
     return types
 
 
-def _own_keys(layer: int, proposal: Proposal, per_layer: PerLayer) -> dict[str, str]:
-    """Axis → the config key of the width that a layer has of its own."""
+def _own_keys(layer: int, proposal: Proposal, per_layer: PerLayer) -> dict[str, list[str]]:
+    """Axis → the config keys, names of one number, of the width that a layer has of its own."""
     config, family = proposal.config, proposal.family
     if not per_layer.keys:
         return {}
     if per_layer.overrides in config:
         spelt = {int(number): number for number in config[per_layer.overrides] or {}}  # "05" in a model of ten layers
         inside = f"{per_layer.overrides}.{spelt.get(layer, layer)}"
-        keys: Mapping[str, str] = {axis: f"{inside}.{key}" for axis, key in family.sizes.items()}
+        keys = {axis: [f"{inside}.{name}" for name in family.names(key)] for axis, key in family.sizes.items()}
     else:
-        keys = per_layer.keys.get(config[per_layer.types][layer], {})
-    return {axis: key for axis, key in keys.items() if family.value(config, key) is not None}
+        own = per_layer.keys.get(config[per_layer.types][layer], {})
+        keys = {axis: list(family.names(key)) for axis, key in own.items()}
+    stated = {axis: [name for name in names if family.value(config, name) is not None] for axis, names in keys.items()}
+    return {axis: names for axis, names in stated.items() if names}
 
 
 def _config_of(layer: int, proposal: Proposal, per_layer: PerLayer) -> dict[str, Any]:
@@ -170,8 +177,8 @@ def _config_of(layer: int, proposal: Proposal, per_layer: PerLayer) -> dict[str,
         widths = family.value(config, key)
         if widths is not None:
             seen[family.sizes[axis]] = widths[layer] if isinstance(widths, list) else widths
-    for axis, key in _own_keys(layer, proposal, per_layer).items():
-        seen[family.sizes[axis]] = family.value(config, key)
+    for axis, keys in _own_keys(layer, proposal, per_layer).items():
+        seen |= dict.fromkeys(family.names(family.sizes[axis]), family.value(config, keys[0]))
     if family.value(config, per_layer.double_wide) and layer in kv_shared_layers(proposal):
         seen[family.sizes["ffn"]] *= 2
     return seen

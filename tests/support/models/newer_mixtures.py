@@ -16,6 +16,19 @@ MLA = {key: size for key, size in LATENT.items() if key != "first_k_dense_replac
 COHERE = GQA | HEADS | WINDOWED | {"num_experts": 4, "num_experts_per_tok": 2, "logit_scale": 0.25}
 
 INDEXER = {"n_group": 1, "topk_group": 1, "index_n_heads": 3, "index_head_dim": 16, "index_topk": 9}
+DOTS3: dict[str, Any] = MLA | {
+    "n_routed_experts": 4,
+    "shared_experts_intermediate_size": 28,
+    "head_dim": 20,
+    "sliding_window": 8,
+    "layer_types": ["indexed_attention", "sliding_attention"],
+    "per_layer_config": {
+        1: {
+            **{"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 22, "v_head_dim": 12},
+            **{"qk_nope_head_dim": 16, "qk_rope_head_dim": 6, "q_lora_rank": 24, "kv_lora_rank": 14},
+        }
+    },
+}
 LINEAR = ["linear_attention", "full_attention"]
 CONVOLUTION = {"layer_types": ["conv", "full_attention"]}
 DELTA = {
@@ -131,6 +144,17 @@ SEPARATE: dict[str, Variant] = {
     "beam": Variant(
         "beam",
         GQA | NUMBERED | HEADS | WINDOWED | PARTLY_DENSE | {"n_group": 2, "topk_group": 1, "attention_bias": True},
+    ),
+    "dots3_note": Variant("dots3_note_text", MHA | CHOSEN | PARTLY_DENSE | INDEXER | DOTS3),
+    "dots3_note-tied": Variant(
+        "dots3_note_text",
+        MHA
+        | CHOSEN
+        | PARTLY_DENSE
+        | INDEXER
+        | DOTS3
+        | TIED
+        | {"layer_types": ["indexed_attention"] * 2, "per_layer_config": {}, "attention_bias": True},
     ),
     "axk2": Variant("axk2", MHA | ROUTED | MLA | PARTLY_DENSE | INDEXER | {"gated_norm_rank": 6}),
     "hy_v4": Variant(
