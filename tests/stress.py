@@ -22,9 +22,11 @@ from pathlib import Path
 
 from hyperclone_cli.writing.publish import partial_of
 from support import faults
+from support.forked import Forked
 
-SHARD_BYTES = 20_000_000
-OPTIONS = ("--max-shard-size", SHARD_BYTES)
+SHARD_BYTES = 5_000_000
+OPTIONS = ("--max-shard-size", SHARD_BYTES, "--threads", 3)
+"""Three shards are open at once, on any machine."""
 
 
 def main() -> None:
@@ -33,15 +35,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        src, disk = faults.wide_source(Path(work) / "src"), Path(work) / "disk"
+        src, disk = faults.wide_source(Path(work) / "src", hidden_size=128), Path(work) / "disk"
         disk.mkdir()
         out = disk / "clone"
-        process = faults.start(faults.command(src, out, *OPTIONS))
+        process = Forked(faults.command(src, out, *OPTIONS))
         faults.wait_for(begun(out), process)
         start = time.perf_counter()
         faults.wait_for(out.exists, process)
         uncut_s = time.perf_counter() - start  # from its first shard to its place: before and after is no test
-        assert process.wait() == 0
+        assert process.finish()[0] == 0
         whole = faults.contents(out)
         shutil.rmtree(out)
         total_bytes = sum(map(len, whole.values()))
@@ -83,10 +85,10 @@ def send_signal(src: Path, out: Path, sent: signal.Signals, pause_s: float, whol
 
 def limit(src: Path, out: Path, limit_bytes: int, whole: dict[str, bytes]) -> str:
     """One round of files that can grow no further."""
-    failed = faults.run(faults.command(src, out, *OPTIONS), limit_bytes)
-    assert failed.returncode in (0, 5), failed.stderr
-    assert failed.stderr.count("Error:") == (failed.returncode == 5), failed.stderr
-    return compare(src, out, whole, failed.returncode)
+    status, stderr = Forked(faults.command(src, out, *OPTIONS), limit_bytes).finish()
+    assert status in (0, 5), stderr
+    assert stderr.count("Error:") == (status == 5), stderr
+    return compare(src, out, whole, status)
 
 
 RANKS = 4
@@ -98,18 +100,17 @@ def kill_ranks(src: Path, out: Path, pause_s: float, whole: dict[str, bytes], nu
         faults.command(src, out, *OPTIONS, "--rank", rank, "--world-size", RANKS, "--threads", 1)
         for rank in range(RANKS)
     ]
-    processes = [faults.start(words) for words in commands]
+    processes = [Forked(words) for words in commands]
     faults.wait_for(begun(out), processes[0])
     time.sleep(pause_s)
     killed = range(RANKS) if number % 5 == 4 else [number % RANKS]
     for rank in killed:
-        processes[rank].kill()
-    for process in processes:
-        process.communicate(timeout=120)
+        processes[rank].send_signal(signal.SIGKILL)
+    ends = [process.finish() for process in processes]
+    assert all(status in (0, -signal.SIGKILL) for status, _ in ends), ends
     ended = "published" if out.exists() else "in the middle"
-    again = [faults.run(commands[rank]) for rank in killed if processes[rank].returncode]
-    assert all(run.returncode == 0 for run in again), [run.stderr for run in again]
-    assert all(process.returncode in (0, -signal.SIGKILL) for process in processes)
+    again = [Forked(commands[rank]).finish() for rank in killed if ends[rank][0]]
+    assert all(status == 0 for status, _ in again), again
     assert faults.contents(out) == whole
     assert not partial_of(out).exists()
     shutil.rmtree(out)
@@ -118,18 +119,18 @@ def kill_ranks(src: Path, out: Path, pause_s: float, whole: dict[str, bytes], nu
 
 def fill(src: Path, out: Path, pause_s: float, whole: dict[str, bytes]) -> str:
     """One round of a disk on which something else takes all the room that is left, after a while."""
-    process = faults.start(faults.command(src, out, *OPTIONS))
+    process = Forked(faults.command(src, out, *OPTIONS))
     faults.wait_for(begun(out), process)
     time.sleep(pause_s)
     filler = out.with_name("filler")
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(1 << 20))
-    _, stderr = process.communicate(timeout=120)
+    status, stderr = process.finish()
     filler.unlink()
-    assert process.returncode in (0, 5), stderr
-    assert stderr.count("Error:") == (process.returncode == 5), stderr
-    return compare(src, out, whole, process.returncode)
+    assert status in (0, 5), stderr
+    assert stderr.count("Error:") == (status == 5), stderr
+    return compare(src, out, whole, status)
 
 
 def compare(src: Path, out: Path, whole: dict[str, bytes], status: int) -> str:
@@ -137,8 +138,8 @@ def compare(src: Path, out: Path, whole: dict[str, bytes], status: int) -> str:
     written = any(partial_of(out).glob("*.safetensors"))
     stage = "published" if out.exists() else "in the middle" if written else "at the start"
     if status:
-        again = faults.run(faults.command(src, out, *OPTIONS))
-        assert again.returncode == (2 if stage == "published" else 0), again.stderr  # a whole clone is not replaced
+        again, stderr = Forked(faults.command(src, out, *OPTIONS)).finish()
+        assert again == (2 if stage == "published" else 0), stderr  # a whole clone is not replaced
     found = faults.contents(out)
     assert found.keys() == whole.keys(), (status, stage, found.keys() ^ whole.keys())
     assert found == whole, (status, stage, [name for name in whole if found[name] != whole[name]])

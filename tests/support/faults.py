@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
+
+from support.forked import Forked
 
 JOURNAL = ".hyperclone-partial"
 
@@ -33,33 +34,18 @@ def wide_source(path: Path, hidden_size: int = 256, layers: int = 4) -> Path:
 
 
 def command(src: Path, out: Path, *options: object) -> list[str]:
-    """`hyperclone expand` of `src` at 4×4 to `out`, not verified."""
+    """The words after `hyperclone` that expand `src` at 4×4 to `out`, not verified."""
     words = ["--no-verify", "--src", src, "--out", out, "--embed-mult", 4, "--ffn-mult", 4, *options]
-    return [sys.executable, "-m", "hyperclone_cli", "expand", *map(str, words)]
+    return ["expand", *map(str, words)]
 
 
-def run(words: Sequence[str], limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; with a limit, no file that it writes can grow beyond that."""
+class Running(Protocol):
+    """A process: one of `subprocess`, or forked."""
 
-    def limit() -> None:
-        if limit_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
-    return subprocess.run(words, text=True, capture_output=True, timeout=120, preexec_fn=limit)
+    def poll(self) -> int | None: ...
 
 
-def start(words: Sequence[str]) -> subprocess.Popen[str]:
-    """Start a command whose stderr is to be read, and that hears SIGINT even where its parent does not."""
-    return subprocess.Popen(
-        words,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(moment: Callable[[], bool], process: Running) -> None:
     """Wait until `moment` is true, or the process has ended."""
     deadline = time.monotonic() + 120
     while process.poll() is None and not moment():
@@ -69,12 +55,11 @@ def wait_for(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None
 
 def cut(words: Sequence[str], sent: signal.Signals, moment: Callable[[], bool], pause_s: float) -> tuple[int, str]:
     """Start a command, and send it a signal `pause_s` seconds after `moment` is true: (its exit status, its stderr)."""
-    process = start(words)
+    process = Forked(words)
     wait_for(moment, process)
     time.sleep(pause_s)
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=120)
-    return process.returncode, stderr
+    return process.finish()
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from hyperclone_cli.writing import budget, shard_task
 from hyperclone_cli.writing.journal import RunKey, open_journal
 from support import faults, models
 from support.command_line import hyperclone
+from support.forked import Forked
 from support.heard import Heard
 
 Sources = Callable[[str], Path]
@@ -258,7 +260,7 @@ def test_a_clone_whose_run_was_killed_when_all_was_done_loses_its_journal(source
 
 def run_again(words: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a command that was run as a process of its own, in this process, to its end."""
-    return hyperclone(*words[words.index("hyperclone_cli") + 1 :])
+    return hyperclone(*words)
 
 
 @pytest.fixture(scope="module")
@@ -311,11 +313,11 @@ def test_a_file_that_cannot_grow_is_one_message_and_a_clone_once_it_can(
     fraction: float, wide: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     words = faults.command(wide, tmp_path / "clone")
-    failed = faults.run(words, limit_bytes=int(fraction * len(whole["model.safetensors"])))
-    assert failed.returncode == 5
-    assert failed.stderr.count("Error:") == 1
-    assert "File too large" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    status, stderr = Forked(words, limit_bytes=int(fraction * len(whole["model.safetensors"]))).finish()
+    assert status == 5
+    assert stderr.count("Error:") == 1
+    assert "File too large" in stderr
+    assert "Traceback" not in stderr
     run_again(words)
     assert same_clone(faults.contents(tmp_path / "clone"), whole)
 
@@ -327,10 +329,11 @@ def test_permission_that_is_lost_is_one_message_and_a_clone_once_it_is_back(
 ) -> None:
     place, partial = tmp_path / "place", tmp_path / "place/clone.partial"
     place.mkdir()
-    words = [*faults.without_override(), *faults.command(wide, place / "clone")]
+    words = faults.command(wide, place / "clone")
     if when == "before":
         place.chmod(0o500)
-    process = faults.start(words)
+    bound = [*faults.without_override(), sys.executable, "-m", "hyperclone_cli", *words]
+    process = subprocess.Popen(bound, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if when == "meanwhile":
         faults.wait_for((partial / "model.safetensors").exists, process)
         partial.chmod(0o500)
