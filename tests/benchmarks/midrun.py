@@ -27,6 +27,7 @@ from hyperclone_cli import expand
 STEPS, GROWN_AT, WARM_UP, AGAIN, RATE = 800, 400, 80, 40, 4e-3
 BATCH, LENGTH, VOCABULARY = 8, 128, 1024
 ARMS = ("weights only", "fresh, warmed up again", "grown moments")
+BEFORE = "before the growth"
 Curve = dict[int, float]
 
 
@@ -96,11 +97,11 @@ def begin(arm: str, clone: Path, out: Path) -> tuple[Path, Callable[[int], float
 
 
 def run(work: Path, strategy: str, seed: int) -> dict[str, Curve]:
-    """The curves of the source and of every arm."""
+    """The curve of the source, under BEFORE, and of every arm."""
     stored = work / f"{strategy}-{seed}.json"
+    before = work / f"source-{seed}.json"
     if stored.exists():
-        found: dict[str, Curve] = json.loads(stored.read_text(), object_hook=_numbered)
-        return found
+        return _curves(before) | _curves(stored)
     corpus = prepare(work / "corpus", "stdlib", VOCABULARY, 4_000_000, None)
     set_seed(seed)
     config = LlamaConfig(
@@ -108,8 +109,8 @@ def run(work: Path, strategy: str, seed: int) -> dict[str, Curve]:
         num_key_value_heads=4, max_position_embeddings=LENGTH, tie_word_embeddings=True,
     )  # fmt: skip
     source = work / f"source-{seed}"
-    if not (source / f"checkpoint-{GROWN_AT}").exists():
-        train(LlamaForCausalLM(config), corpus, source, seed, schedule)
+    if not before.exists():
+        before.write_text(json.dumps({BEFORE: train(LlamaForCausalLM(config), corpus, source, seed, schedule)}))
     clone = work / f"clone-{strategy}-{seed}"
     expand(
         source / f"checkpoint-{GROWN_AT}", clone, embed_mult=2, ffn_mult=2, strategy=strategy, optimizer=True,
@@ -121,11 +122,13 @@ def run(work: Path, strategy: str, seed: int) -> dict[str, Curve]:
         model = LlamaForCausalLM.from_pretrained(clone, dtype=torch.float32)
         curves[arm] = train(model, corpus, work / f"out-{strategy}-{seed}-{number}", seed, rate, resume)
     stored.write_text(json.dumps(curves))
-    return curves
+    return _curves(before) | curves
 
 
-def _numbered(item: dict[str, Any]) -> dict[Any, Any]:
-    return {int(key) if key.isdecimal() else key: value for key, value in item.items()}
+def _curves(path: Path) -> dict[str, Curve]:
+    return {
+        arm: {int(step): loss for step, loss in of_arm.items()} for arm, of_arm in json.loads(path.read_text()).items()
+    }
 
 
 def main() -> None:
