@@ -58,11 +58,14 @@ def save(tensors: dict[str, torch.Tensor], out: Path, parts: int = 1, dim: int =
     _save({"model": _cut(tensors, parts, dim), "optimizer": {"state": torch.ones(4)}, "step": 500}, out)
 
 
-def save_optimizer(state: dict[str, Any], names: dict[int, str], out: Path, parts: int = 1) -> None:
-    """Write the state dict of an optimizer as FSDP does: by the names of parameters, moments cut into `parts`."""
+def save_run(
+    weights: dict[str, torch.Tensor], state: dict[str, Any], names: dict[int, str], out: Path, parts: int = 1
+) -> None:
+    """Write weights and the state dict of an optimizer as accelerate does for FSDP, each tensor cut into `parts`."""
     named = {names[number]: _cut(one, parts, 0) for number, one in state["state"].items()}
     groups = [group | {"params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
-    _save({"optimizer": {"state": named, "param_groups": groups}}, out)
+    _save({"model": _cut(weights, parts, 0)}, out / "pytorch_model_fsdp_0")
+    _save({"optimizer": {"state": named, "param_groups": groups}}, out / "optimizer_0")
 
 
 def _cut(tensors: dict[str, torch.Tensor], parts: int, dim: int) -> dict[str, Any]:

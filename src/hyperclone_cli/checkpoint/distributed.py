@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from hyperclone_cli.checkpoint.boundary import read_file, regular_file
 from hyperclone_cli.checkpoint.distributed_parts import joined, part_of
+from hyperclone_cli.checkpoint.leftovers import prefix_of
 from hyperclone_cli.checkpoint.restricted_pickle import METADATA, unpickle
 from hyperclone_cli.checkpoint.safetensors_file import DTYPES, StoredTensor
 from hyperclone_cli.checkpoint.trial import too_much
@@ -39,11 +40,13 @@ class Layout:
 
     model      the keys that lead to the names of the model's tensors; None if it holds no model
     optimizer  the same of the state dict of the optimizer
+    prefix     what wrappers put in front of all names of the model; None if they put more, inside of names
     by_name    whether the settings of a group are stored once for each of its parameters, as torchtitan does
     """
 
     model: Keys | None
     optimizer: Keys | None
+    prefix: str | None
     by_name: bool
 
 
@@ -60,6 +63,11 @@ class Beside:
     tensors: Mapping[Keys, StoredTensor]
     objects: Mapping[Keys, StoredTensor]
     left_out: tuple[str, ...]
+
+
+def joined_keys(keys: Keys) -> str:
+    """The name of what lies at these keys, in `.metadata` and inside a state dict."""
+    return ".".join(map(str, keys))
 
 
 def metadata_of(path: Path) -> Path | None:
@@ -131,9 +139,8 @@ def read_beside(directory: Path, source: Path) -> Beside:
 
 
 def places_in(directory: Path) -> dict[str, StoredTensor]:
-    """Joined keys → place of every tensor in a distributed checkpoint that was written here."""
-    contents = _Contents(read_file(directory / METADATA_NAME, directory), directory, directory)
-    return contents.tensors({name: name for name in contents.sizes})
+    """Joined keys → place of every tensor in a distributed checkpoint. Raises CheckpointError as `read_distributed`."""
+    return _tried(directory, directory, lambda contents: contents.tensors({name: name for name in contents.sizes}))
 
 
 def _tried(directory: Path, source: Path, work: Callable[[_Contents], Found]) -> Found:
@@ -174,12 +181,12 @@ class _Contents:
         self.keys: dict[str, Keys] = {name: tuple(paths.get(name, (name,))) for name in self._about}
         self.sizes = {name: tuple(about.size) for name, about in self._about.items() if hasattr(about, "size")}
         ends = {name: _optimizer_end(keys) for name, keys in self.keys.items()}
-        self.optimizer = {name: _dotted(self.keys[name][end:]) for name, end in ends.items() if end}
+        self.optimizer = {name: joined_keys(self.keys[name][end:]) for name, end in ends.items() if end}
         named = {name: self.keys[name] for name in self.sizes if name not in self.optimizer}
         nested = any("model" in keys[:-1] for keys in named.values())
         starts = {name: _model_end(keys) if nested else 0 for name, keys in named.items()}
         self.model = {
-            name: _dotted(keys[starts[name] :])
+            name: joined_keys(keys[starts[name] :])
             for name, keys in named.items()
             if (starts[name] if nested else not str(keys[0]).startswith(_OTHERS))
         }
@@ -187,8 +194,11 @@ class _Contents:
     def layout(self) -> Layout:
         model = next((self.keys[name][: _model_end(self.keys[name])] for name in self.model), None)
         optimizer = next((self.keys[name][: _optimizer_end(self.keys[name])] for name in self.optimizer), None)
-        settings = [own.split(".")[1:-1] for own in self.optimizer.values() if own.startswith("param_groups.")]
-        return Layout(model, optimizer, any(not "".join(between).isdecimal() for between in settings))
+        state = {own.rpartition(".")[0] for own in self.optimizer.values()}
+        groups = [own.removeprefix("param_groups.") for own in state if own.startswith("param_groups.")]
+        named = [own.removeprefix("state.") for own in state if own.startswith("state.")]
+        prefix = prefix_of(self.model.values() or named)
+        return Layout(model, optimizer, prefix, by_name=not all(map(str.isdecimal, groups)))
 
     def beside(self) -> Beside:
         others = {name: keys for name, keys in self.keys.items() if name not in self.model | self.optimizer}
@@ -256,7 +266,3 @@ def _model_end(keys: Keys) -> int:
 def _optimizer_end(keys: Keys) -> int:
     """How many keys lead to the state dict of an optimizer; 0 if none does."""
     return next((place for place, key in enumerate(keys[:-1], 1) if str(key).startswith("optim")), 0)
-
-
-def _dotted(keys: Keys) -> str:
-    return ".".join(map(str, keys))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from reprlib import repr as short
 
@@ -19,7 +19,11 @@ _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.
 _PREFIXES = ("module.", "base_model.model.", "pretrained_model.")
 """What DataParallel, DDP and DeepSpeed, PEFT, and TRL put in front of all names."""
 
+_DOUBLED = "model."
+"""What torchtitan puts in front of all names of a model of transformers, of which most begin so themselves."""
+
 _LORA = re.compile(r"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|base_layer|ia3_l|oft_[RS])(\.|$)")
+_META = re.compile(r"layers\.\d+\.attention\.(qkv_linear\.)?wq\.")
 _EMPTY = "DeepSpeed ZeRO-3 writes parameters so when each process holds a part of them"
 
 _WRITE_INDEX = (
@@ -112,11 +116,13 @@ def check_names(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
             f"Put them together: python {shlex.quote(str(path))}/zero_to_fp32.py {shlex.quote(str(path))} MERGED"
             " --safe_serialization; or save again with stage3_gather_16bit_weights_on_model_save.",
         )
-    if {"tok_embeddings.weight", "layers.0.attention.wq.weight"} <= tensors.keys():
+    if "tok_embeddings.weight" in tensors and any(_META.match(name) for name in tensors):
         raise CheckpointError(
             f"{path}: its tensors have the names of Meta's own code and torchtitan (tok_embeddings, attention.wq).",
             "Convert it to the Hugging Face layout. With torchtitan: python scripts/checkpoint_conversion/"
-            f"convert_to_hf.py {shlex.quote(str(path))} CONVERTED --model_name NAME --model_flavor SIZE",
+            f"convert_to_hf.py {shlex.quote(str(path))} CONVERTED --model_name NAME --model_flavor SIZE. That converts"
+            " the weights alone; an optimizer is grown where torchtitan trains a model of transformers"
+            " (--module transformers_modeling_backend).",
         )
 
 
@@ -128,9 +134,7 @@ def plain_names(names: Iterable[str]) -> tuple[dict[str, str], str]:
     stored = list(names)
     plain = {name: _without_wrappers(name) for name in stored}
     taken = {wrapper for wrapper in _WRAPPERS if any(wrapper in name for name in stored)}
-    while prefix := next(
-        (one for one in _PREFIXES if plain and all(_begins(name, one) for name in plain.values())), ""
-    ):
+    while prefix := _prefix_of(plain.values()):
         plain = {name: longer.removeprefix(prefix) for name, longer in plain.items()}
         taken.add(prefix)
     if not taken:
@@ -142,6 +146,20 @@ def plain_names(names: Iterable[str]) -> tuple[dict[str, str], str]:
         )
     wrappers = first_of([repr(wrapper) for wrapper in sorted(taken)])
     return plain, f"Taken off the names of tensors, where wrappers of training had put it: {wrappers}."
+
+
+def prefix_of(names: Iterable[str]) -> str | None:
+    """What wrappers put in front of every name; "" if there is none, None if they put more, inside of names."""
+    stored = list(names)
+    plain, _ = plain_names(stored)
+    found = {name.removesuffix(plain[name]) for name in stored}
+    return found.pop() if len(found) == 1 and all(map(str.endswith, stored, plain.values())) else None
+
+
+def _prefix_of(names: Collection[str]) -> str:
+    """One prefix that all names have and the model has not; "" if there is none."""
+    doubled = [_DOUBLED] if any(name.startswith(2 * _DOUBLED) for name in names) else []
+    return next((one for one in (*_PREFIXES, *doubled) if names and all(_begins(name, one) for name in names)), "")
 
 
 def _begins(name: str, prefix: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from hyperclone_cli.checkpoint.training_state import OptimizerState
+from hyperclone_cli.checkpoint.optimizer_state import OptimizerState
 from hyperclone_cli.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from hyperclone_cli.checkpoint.boundary import read_file
 from hyperclone_cli.checkpoint.gguf import read_tokenizer
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
     from hyperclone_cli.checkpoint.row_io import Read
+
+Name = TypeVar("Name")
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -253,6 +255,18 @@ class GgufSource(TensorSource):
     def side_file_bytes(self) -> int:
         """The bytes in all side files together."""
         return sum(map(len, self._side_files.values()))
+
+
+def read_tensors(stored: Mapping[Name, StoredTensor]) -> dict[Name, torch.Tensor]:
+    """Vectors and single numbers, read as a whole."""
+    from hyperclone_cli.checkpoint.row_io import rows_on_disk
+
+    with rows_on_disk(path for one in stored.values() for path in one.paths) as read:
+        rows = unpacking(read)
+        return {
+            name: rows(replace(one, shape=one.shape or (1,)), 0, (one.shape or (1,))[0]).reshape(one.shape)
+            for name, one in stored.items()
+        }
 
 
 def stored_tensors(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:

@@ -15,7 +15,7 @@ from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME
 from hyperclone_cli.writing.integrity import check_written
 from hyperclone_cli.writing.lineage import weights_digest
 from hyperclone_cli.writing.provenance import earlier_growths, provenance
-from hyperclone_cli.writing.publish import sync
+from hyperclone_cli.writing.publish import JOURNAL_NAME, sync
 
 
 def complete(
@@ -56,7 +56,7 @@ def _write_files(
 ) -> None:
     write_beside_shards(plan, directory)
     write_card(directory, plan)
-    files = [path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(JOURNAL_NAME)]
     written = sorted(str(path.relative_to(directory)) for path in files)
     record = provenance(plan, out, source_sha256) | {"files": written}
     record |= {"not_finite": sorted(non_finite)} if non_finite else {}

@@ -32,7 +32,7 @@ from hyperclone_cli.writing.run import Run, Written, check_unchanged, with_notes
 from hyperclone_cli.writing.shard_task import ShardTask, ShardWritten, shard_tasks
 
 if TYPE_CHECKING:
-    from hyperclone_cli.writing.optimizer_state import GrownOptimizer
+    from hyperclone_cli.writing.training_state import TrainingState
 
 _SPARE_BYTES = 64 << 20
 
@@ -49,18 +49,18 @@ def into_directory(run: Run, out: Path) -> Written:
     if rank is not None and not writing.overwrite and _is_published(plan, out):
         return Written(plan, rank)
     check_places(directory, out, writing.overwrite)
-    optimizer = _plan_optimizer(plan, out) if writing.optimizer else None
-    more = [*(optimizer.notes if optimizer else ()), state_note(plan.source.path, writing.optimizer)]
+    state = _plan_state(plan, out) if writing.optimizer else None
+    more = [*(state.notes if state else ()), state_note(plan.source.path, writing.optimizer)]
     plan = replace(plan, notes=(*plan.notes, *filter(None, more)))
     run.planned(plan)
-    key = run.key(plan, out, optimizer)
+    key = run.key(plan, out, state)
 
     def finish_clone(partial: Path, non_finite: frozenset[str]) -> None:
         complete(plan, partial, out, non_finite, writing.checksum, run.progress, shown)
 
     if rank is None:
         with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
-            non_finite = _write(run, plan, journal, key, shown, optimizer)
+            non_finite = _write(run, plan, journal, key, shown, state)
             finish_clone(journal.directory, non_finite)
         return Written(with_notes(plan, plan, journal, non_finite))
     with _disk_errors(out), joined(directory, out, key, rank, writing.overwrite) as journal:
@@ -75,7 +75,7 @@ def into_directory(run: Run, out: Path) -> Written:
 
 
 def _write(
-    run: Run, part: Plan, journal: Journal, key: RunKey, shown: Path, optimizer: GrownOptimizer | None = None
+    run: Run, part: Plan, journal: Journal, key: RunKey, shown: Path, state: TrainingState | None = None
 ) -> frozenset[str]:
     """Write what the journal does not list of `part`, and of the optimizer; names of the source's non-finite tensors.
 
@@ -91,14 +91,13 @@ def _write(
 
     tasks = shard_tasks(part, journal, budget)
     non_finite = write_on_threads(part, tasks, budget.threads, record, progress.advance)
-    if optimizer:
-        from hyperclone_cli.writing.optimizer_state import check_optimizer, copy_training_state, write_optimizer
+    if state:
+        from hyperclone_cli.writing.training_state import check_training_state, write_training_state
 
         progress.step(f"Growing the optimizer of {source.path}", "bytes")
-        write_optimizer(optimizer, journal, run.writing.threads, run.writing.max_memory, progress.advance)
-        check_optimizer(optimizer, journal.directory)
-        copy_training_state(source.path, journal.directory)
-    check_unchanged(source, key, optimizer)
+        write_training_state(state, part, journal, run.writing.threads, run.writing.max_memory, progress.advance)
+        check_training_state(state, journal.directory)
+    check_unchanged(source, key, state)
     return non_finite | journal.non_finite
 
 
@@ -127,12 +126,12 @@ def _disk_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _plan_optimizer(plan: Plan, out: Path) -> GrownOptimizer:
-    from hyperclone_cli.writing.optimizer_state import plan_optimizer
+def _plan_state(plan: Plan, out: Path) -> TrainingState:
+    from hyperclone_cli.writing.training_state import plan_training_state
 
-    optimizer = plan_optimizer(plan)
-    check_space(plan, out, optimizer.nbytes)
-    return optimizer
+    state = plan_training_state(plan)
+    check_space(plan, out, state.nbytes)
+    return state
 
 
 def check_space(plan: Plan, out: Path, more: int = 0) -> None:

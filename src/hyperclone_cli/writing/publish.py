@@ -140,9 +140,10 @@ def marks_of_ranks(directory: Path) -> list[Path]:
 
 
 def remove_leftovers(partial: Path, kept: Iterable[str]) -> None:
-    """Remove everything from an unfinished clone but files of these names, and journals."""
+    """Remove everything from an unfinished clone but files of these names, directories that hold any, and journals."""
+    first = {Path(name).parts[0] for name in kept}
     for leftover in partial.iterdir():
-        if leftover.name not in kept and not leftover.name.startswith(JOURNAL_NAME):
+        if leftover.name not in first and not leftover.name.startswith(JOURNAL_NAME):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 

@@ -31,7 +31,7 @@ from hyperclone_cli.writing.preflight import check_loads
 from hyperclone_cli.writing.ranks import Rank, Standing
 
 if TYPE_CHECKING:
-    from hyperclone_cli.writing.optimizer_state import GrownOptimizer
+    from hyperclone_cli.writing.training_state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Run:
         """Threads and blocks for what this process writes."""
         return plan_budget(part.kinds, self.writing.threads, self.writing.max_memory)
 
-    def key(self, plan: Plan, out: object, optimizer: GrownOptimizer | None = None) -> RunKey:
+    def key(self, plan: Plan, out: object, state: TrainingState | None = None) -> RunKey:
         """What identifies the run that writes the clone of `plan` to `out`."""
         typed = command(plan.request, str(self.src), self.access.revision, str(out))
-        typed += " --optimizer" if optimizer else ""
-        which = f"{plan.digest} and its optimizer" if optimizer else plan.digest
-        return RunKey(typed, which, _fingerprint(plan.source, optimizer), f"hyperclone {__version__}")
+        typed += " --optimizer" if state else ""
+        which = f"{plan.digest} and its optimizer" if state else plan.digest
+        return RunKey(typed, which, _fingerprint(plan.source, state), f"hyperclone {__version__}")
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class Written:
         return self.rank is None or (self.standing is not None and self.standing.publisher == self.rank.number)
 
 
-def check_unchanged(source: Source, key: RunKey, optimizer: GrownOptimizer | None = None) -> None:
+def check_unchanged(source: Source, key: RunKey, state: TrainingState | None = None) -> None:
     """Raise StorageError if the source is not any more what it was when the run began."""
-    now = _fingerprint(source, optimizer)
+    now = _fingerprint(source, state)
     changed = [name for name, found in key.source.items() if now.get(name) != found]
     if changed:
         raise StorageError(
@@ -115,8 +115,8 @@ def check_unchanged(source: Source, key: RunKey, optimizer: GrownOptimizer | Non
         )
 
 
-def _fingerprint(source: Source, optimizer: GrownOptimizer | None) -> dict[str, list[int]]:
-    return source.fingerprint() | (optimizer.fingerprint() if optimizer else {})
+def _fingerprint(source: Source, state: TrainingState | None) -> dict[str, list[int]]:
+    return source.fingerprint() | (state.optimizer.fingerprint() if state else {})
 
 
 def with_notes(plan: Plan, part: Plan, journal: Journal, non_finite: Iterable[str]) -> Plan:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from hyperclone_cli import expand, verify
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.planning.moments import shares_are_exact
-from hyperclone_cli.writing import optimizer_state
-from support import distributed, models, training_run
+from hyperclone_cli.writing import open_numbers
+from support import distributed, faults, models, training_run
 from support.heard import Heard
 
 Sources = Callable[[str], Path]
@@ -161,12 +162,14 @@ def step(model: Any, optimizer: torch.optim.Optimizer, seed: int) -> None:
     optimizer.step()
 
 
+@pytest.mark.parametrize("kind", ["optimizer.pt", "distributed checkpoints"])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"embed_mult": 2, "noise_snr_db": 20.0, "optimizer": True}
-    expand(run, tmp_path / "whole", **options, threads=3)
-    monkeypatch.setattr(optimizer_state, "_SYNC_BYTES", 1)
+    src = run if kind == "optimizer.pt" else fsdp(run, tmp_path / "run", 1)
+    expand(src, tmp_path / "whole", **options, threads=3)
+    monkeypatch.setattr(open_numbers, "_SYNC_BYTES", 1)
 
     def stop(*_: int) -> None:
         if "optimizer" in heard.steps[-1] and len(heard.advances) % 7 == 0:
@@ -174,35 +177,35 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 
     heard = Heard(stop)
     with pytest.raises(KeyboardInterrupt, match="resumes"):
-        expand(run, tmp_path / "clone", **options, progress=heard, threads=1)
+        expand(src, tmp_path / "clone", **options, progress=heard, threads=1)
     with pytest.raises(RequestError, match="another request"):
-        expand(run, tmp_path / "clone", **options | {"optimizer": False})
+        expand(src, tmp_path / "clone", **options | {"optimizer": False})
     kept = Heard()
-    expand(run, tmp_path / "clone", **options, progress=kept)
+    expand(src, tmp_path / "clone", **options, progress=kept)
     assert kept.done[kept.steps[-2]] == kept.totals[kept.steps[-2]]
-    for path in (tmp_path / "whole").iterdir():
-        assert (tmp_path / "clone" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert faults.contents(tmp_path / "clone") == faults.contents(tmp_path / "whole")
 
 
 def fsdp(run: Path, out: Path, parts: int) -> Path:
-    """The checkpoint of the Trainer with its optimizer as FSDP writes it."""
-    shutil.copytree(run, out)
-    (out / "optimizer.pt").unlink()
+    """The checkpoint of the Trainer with model and optimizer as FSDP writes them."""
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("optimizer.pt", "*.safetensors"))
     made = training_run.trainer(run, out, 6).create_optimizer()
     names = dict(enumerate(training_run.names(made, run)))
-    distributed.save_optimizer(state_of(run), names, out / "optimizer_0", parts)
+    distributed.save_run(load_file(run / "model.safetensors"), state_of(run), names, out, parts)
     return out
 
 
-def test_the_optimizer_of_a_distributed_checkpoint_grows_as_the_whole_one_does(run: Path, tmp_path: Path) -> None:
-    src = fsdp(run, tmp_path / "run", 3)
-    for name, place in (("clone", src), ("other", run)):
-        expand(place, tmp_path / name, embed_mult=2, depth_mult=2, optimizer=True)
-    ours, theirs = (state_of(tmp_path / name) for name in ("clone", "other"))
-    assert ours["param_groups"] == theirs["param_groups"]
-    assert ours["state"].keys() == theirs["state"].keys()
-    for number, state in ours["state"].items():
-        assert all(torch.equal(state[key], theirs["state"][number][key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+def test_parts_of_any_size_grow_to_the_same_distributed_checkpoint(run: Path, tmp_path: Path) -> None:
+    clones = []
+    for parts in (1, 3):
+        clones.append(tmp_path / f"clone-{parts}")
+        expand(fsdp(run, tmp_path / f"run-{parts}", parts), clones[-1], embed_mult=2, depth_mult=2, optimizer=True)
+    one, other = map(faults.contents, clones)
+    parts_of = {name for name in one if name.endswith((".metadata", ".distcp"))}
+    assert {str(Path(name).parent) for name in parts_of} == {"optimizer_0", "pytorch_model_fsdp_0"}
+    assert all(one[name] == other[name] for name in parts_of)
+    assert "optimizer.pt" not in one
+    assert parts_of <= set(json.loads(one["hyperclone.json"])["files"])
 
 
 def test_damage_to_a_distributed_optimizer_is_a_refusal(run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""A file that torch has laid out around numbers that are left open, and how these are filled in, block by block.
+
+torch.save takes tensors that are in memory. So it is given tensors without memory, and writes what belongs around their
+numbers; moments are then grown into their places, as weights are into those of a shard.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hyperclone_cli.checkpoint.row_io import STORED_DTYPES, as_bytes, write_rows
+from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, allocate, read_into, write_all
+from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.planning.grown_tensor import GrownTensor
+from hyperclone_cli.writing.arithmetic import grow_block
+from hyperclone_cli.writing.block_loop import run_blocks, workers
+from hyperclone_cli.writing.blocks import Block
+from hyperclone_cli.writing.budget import Budget
+from hyperclone_cli.writing.journal import Journal
+from hyperclone_cli.writing.publish import sync
+
+_SYNC_BYTES = 256 << 20
+_COPY_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class OpenFile(ABC):
+    """A file with tensors of three kinds, by their names in it.
+
+    grown    moments, as planned
+    copied   weights: the tensors of the clone that they are
+    numbers  steps and rates, which are small
+    """
+
+    grown: Mapping[str, GrownTensor]
+    copied: Mapping[str, GrownTensor]
+    numbers: Mapping[str, torch.Tensor]
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The files that are laid out, relative to the clone. The first has the numbers."""
+
+    @abstractmethod
+    def lay_out(self, directory: Path) -> None:
+        """Write the files into the unfinished clone `directory`, with all numbers left open."""
+
+    @abstractmethod
+    def places(self, directory: Path) -> Mapping[str, StoredTensor]:
+        """Where each tensor lies in the files that are laid out in `directory`."""
+
+    @abstractmethod
+    def read_back(self, directory: Path) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each tensor, as a reader of the files in `directory` finds it. Raises CheckpointError."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.grown.values(), *self.copied.values()))
+
+
+@contextmanager
+def numbers_left_open() -> Iterator[Callable[[str, tuple[int, ...]], torch.Tensor]]:
+    """A context in which torch.save seeks past the numbers of tensors; it gives the function that makes such tensors.
+
+    It takes safetensors' name of a dtype, and a shape.
+    """
+    with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
+        yield lambda dtype, shape: torch.empty(shape, dtype=STORED_DTYPES[dtype])
+
+
+def write_open_file(
+    file: OpenFile,
+    held: Source,
+    clone: Mapping[str, StoredTensor],
+    journal: Journal,
+    budget: Budget,
+    advance: Callable[[int], None],
+) -> None:
+    """Lay a file out beside the journal, and fill in every tensor that the journal does not list yet.
+
+    held     where the source's moments lie
+    clone    where the clone's weights lie
+    advance  is called with the bytes just written
+
+    The bytes do not depend on the number of threads, nor on how often the run was interrupted. Raises OSError if the
+    disk fails.
+    """
+    name = file.names[0]
+    path, done = journal.directory / name, journal.done.get(name, frozenset())
+    if not all(one in journal.done and (journal.directory / one).exists() for one in file.names):
+        done = frozenset()
+        _lay_out(file, journal)
+    places = file.places(journal.directory)
+    written = {**file.grown, **file.copied}
+    advance(sum(tensor.nbytes for one, tensor in written.items() if one in done))
+    with path.open("r+b", buffering=0) as opened:
+        finished: list[str] = []
+        unsynced = 0
+
+        def finish(tensors: list[str], nbytes: int, last: bool = False) -> None:
+            nonlocal unsynced
+            finished.extend(tensors)
+            unsynced += nbytes
+            if last or (unsynced >= _SYNC_BYTES and finished):
+                os.fsync(opened.fileno())
+                journal.record(name, finished)
+                finished.clear()
+                unsynced = 0
+
+        for one, number in file.numbers.items():
+            write_all(opened.fileno(), as_bytes(number.contiguous()), places[one].offset)
+        for one, tensor in file.copied.items():
+            if one not in done:
+                _copy(clone[tensor.name], opened.fileno(), places[one].offset, advance)
+                finish([one], tensor.nbytes)
+        missing = {one: tensor for one, tensor in file.grown.items() if one not in done}
+        for ended, nbytes in _grow(missing, places, held, opened.fileno(), budget):
+            advance(nbytes)
+            finish(ended, nbytes)
+        finish([], 0, last=True)
+
+
+def _lay_out(file: OpenFile, journal: Journal) -> None:
+    file.lay_out(journal.directory)
+    for name in file.names:
+        path = journal.directory / name
+        with path.open("r+b") as laid_out:
+            allocate(laid_out.fileno(), path.stat().st_size)
+        sync(path)
+        sync(path.parent)
+        journal.record(name, [])
+
+
+def _copy(stored: StoredTensor, descriptor: int, offset: int, advance: Callable[[int], None]) -> None:
+    """Copy the bytes of a tensor to another place."""
+    with stored.path.open("rb", buffering=0) as file:
+        for start in range(0, stored.nbytes, _COPY_BYTES):
+            data = memoryview(bytearray(min(_COPY_BYTES, stored.nbytes - start)))
+            read_into(file.fileno(), data, stored.offset + start)
+            write_all(descriptor, data, offset + start)
+            advance(len(data))
+
+
+def _grow(
+    tensors: Mapping[str, GrownTensor],
+    places: Mapping[str, StoredTensor],
+    held: Source,
+    descriptor: int,
+    budget: Budget,
+) -> Iterator[tuple[list[str], int]]:
+    """Grow each tensor into its place: (tensors that this completes, bytes) of every block."""
+    names = {tensor.name: name for name, tensor in tensors.items()}
+
+    def write(block: Block, rows: torch.Tensor, noise_power: float) -> int:
+        written = 0
+        for start, grown in grow_block(block, rows, noise_power):
+            write_rows(descriptor, block.tensor.like(places[names[block.tensor.name]]), start, grown)
+            written += grown.nbytes
+        return written
+
+    with held.rows() as read, workers(budget.threads) as executor:
+        for result in run_blocks(tensors.values(), read, executor, budget, write):
+            yield ([names[result.block.tensor.name]] if result.last else []), result.value

@@ -1,0 +1,99 @@
+"""What resumes a training run, written beside the weights of a clone: its optimizer, and what is copied as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from hyperclone_cli.checkpoint.distributed import layout_of, metadata_of, read_beside
+from hyperclone_cli.checkpoint.safetensors_file import read_header
+from hyperclone_cli.checkpoint.training_state import carried_files, read_carried
+from hyperclone_cli.errors import CheckpointError, StorageError, first_of
+from hyperclone_cli.planning.optimizer import GrownOptimizer, plan_optimizer
+from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.writing.budget import plan_budget
+from hyperclone_cli.writing.distributed_file import DistributedFile
+from hyperclone_cli.writing.journal import Journal
+from hyperclone_cli.writing.open_numbers import OpenFile, write_open_file
+from hyperclone_cli.writing.optimizer_file import OptimizerFile
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The training state of a clone as planned.
+
+    files  in which the optimizer is written, and the weights once more where it lies in a distributed checkpoint
+    notes  for the user
+    """
+
+    source: Path
+    optimizer: GrownOptimizer
+    files: tuple[OpenFile, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(file.nbytes for file in self.files)
+
+
+def plan_training_state(plan: Plan) -> TrainingState:
+    """The training state of the checkpoint that `plan` grows, as the clone's will be.
+
+    What is a distributed checkpoint in the source is one in the clone. Raises as `plan_optimizer`.
+    """
+    optimizer, source = plan_optimizer(plan), plan.source.path
+    if optimizer.layout is None:
+        return TrainingState(source, optimizer, (OptimizerFile.of(optimizer),), optimizer.notes)
+    files, notes = [], list(optimizer.notes)
+    for parts in sorted({optimizer.path, *filter(None, [metadata_of(source)])}):
+        layout, beside = layout_of(parts, source), read_beside(parts, source)
+        if layout.prefix is None:
+            raise CheckpointError(
+                f"{parts}: wrappers of training have put words inside of names, which cannot be put back.",
+                "Save it with torch.distributed.checkpoint.state_dict.get_state_dict, which takes them out.",
+            )
+        files.append(DistributedFile.of(optimizer, PurePosixPath(parts.relative_to(source)), layout, beside))
+        if beside.left_out:
+            notes.append(
+                f"Of the distributed checkpoint, left behind: {first_of(beside.left_out)} (has matrices, or a pickle"
+                " that would run code)."
+            )
+    return TrainingState(source, optimizer, tuple(files), tuple(notes))
+
+
+def write_training_state(
+    state: TrainingState,
+    plan: Plan,
+    journal: Journal,
+    threads: int | None,
+    max_memory: int | str | None,
+    advance: Callable[[int, int], None],
+) -> None:
+    """Write it beside the journal and the shards of `plan`, which are complete: all that the journal does not list yet.
+
+    `advance` is called with the bytes just written, and with all of them. Raises OSError if the disk fails.
+    """
+    total = state.nbytes
+    clone = {name: one for shard in plan.shards for name, one in read_header(journal.directory / shard).items()}
+    kinds = {tensor.kind for file in state.files for tensor in file.grown.values()}
+    budget = plan_budget(kinds, threads, max_memory)
+    for file in state.files:
+        write_open_file(file, state.optimizer.held, clone, journal, budget, lambda written: advance(written, total))
+    for name in carried_files(state.source):
+        (journal.directory / name).write_bytes(read_carried(state.source, name))
+
+
+def check_training_state(state: TrainingState, directory: Path) -> None:
+    """Read what was written back, and compare its shapes with what was planned. Raises StorageError."""
+    again = "The disk did not keep what was written: check it, and run the same command again."
+    for file in state.files:
+        try:
+            found = file.read_back(directory)
+        except CheckpointError as error:
+            raise StorageError(f"read back, {error.message}", again) from error
+        expected = {name: one.shape for name, one in (*file.grown.items(), *file.copied.items())}
+        if wrong := [name for name, shape in expected.items() if found.get(name) != shape]:
+            raise StorageError(
+                f"{directory / file.names[0]}: read back, {first_of(wrong)} is not {list(expected[wrong[0]])}.", again
+            )
