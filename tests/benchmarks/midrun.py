@@ -88,7 +88,7 @@ def begin(arm: str, clone: Path, out: Path) -> tuple[Path, Callable[[int], float
     """The checkpoint that an arm goes on from, and its schedule; a fresh one counts its steps from the growth."""
     if arm == "grown moments":
         return clone, schedule
-    shutil.copytree(clone, out)
+    shutil.copytree(clone, out, dirs_exist_ok=True)  # of a run that was cut
     for name in ("optimizer.pt", "scheduler.pt"):
         (out / name).unlink()
     if arm == "weights only":
