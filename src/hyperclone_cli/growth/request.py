@@ -276,8 +276,8 @@ class Writing:
     )
     optimizer: bool = option(
         False,
-        "Of a checkpoint of the Trainer, also grow the moments of AdamW in optimizer.pt, and take the schedule along,"
-        " and what else resumes the run.",
+        "Of a training checkpoint, also grow the moments of AdamW (optimizer.pt, or a distributed checkpoint), and take"
+        " the schedule along, and what else resumes the run.",
     )
     checksum: bool = option(
         False,
