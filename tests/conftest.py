@@ -24,7 +24,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Hundreds of thousands of objects are imported by now, and stay: the collector need not visit them ever again."""
+    _keep_all_that_lives()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    _keep_all_that_lives()
+
+
+def _keep_all_that_lives() -> None:
+    """Let the garbage collector visit no object again that lives now.
+
+    A million objects are imported by and by and stay. `verify` collects after every model, which else visits them all.
+    """
     gc.collect()
     gc.freeze()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hyperclone_cli.checkpoint.transformers_model import stock_config
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
+from support.command_line import hyperclone
 from support.models import edited
 
 KERNELS = ("flash_attention_2", "kernels-community/flash-attn", "no such kernel", "eager")
@@ -53,6 +54,7 @@ def test_a_clone_keeps_its_kernels_and_is_verified_without_them(
 
 
 CODE = """
+from io import StringIO
 from pathlib import Path
 Path({marker!r}).write_text("this ran")
 from transformers import LlamaConfig as Config, LlamaForCausalLM as Model, PreTrainedTokenizerFast as Tokenizer
@@ -86,6 +88,7 @@ def test_code_of_a_source_is_never_run_nor_is_anybody_asked(
     words: str,
     source: Callable[[str], Path],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     marker = tmp_path / "it ran"
     src = edited(source("llama-mha"), tmp_path / "src", **({"auto_map": AUTO_MAP} | changes))
@@ -93,16 +96,9 @@ def test_code_of_a_source_is_never_run_nor_is_anybody_asked(
     tokenizer = {"tokenizer_class": "OfItsOwn", "auto_map": {"AutoTokenizer": AUTO_MAP["AutoTokenizer"]}}
     (src / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     clone = tmp_path / "clone"
-    command = ["expand", "--src", src, "--embed-mult", 2, "--out", clone, *options]
-    result = subprocess.run(
-        [sys.executable, "-m", "hyperclone_cli", *map(str, command)],
-        input="y\n" * 20,  # to whatever is asked
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
+    monkeypatch.setattr(sys, "stdin", StringIO("y\n" * 20))  # to whatever is asked
+    result = hyperclone("expand", "--src", src, "--embed-mult", 2, "--out", clone, *options, code=code)
     said = result.stdout + result.stderr
-    assert result.returncode == code, said
     assert words in said
     assert "[y/N]" not in said
     assert "trust_remote_code" not in said

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
-from support.models import VARIANTS, newer_mixtures
+from support.models import EACH, VARIANTS, newer_mixtures
 
 GROWTHS = {
     "twice": Request(embed_mult=2, ffn_mult=2),
@@ -131,8 +133,10 @@ REFUSED: dict[tuple[str, str], str] = {
 }
 """(variant, growth) that an architecture cannot have → words of the reason it gives. Everything else is exact."""
 
-SELDOM = {name: VARIANTS[name] for name in newer_mixtures.SEPARATE | newer_mixtures.OTHERS if name in VARIANTS}
-"""Variants whose every mechanism is another's too, so that three kinds of growth are enough for each."""
+FURTHER = (VARIANTS.keys() - EACH.values()) | newer_mixtures.SEPARATE.keys() | newer_mixtures.OTHERS.keys()
+"""Variants whose every mechanism is another's too: three kinds of growth of each are tried, all by `make stress`."""
+
+ALWAYS = {"three times", "half as wide again", "larger heads"}
 
 SAMPLED = {"phimoe (fused experts)", "qwen2_moe (fused experts)"}
 """Mixtures that have every growth tried in their fused form too; the others grow twofold and threefold in it."""
@@ -144,10 +148,14 @@ CROSSED = [name for name, variant in VARIANTS.items() if variant.model_type in C
 """Variants that are tried at several strategies, with and without noise, and at several pairs of factors."""
 
 TRIED = [
-    (variant, growth)
+    pytest.param(
+        variant,
+        growth,
+        marks=pytest.mark.stress if variant in FURTHER and growth not in ALWAYS and not refused else (),
+    )
     for variant in VARIANTS
     for growth in GROWTHS
-    if variant not in SELDOM or growth in ("three times", "half as wide again", "larger heads")
+    for refused in [(variant, growth) in REFUSED]
     if not VARIANTS[variant].fused_experts
     or variant in SAMPLED
     or growth == "three times"
