@@ -97,6 +97,17 @@ def test_hidden_files_stay_here(hub: LocalHub, push: Push, clone: Path) -> None:
     assert set(hub.repos[REPO].files()) == published
 
 
+def test_what_resumes_a_training_run_stays_here_and_is_named(hub: LocalHub, push: Push, clone: Path) -> None:
+    published = {*contents(clone), ".gitattributes"}
+    for name in ("optimizer.pt", "scheduler.pt", "optimizer_0/__0_0.distcp", "optimizer_0/.metadata"):
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_bytes(bytes(1000))
+    said = push("clone", REPO).stderr
+    assert set(hub.repos[REPO].files()) == published
+    assert "3.0 kB that resume a training run: optimizer.pt, optimizer_0/__0_0.distcp, scheduler.pt." in said
+    assert f"hf upload {REPO} clone ." in said
+
+
 def test_the_result_is_one_json_object(hub: LocalHub, push: Push) -> None:
     found = json.loads(push("clone", REPO, "--json").stdout)
     assert found == {
@@ -105,6 +116,8 @@ def test_the_result_is_one_json_object(hub: LocalHub, push: Push) -> None:
         "repo_id": REPO,
         "url": f"{hub.endpoint}/{REPO}",
         "commit": hub.repos[REPO].branches["main"],
+        "left_out": [],
+        "left_out_bytes": 0,
     }
 
 

@@ -274,11 +274,13 @@ def test_a_link_out_of_the_checkpoint_is_not_followed(run: Path, source: Sources
         ("scheduler.pt", "takes the others along"),
         ("rng_state.pth", "takes the others along"),
         ("training_args.bin", "runs code when it is read"),
-        ("optimizer.bin", "accelerate's save_state"),
+        ("optimizer.bin", "copied to optimizer.pt, it is grown"),
         ("optimizer_0", "in parts (FSDP)"),
-        ("global_step500", "DeepSpeed's parts"),
-        ("iter_0000500", "Megatron's parts"),
-        ("distrib_optim.pt", "Megatron's distributed optimizer"),
+        ("optimizer_0_rank3.bin", "save it again with use_dcp"),
+        ("optimizer.safetensors", "torch.save(optimizer.state_dict(), 'optimizer.pt')"),
+        ("global_step500", "DeepSpeed's parts: zero_to_fp32.py makes a model of the weights"),
+        ("iter_0000500", "Megatron's parts: Megatron Bridge makes a model of the weights"),
+        ("distrib_optim.pt", "Megatron's distributed optimizer, not grown"),
     ],
 )
 def test_what_lies_beside_the_weights_is_named_with_what_becomes_of_it(

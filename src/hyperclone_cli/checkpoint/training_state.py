@@ -16,30 +16,44 @@ CARRIED = ("scheduler.pt", "trainer_state.json", "rng_state.pth", "rng_state_*.p
 
 _LEFT_OUT: Mapping[str, str] = {
     "training_args.bin": "a pickle of arguments that runs code when it is read; a run that goes on states its own",
-    "optimizer.bin": "the optimizer as accelerate's save_state writes it: save the state dict as optimizer.pt",
-    "optimizer_[0-9]*": "the optimizer in parts (FSDP): --optimizer grows it, and writes it in that form",
-    "pytorch_model_fsdp_[0-9]*": "the weights in parts (FSDP), which are read where no others lie beside them",
-    "rank*-of-*-optimizer.pt": "the optimizer in parts (FSDP on TPUs)",
-    "global_step[0-9]*": "weights and optimizer in DeepSpeed's parts: convert them with zero_to_fp32.py, which keeps"
-    " the weights alone, or with DeepSpeed's universal checkpoints",
-    "zero_pp_rank_*": "the optimizer in DeepSpeed's parts",
+    "optimizer.bin": "the optimizer as accelerate's save_state writes it: copied to optimizer.pt, it is grown",
+    "optimizer_[0-9]": "the optimizer in parts (FSDP): --optimizer grows it, and writes it in that form",
+    "pytorch_model_fsdp_[0-9]": "the weights in parts (FSDP), which are read where no others lie beside them",
+    "optimizer*_rank[0-9]*.bin": "the optimizer in parts of accelerate's own, not grown: save it again with use_dcp",
+    "pytorch_model_fsdp*.bin": "the weights as FSDP writes them, beside those that are read",
+    "rank*-of-*-optimizer.pt": "the optimizer in parts (FSDP on TPUs), not grown",
+    "*optimizer*.safetensors": "moments in safetensors, for which there is no usual layout, not grown: load them into"
+    " the optimizer, and torch.save(optimizer.state_dict(), 'optimizer.pt')",
+    "*exp_avg*.safetensors": "moments in safetensors, not grown: load them into the optimizer, and"
+    " torch.save(optimizer.state_dict(), 'optimizer.pt')",
+    "global_step[0-9]*": "weights and optimizer in DeepSpeed's parts: zero_to_fp32.py makes a model of the weights; the"
+    " optimizer is not grown",
+    "zero_pp_rank_*": "the optimizer in DeepSpeed's parts, not grown",
     "latest": "the name of DeepSpeed's last step",
     "zero_to_fp32.py": "DeepSpeed's script, copied like other code and never run",
     "mp_rank_*": "the parts of Megatron or DeepSpeed for each process",
-    "iter_[0-9]*": "weights and optimizer in Megatron's parts: convert the model with Megatron Bridge",
+    "iter_[0-9]*": "weights and optimizer in Megatron's parts: Megatron Bridge makes a model of the weights; the"
+    " optimizer is not grown",
     "latest_checkpointed_iteration.txt": "the name of Megatron's last iteration",
-    "distrib_optim.pt": "Megatron's distributed optimizer",
-    "optimizer.[0-9]*.pt": "the optimizer in parts",
+    "distrib_optim.pt": "Megatron's distributed optimizer, not grown",
+    "optimizer.[0-9]*.pt": "the optimizer in parts, not grown",
 }
-"""What else trainers leave → what it is, and what could be done with it. All of it stays behind."""
+"""What else trainers leave → what it is, what becomes of it, and what could be done. All of it stays behind."""
 
-_WRITTEN_AGAIN = ("optimizer_[0-9]*", "pytorch_model_fsdp_[0-9]*")
+_WRITTEN_AGAIN = ("optimizer_[0-9]", "pytorch_model_fsdp_[0-9]")
 """Distributed checkpoints, which `--optimizer` writes again where the optimizer lies in one."""
 
 
 def carried_files(directory: Path) -> list[str]:
     """The names of the files of a training checkpoint that are copied with its optimizer."""
     return sorted({path.name for pattern in CARRIED for path in directory.glob(pattern) if path.is_file()})
+
+
+def state_files(directory: Path) -> set[str]:
+    """The files that resume a training run, as paths in the checkpoint `directory`; none is needed to use the model."""
+    parts = {str(path.relative_to(directory)) for path in directory.rglob("*.distcp")}
+    whole = {OPTIMIZER_NAME} if (directory / OPTIMIZER_NAME).is_file() else set()
+    return parts | whole | set(carried_files(directory))
 
 
 def state_note(directory: Path, optimizer: bool) -> str:

@@ -118,8 +118,13 @@ def show_share(written: Written, out: Path | StoreUrl, as_json: bool) -> None:
 
 
 def show_pushed(pushed: Pushed, as_json: bool) -> None:
-    """Print where a clone was pushed to."""
+    """Print where a clone was pushed to, and what was not."""
     if as_json:
         print_json(pushed.as_json())
-    else:
-        OUT.print(f"pushed: {pushed.url}")
+        return
+    OUT.print(f"pushed: {pushed.url}")
+    if pushed.left_out:
+        ERR.print(
+            f"Not uploaded, {decimal(pushed.left_out_bytes)} that resume a training run: {first_of(pushed.left_out)}."
+            f" To add them: hf upload {pushed.repo_id} {quote(pushed.clone)} ."
+        )

@@ -9,6 +9,7 @@ from shlex import join
 from typing import Any
 
 from hyperclone_cli.checkpoint.source import WEIGHTS
+from hyperclone_cli.checkpoint.training_state import state_files
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.hub.download import Access, hub_session
 from hyperclone_cli.hub.errors import offline_error
@@ -65,12 +66,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Pushed:
-    """An upload that succeeded: `url` is the page of the repository, branch or pull request."""
+    """An upload that succeeded.
+
+    url             the page of the repository, branch or pull request
+    left_out        files that resume a training run, which were not uploaded
+    left_out_bytes  of these
+    """
 
     clone: str
     repo_id: str
     url: str
     commit: str
+    left_out: tuple[str, ...] = ()
+    left_out_bytes: int = 0
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -81,8 +89,9 @@ def upload(clone: Path, target: Target, force: bool = False) -> Pushed:
     """Upload the directory `clone` in one commit, creating the repository if it does not exist.
 
     The commit also deletes safetensors of the repository that the clone does not have, which transformers would load
-    instead. Hidden files are not uploaded. A second run uploads only what is missing. `force` is used for nothing but
-    the command that an error suggests.
+    instead. Hidden files are not uploaded, nor those that resume a training run: moments take two to four times the
+    room of the weights, and who downloads a model has no use for them. A second run uploads only what is missing.
+    `force` is used for nothing but the command that an error suggests.
 
     Raises RequestError if the repository is public and should be private, StorageError if the Hub refuses or cannot
     be reached.
@@ -118,14 +127,16 @@ def _upload(clone: Path, target: Target) -> Pushed:
             api.create_branch(repo_id, branch=target.revision, exist_ok=True)
         existing = api.list_repo_files(repo_id, revision=target.revision)
         stale = [name for name in existing if WEIGHTS.fullmatch(name) and not (clone / name).exists()]
+        left_out = sorted(state_files(clone))
         done: CommitInfo = api.upload_folder(
             repo_id=repo_id,
             folder_path=clone,
             revision=target.revision,
             create_pr=target.create_pr,
             commit_message=target.commit_message or "Grow with hyperclone",
-            ignore_patterns=list(_HIDDEN),
+            ignore_patterns=[*_HIDDEN, *map(glob.escape, left_out)],
             delete_patterns=[glob.escape(name) for name in stale] or None,
         )
     branch = f"/tree/{target.revision}" if target.revision else ""
-    return Pushed(str(clone), repo_id, done.pr_url or f"{repo}{branch}", done.oid)
+    nbytes = sum((clone / name).stat().st_size for name in left_out)
+    return Pushed(str(clone), repo_id, done.pr_url or f"{repo}{branch}", done.oid, tuple(left_out), nbytes)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hyperclone_cli.checkpoint.source import INDEX_NAME, READ_WITH_MODEL, matches_any
-from hyperclone_cli.checkpoint.training_state import OPTIMIZER_NAME, carried_files
 from hyperclone_cli.errors import first_of
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.verifier.report import PartialReport
@@ -50,7 +49,6 @@ def compare_files(plan: Plan, clone: Path, partial: PartialReport) -> None:
     own = {"config.json", CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAME, REPORT_NAME, *plan.shards}
     own |= set(map(str, side_files))
     own |= {INDEX_NAME} if len(plan.shards) > 1 else set()
-    own |= {OPTIMIZER_NAME, *carried_files(clone)} if (clone / OPTIMIZER_NAME).exists() else set()
     others = sorted(published_files(clone) - own)
     partial.failures += [
         f"file {name} is unexpected: the source has none, and loaders would read it"

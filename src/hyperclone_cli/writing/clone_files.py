@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hyperclone_cli.checkpoint.training_state import state_files
+
 CARD_NAME = "README.md"
 PROVENANCE_NAME = "hyperclone.json"
 VERIFICATION_NAME = "verification.json"
@@ -22,6 +24,6 @@ VERIFICATION_NAMES = frozenset(
 
 
 def published_files(clone: Path) -> set[str]:
-    """The files that `push` uploads, as paths inside the clone: all that are not hidden."""
+    """The files that `push` uploads, as paths inside the clone: all but hidden ones, and those that resume a run."""
     files = (path.relative_to(clone) for path in clone.rglob("*") if path.is_file())
-    return {str(path) for path in files if not any(part.startswith(".") for part in path.parts)}
+    return {str(path) for path in files if not any(part.startswith(".") for part in path.parts)} - state_files(clone)
