@@ -3,6 +3,7 @@
 Each round cuts an expansion at a random moment, runs the same command again, and compares every byte with a clone
 that was never cut. The cuts: SIGKILL, SIGINT, a limit on the size of files, and a disk that something else fills
 meanwhile. The last needs a filesystem of its own, which only root may mount, and is left out for others.
+Then the optimizer grows too, as optimizer.pt and as distributed checkpoints, and SIGKILL comes while it is written.
 Then four ranks write a clone together, and one of them, in every fifth round all, is killed and run again.
 Prints a line for each; the first difference ends it.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from hyperclone_cli.writing.publish import partial_of
 from support import faults
 from support.forked import Forked
+from support.moments import add_optimizer
 
 SHARD_BYTES = 5_000_000
 OPTIONS = ("--max-shard-size", SHARD_BYTES, "--threads", 3)
@@ -52,9 +54,11 @@ def main() -> None:
         moments = faults.moments(arguments.rounds, 1.0, arguments.seed)
         for sent in (signal.SIGKILL, signal.SIGINT):
             show(sent.name, (send_signal(src, out, sent, moment * uncut_s, whole) for moment in moments))
+        fewer = moments[: max(1, len(moments) // 5)]
+        show("SIGKILL, optimizer.pt", kill_optimizer(Path(work), False, fewer))
+        show("SIGKILL, optimizer in parts", kill_optimizer(Path(work), True, fewer))
         show("file too large", (limit(src, out, int(moment * SHARD_BYTES), whole) for moment in moments))
-        rounds = enumerate(moments[: max(1, len(moments) // 5)])
-        show("ranks", (kill_ranks(src, out, moment * uncut_s, whole, number) for number, moment in rounds))
+        show("ranks", (kill_ranks(src, out, one * uncut_s, whole, number) for number, one in enumerate(fewer)))
         if faults.can_mount():
             with small_disk(disk, total_bytes):
                 show("disk full", (fill(src, out, moment * uncut_s, whole) for moment in moments))
@@ -80,7 +84,30 @@ def send_signal(src: Path, out: Path, sent: signal.Signals, pause_s: float, whol
     if out.exists():  # all is done, and Python itself is on its way out
         ends.add(-sent)
     assert status in ends, (status, stderr)
-    return compare(src, out, whole, status)
+    return compare(faults.command(src, out, *OPTIONS), out, whole, status)
+
+
+def kill_optimizer(work: Path, in_parts: bool, moments: Iterable[float]) -> Iterator[str]:
+    """Rounds of SIGKILL while the optimizer of a clone is written."""
+    src = add_optimizer(faults.wide_source(work / f"run-{in_parts}", hidden_size=128), in_parts)
+    out = work / f"grown-{in_parts}"
+    words = faults.command(src, out, "--optimizer")
+
+    def grows() -> bool:
+        return any(partial_of(out).glob("**/*.distcp" if in_parts else "optimizer.pt"))
+
+    process = Forked(words)
+    faults.wait_for(grows, process)
+    start = time.perf_counter()
+    faults.wait_for(out.exists, process)
+    uncut_s = time.perf_counter() - start
+    assert process.finish()[0] == 0
+    whole = faults.contents(out)
+    shutil.rmtree(out)
+    for moment in moments:
+        status, stderr = faults.cut(words, signal.SIGKILL, grows, moment * uncut_s)
+        assert "Traceback" not in stderr, stderr
+        yield compare(words, out, whole, status)
 
 
 def limit(src: Path, out: Path, limit_bytes: int, whole: dict[str, bytes]) -> str:
@@ -88,7 +115,7 @@ def limit(src: Path, out: Path, limit_bytes: int, whole: dict[str, bytes]) -> st
     status, stderr = Forked(faults.command(src, out, *OPTIONS), limit_bytes).finish()
     assert status in (0, 5), stderr
     assert stderr.count("Error:") == (status == 5), stderr
-    return compare(src, out, whole, status)
+    return compare(faults.command(src, out, *OPTIONS), out, whole, status)
 
 
 RANKS = 4
@@ -130,15 +157,15 @@ def fill(src: Path, out: Path, pause_s: float, whole: dict[str, bytes]) -> str:
     filler.unlink()
     assert status in (0, 5), stderr
     assert stderr.count("Error:") == (status == 5), stderr
-    return compare(src, out, whole, status)
+    return compare(faults.command(src, out, *OPTIONS), out, whole, status)
 
 
-def compare(src: Path, out: Path, whole: dict[str, bytes], status: int) -> str:
+def compare(words: list[str], out: Path, whole: dict[str, bytes], status: int) -> str:
     """Run the command again if it was cut, hold the clone against `whole`, and remove it; says how it was cut."""
     written = any(partial_of(out).glob("*.safetensors"))
     stage = "published" if out.exists() else "in the middle" if written else "at the start"
     if status:
-        again, stderr = Forked(faults.command(src, out, *OPTIONS)).finish()
+        again, stderr = Forked(words).finish()
         assert again == (2 if stage == "published" else 0), stderr  # a whole clone is not replaced
     found = faults.contents(out)
     assert found.keys() == whole.keys(), (status, stage, found.keys() ^ whole.keys())
