@@ -1,7 +1,7 @@
 # make demo   expand a real model and watch it be verified
 # make test   lint, types and every test
 # make convergence   train clones and random starts on the CPU and compare them: 46 minutes on two cores
-# make midrun   grow a small Llama in the middle of a run, with its optimizer and without: some minutes on one core
+# make midrun   grow a small Llama in the middle of a run, with its optimizer and without: half an hour on one core
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then thousands of damaged inputs
 # make fuzz   2,000 random requests to random architectures, judged by transformers alone: half an hour on two cores
 # make bench  against cp, dd and reading headers, on a disk and in /dev/shm: needs 12 GB of each
