@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hyperclone_cli.checkpoint.object_store import Objects, StoreUrl
-from hyperclone_cli.errors import HypercloneError, RequestError, StorageError
+from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.growth.request import Request, Writing
 from hyperclone_cli.writing import stored_clone
 from hyperclone_cli.writing.pipeline import expand, expand_part
@@ -178,17 +178,15 @@ def test_a_clone_is_not_written_into_its_source(inner: str, outer: str, src: Pat
 
 
 @pytest.mark.parametrize(
-    "options, error, words",
+    "writing, words",
     [
-        ({"overwrite": True}, RequestError, "--overwrite: not for"),
-        ({"checksum": True}, RequestError, "--checksum: not for"),
+        (Writing(overwrite=True), "--overwrite: not for"),
+        (Writing(checksum=True), "--checksum: not for"),
     ],
 )
-def test_what_an_object_store_cannot_do_is_refused(
-    options: dict[str, bool], error: type[HypercloneError], words: str, src: Path, out: StoreUrl
-) -> None:
-    with pytest.raises(error, match=words):
-        expand(src, out, DOUBLE, Writing(**options))
+def test_what_an_object_store_cannot_do_is_refused(writing: Writing, words: str, src: Path, out: StoreUrl) -> None:
+    with pytest.raises(RequestError, match=words):
+        expand(src, out, DOUBLE, writing)
 
 
 def test_a_machine_without_room_for_two_shards_is_told_so_first(

@@ -4,7 +4,7 @@ Annotations are evaluated as they are read, unlike in other modules: Typer would
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,11 +18,13 @@ from hyperclone_cli.cli.options import (
     Token,
     VerifyTokens,
     checking,
+    takes_options,
 )
 from hyperclone_cli.errors import NOT_PRESERVED, OUTPUTS_ALONE, MismatchError
-from hyperclone_cli.growth.request import Dtype
+from hyperclone_cli.growth.request import Dtype, Executing
 
 
+@takes_options(Executing)
 def verify(
     clone: Annotated[Path, typer.Argument(metavar="CLONE", help="The clone's directory.")] = Path("."),
     src: RecordedSrc = None,
@@ -57,6 +59,7 @@ def verify(
     token: Token = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Compare a clone with its source: every weight, the logits, greedy decoding.
 
@@ -73,7 +76,18 @@ def verify(
     with console.progress() as progress:
         access = Access(revision, token, cache_dir)
         report = check(
-            clone, src, device, dtype, weights_only, new_tokens, progress, access, checksum, verify_tokens, max_memory
+            clone,
+            src,
+            device,
+            dtype,
+            weights_only,
+            new_tokens,
+            progress,
+            access,
+            checksum,
+            verify_tokens,
+            max_memory,
+            executing=Executing(**options),
         )
     report_output.show_report(report, as_json)
     if report_file is not None:

@@ -118,6 +118,7 @@ def expand(
                 page_tokens=verify_tokens,
                 max_memory=max_memory,
                 opened=plan.source,
+                executing=writing,
             )
     pushed = None
     try:

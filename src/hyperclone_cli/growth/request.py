@@ -29,10 +29,12 @@ MAX_EXPERTS = 1 << 16
 DepthOrder = Literal["interleave", "top", "middle", "stack"]
 DepthInit = Literal["zero", "copy"]
 Aspect = Literal["wide", "keep"]
+Executor = Literal["threads", "ray"]
 _OF_EXPERTS = ("num_experts", "experts_per_token", "expert_granularity", "expert_drop", "expert_noise_snr_db")
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -253,7 +255,26 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Writing:
+class Executing:
+    """Who does the tasks that the work on a model falls into, one for each of its files. Each field is an option."""
+
+    panel: ClassVar[str] = MACHINES
+    executor: Executor = option(
+        "threads",
+        "Who works on the clone's files. threads: this process. ray: the workers of a Ray cluster, which must see the"
+        " source and the clone under the same paths.",
+        panel=MACHINES,
+    )
+    ray_address: str | None = option(
+        None,
+        "The Ray cluster: host:port, or auto for the one that this machine belongs to.",
+        panel=MACHINES,
+        unset="that of RAY_ADDRESS, or of this machine, or one that is started on it for this run",
+    )
+
+
+@dataclass(frozen=True)
+class Writing(Executing):
     """How a clone is written. Each field is an option."""
 
     panel: ClassVar[str] = WRITING

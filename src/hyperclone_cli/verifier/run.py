@@ -10,11 +10,12 @@ from hyperclone_cli.checkpoint.checksums import differences
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.source import Place, Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
+from hyperclone_cli.growth.request import Executing
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.background import background
-from hyperclone_cli.verifier.file_comparison import compare_config, compare_files
+from hyperclone_cli.verifier.contents import compare_contents, digests
 from hyperclone_cli.verifier.report import PartialReport, Report, finite
 from hyperclone_cli.verifier.run_options import (
     DTYPE,
@@ -23,7 +24,7 @@ from hyperclone_cli.verifier.run_options import (
     check_unused,
     choose_run_options,
 )
-from hyperclone_cli.verifier.verification_record import file_digests, record_verification
+from hyperclone_cli.verifier.verification_record import record_verification
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.integrity import finiteness_note
 from hyperclone_cli.writing.lineage import (
@@ -36,6 +37,7 @@ from hyperclone_cli.writing.lineage import (
     weights_digest,
 )
 from hyperclone_cli.writing.provenance import Provenance, read_provenance
+from hyperclone_cli.writing.ray_cluster import check_executor, cluster_of
 
 
 def verify(
@@ -51,6 +53,7 @@ def verify(
     page_tokens: int | None = None,
     max_memory: int | str | None = None,
     opened: Source | None = None,
+    executing: Executing | None = None,
 ) -> Report:
     """Compare a clone with its source: config, side files, every weight, logits, and greedy decoding.
 
@@ -69,6 +72,7 @@ def verify(
     page_tokens   number of tokens of the page; None: all that there is memory for
     max_memory    bytes, or a size such as "8GB", that a model may take on each device; None: what is free. A model that
                   takes more is run layer by layer, and where that takes more too, only the weights are compared
+    executing     who hashes the files and compares the weights; None: threads of this process
     opened        the source that the clone recorded, where the caller has it open: to open a GGUF file may take minutes
 
     The result of a full verification is also written into the clone, see `verification_record`, if the source is the
@@ -85,6 +89,8 @@ def verify(
     inputs that cannot be compared at all, StorageError if the source cannot be downloaded.
     """
     clone, access, progress = Path(clone), access or Access(), progress or Progress()
+    executing = executing or Executing()
+    check_executor(executing)
     if weights_only:
         check_unused(device, dtype, new_tokens, page_tokens, max_memory)
     checkpoint, record = open_source(clone), read_provenance(clone)
@@ -107,15 +113,16 @@ def verify(
         partial.notes.append(f"{between}: it is compared with {_display_name(source)}, by {planned.growths} growths.")
     unrecorded = _why_unrecorded(record, plan, weights_only)
     files: dict[str, str] = {}
-    if checksum or not unrecorded:
-        progress.step(f"Hashing the files of {clone}")
-        files = file_digests(clone)  # before they are compared, so that `push` notices whatever changes meanwhile
-    if record and checksum:
-        partial.failures += differences(record.sha256, files)
-    if plan:
-        _compare_contents(plan, checkpoint, partial, progress)
-        if record and record.lineage:
-            _tell_lineage(record, planned, partial, progress)
+    with cluster_of(executing) as do:
+        if checksum or not unrecorded:
+            progress.step(f"Hashing the files of {clone}")
+            files = digests(clone, do)  # before they are compared, so that `push` notices whatever changes meanwhile
+        if record and checksum:
+            partial.failures += differences(record.sha256, files)
+        if plan:
+            compare_contents(plan, checkpoint, partial, progress, do)
+    if plan and record and record.lineage:
+        _tell_lineage(record, planned, partial, progress)
     if options:
         _compare_outputs(source, checkpoint, plan, options, partial, progress)
         if not partial.logits and not partial.failures:
@@ -253,18 +260,6 @@ def _display_name(source: Source) -> str:
     """The source's name on the Hub, its URL, or the shorter of its relative and absolute path."""
     place = source.place
     return min(str(place), os.path.relpath(place), key=len) if isinstance(place, Path) else place_name(place)
-
-
-def _compare_contents(plan: Plan, clone: Source, partial: PartialReport, progress: Progress) -> None:
-    """Compare the clone's config, side files and weights with those that the plan gives."""
-    from hyperclone_cli.verifier.weights import compare_weights
-
-    partial.failures += compare_config(plan.config, clone.config)
-    compare_files(plan, clone.path, partial)
-    progress.step("Comparing the weights", "weights")
-    partial.weights = compare_weights(plan, clone, progress.advance)
-    partial.failures += [f"tensor {name} {what}" for name, what in partial.weights.bad.items()]
-    partial.notes += filter(None, [finiteness_note(partial.weights.not_finite)])
 
 
 def _compare_outputs(

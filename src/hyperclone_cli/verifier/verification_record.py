@@ -33,9 +33,14 @@ SCHEMA_VERSION = 1
 _FIGURES = ("passed", "weights", "logits", "picture", "generation", "before_rounding")
 
 
+def hashed_files(clone: Path) -> set[str]:
+    """Every published file, except the card, which users may edit, and what a verification writes."""
+    return published_files(clone) - {CARD_NAME, VERIFICATION_NAME, REPORT_NAME}
+
+
 def file_digests(clone: Path) -> dict[str, str]:
-    """Name → SHA-256 of every published file, except the card, which users may edit, and what a verification writes."""
-    return checksums(clone, published_files(clone) - {CARD_NAME, VERIFICATION_NAME, REPORT_NAME})
+    """Name → SHA-256 of these files."""
+    return checksums(clone, hashed_files(clone))
 
 
 def record_verification(clone: Path, plan_digest: str, files: Mapping[str, str], report: Mapping[str, Any]) -> str:

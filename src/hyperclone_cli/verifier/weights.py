@@ -7,7 +7,8 @@ no right value: they only must be finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from math import inf
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from hyperclone_cli.verifier.report import WeightFigures
 from hyperclone_cli.writing.arithmetic import scale_rows, wide_dtype
 from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block
-from hyperclone_cli.writing.budget import plan_budget
+from hyperclone_cli.writing.budget import Budget, plan_budget
 from hyperclone_cli.writing.columns import copy_columns, sum_copies
 
 
@@ -40,6 +41,15 @@ def compare_weights(plan: Plan, checkpoint: Source, advance: Callable[[int, int]
 
     Memory: a few blocks per thread. `advance` is called with the weights just compared, and with all of them.
     """
+    bad = misplaced(plan, checkpoint)
+    tensors = [tensor for tensor in plan.tensors if tensor.name not in bad]
+    total = sum(tensor.elements for tensor in tensors)
+    figures = compare_tensors(plan, checkpoint, tensors, plan_budget(plan.kinds), lambda done: advance(done, total))
+    return replace(figures, bad=bad | figures.bad)
+
+
+def misplaced(plan: Plan, checkpoint: Source) -> dict[str, str]:
+    """Name → what is wrong, of tensors that the clone lacks, has beyond the plan, or has in another dtype or shape."""
     clone, planned = checkpoint.tensors, {tensor.name for tensor in plan.tensors}
     bad = {tensor.name: "is missing" for tensor in plan.tensors if tensor.name not in clone}
     bad |= {name: "is not in the plan" for name in clone if name not in planned}
@@ -47,23 +57,32 @@ def compare_weights(plan: Plan, checkpoint: Source, advance: Callable[[int, int]
         found = clone.get(tensor.name, tensor)
         if (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
             bad[tensor.name] = f"should be {tensor.dtype} {list(tensor.shape)}, found {found.dtype} {list(found.shape)}"
-    compared = [tensor for tensor in plan.tensors if tensor.name not in bad]
-    elements = sum(tensor.elements for tensor in compared)
+    return bad
+
+
+def compare_tensors(
+    plan: Plan,
+    checkpoint: Source,
+    tensors: Sequence[GrownTensor],
+    budget: Budget,
+    advance: Callable[[int], None] = lambda _: None,
+) -> WeightFigures:
+    """Compare some tensors, which the clone has in their dtypes and shapes; `advance` is called with every block."""
     worst, worst_tensor = 0.0, ""
+    bad: dict[str, str] = {}
     non_finite: set[str] = set()
-    budget = plan_budget(plan.kinds)
     with plan.source.rows() as read, checkpoint.rows() as read_clone, workers(budget.threads) as executor:
 
         def check(block: Block, rows: torch.Tensor, _: float) -> Deviation:
-            stored = block.tensor.like(clone[block.tensor.name])
+            stored = block.tensor.like(checkpoint.tensors[block.tensor.name])
             return _compare(block, rows, (read_clone(stored, place, place + len(rows)) for place in block.places))
 
-        results = run_blocks(compared, read, executor, budget, check, noise=False)  # noise sums to zero
+        results = run_blocks(tensors, read, executor, budget, check, noise=False)  # noise sums to zero
         for tensor, blocks in groupby(results, key=lambda result: result.block.tensor):
             error, wrong = 0.0, 0
             for result in blocks:
                 error, wrong = max(error, result.value.error), wrong + result.value.wrong
-                advance(result.block.elements, elements)
+                advance(result.block.elements)
                 if not result.finite:
                     non_finite.update(one.name for one in tensor.source.originals)
             if wrong:
@@ -72,7 +91,8 @@ def compare_weights(plan: Plan, checkpoint: Source, advance: Callable[[int, int]
                 )
             if error >= worst:
                 worst, worst_tensor = error, tensor.name
-    return WeightFigures(len(compared), elements, worst, worst_tensor, bad, tuple(sorted(non_finite)))
+    elements = sum(tensor.elements for tensor in tensors)
+    return WeightFigures(len(tensors), elements, worst, worst_tensor, bad, tuple(sorted(non_finite)))
 
 
 def _compare(block: Block, rows: torch.Tensor, copies: Iterable[torch.Tensor]) -> Deviation:

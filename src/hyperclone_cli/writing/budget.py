@@ -32,6 +32,11 @@ class Budget:
     threads: int
     block_bytes: int
 
+    @property
+    def nbytes(self) -> int:
+        """Most memory of all blocks at once."""
+        return self.threads * _COPIES * self.block_bytes
+
 
 def plan_budget(kinds: Iterable[TensorKind], threads: int | None = None, max_memory: int | str | None = None) -> Budget:
     """The budget for growing tensors of these kinds: fewer threads than asked for if so many would exceed the memory.

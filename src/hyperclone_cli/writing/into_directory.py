@@ -81,16 +81,9 @@ def _write(
 
     Raises OSError if the disk fails, RequestError if a storage dtype overflows, StorageError if the source changes.
     """
-    from hyperclone_cli.writing.on_threads import write_on_threads
-
-    source, progress, budget = part.source, run.progress, run.budget(part)
+    source, progress = part.source, run.progress
     progress.step(f"Writing {shown}", "bytes")
-
-    def record(written: ShardWritten) -> None:
-        journal.record(written.shard, written.tensors, written.non_finite)
-
-    tasks = shard_tasks(part, journal, budget)
-    non_finite = write_on_threads(part, tasks, budget.threads, record, progress.advance)
+    non_finite = _do_tasks(run, part, journal)
     if state:
         from hyperclone_cli.writing.training_state import check_training_state, write_training_state
 
@@ -99,6 +92,24 @@ def _write(
         check_training_state(state, journal.directory)
     check_unchanged(source, key, state)
     return non_finite | journal.non_finite
+
+
+def _do_tasks(run: Run, part: Plan, journal: Journal) -> frozenset[str]:
+    """Write what the journal does not list of `part`, by whom the run says."""
+
+    def record(written: ShardWritten) -> None:
+        journal.record(written.shard, written.tensors, written.non_finite)
+
+    writing, advance = run.writing, run.progress.advance
+    if writing.executor == "ray":
+        from hyperclone_cli.writing.on_ray import write_on_ray
+
+        budget = plan_budget(part.kinds, writing.threads or 1, writing.max_memory)
+        return write_on_ray(part, shard_tasks(part, journal, budget), writing.ray_address, record, advance)
+    from hyperclone_cli.writing.on_threads import write_on_threads
+
+    budget = run.budget(part)
+    return write_on_threads(part, shard_tasks(part, journal, budget), budget.threads, record, advance)
 
 
 def _is_published(plan: Plan, out: Path) -> bool:

@@ -8,7 +8,7 @@ blocks, and all hand their blocks to the same few threads: memory is a few block
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
@@ -16,13 +16,7 @@ from threading import Event
 
 from hyperclone_cli.planning.planner import Plan
 from hyperclone_cli.writing.block_loop import workers
-from hyperclone_cli.writing.shard_task import ShardTask, ShardWritten, Sync, write_shard
-
-Record = Callable[[ShardWritten], None]
-"""Called, from any thread, with what has reached the disk."""
-
-Progress = Callable[[int, int], None]
-"""Called from the caller's thread with the number of bytes just written, and of all bytes to write."""
+from hyperclone_cli.writing.shard_task import Progress, Record, ShardTask, ShardWritten, Sync, write_shard
 
 
 class _Stopped(Exception):

@@ -15,6 +15,7 @@ from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.into_directory import into_directory
 from hyperclone_cli.writing.into_store import into_store
 from hyperclone_cli.writing.ranks import rank_of
+from hyperclone_cli.writing.ray_cluster import check_executor
 from hyperclone_cli.writing.run import Run, Written
 
 
@@ -61,5 +62,12 @@ def expand_part(
         )
     if rank and writing.optimizer:
         raise RequestError(f"--optimizer: one process grows it, and this is {rank}.", "Write the clone by one process.")
+    check_executor(writing)
+    if writing.executor == "ray" and (rank or isinstance(out, StoreUrl)):
+        with_what = f"and this is {rank}" if rank else f"and {out} is in an object store"
+        raise RequestError(
+            f"--executor ray: its workers write to a filesystem that all see, as Ray shares them out, {with_what}.",
+            "Give one of the two.",
+        )
     run = Run(src, locate(src, access), request, writing, access, rank, progress, planned or (lambda _: None))
     return into_store(run, out) if isinstance(out, StoreUrl) else into_directory(run, out)

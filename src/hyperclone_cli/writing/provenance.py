@@ -71,12 +71,11 @@ def provenance(plan: Plan, out: Path | None, source_sha256: str = "") -> dict[st
     disk: there a source is named as if it lay beside the clone.
     """
     source, stored = plan.source, out is None
-    zeros = {tensor.name: tensor.shape[0] for tensor in source.tensors.values() if tensor.zeros}
     out = out or Path("/clone")
     place = source.place
     if isinstance(place, Path):
         place = out.with_name(place.name) if stored else _resolved(place)
-    own = Expansion(place, plan.request, plan.digest, source.ignored, zeros, source_sha256)
+    own = growth_of(plan, place, source_sha256)
     earlier = earlier_growths(source)
     if stored or not isinstance(place, Path):  # paths of whoever made it mean nothing here
         earlier = tuple(
@@ -92,6 +91,13 @@ def provenance(plan: Plan, out: Path | None, source_sha256: str = "") -> dict[st
         **({"mixture": _mixture(plan)} if plan.proposal.upcycling else {}),
         **({"lineage": [_recorded(one, out) for one in earlier]} if earlier else {}),
     }
+
+
+def growth_of(plan: Plan, place: Place, source_sha256: str = "") -> Expansion:
+    """All by which a plan can be made again, of the source at `place`."""
+    source = plan.source
+    zeros = {tensor.name: tensor.shape[0] for tensor in source.tensors.values() if tensor.zeros}
+    return Expansion(place, plan.request, plan.digest, source.ignored, zeros, source_sha256)
 
 
 def _mixture(plan: Plan) -> dict[str, str]:

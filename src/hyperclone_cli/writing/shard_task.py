@@ -1,7 +1,8 @@
 """The task that a clone is written by: one shard, its inputs all values, so that any thread or machine can do it.
 
 There is no other way to write a shard. What differs is who does the tasks: threads of this process (`on_threads`),
-which may be one of several ranks that share them out (`ranks`), for a directory or for an object store.
+which may be one of several ranks that share them out (`ranks`), for a directory or for an object store; or the workers
+of a Ray cluster (`on_ray`).
 """
 
 from __future__ import annotations
@@ -52,6 +53,12 @@ class ShardWritten:
     non_finite: frozenset[str]
 
 
+Record = Callable[[ShardWritten], None]
+"""Called, from any thread, with what has reached the disk."""
+
+Progress = Callable[[int, int], None]
+"""Called from the caller's thread with the number of bytes just written, and of all bytes to write."""
+
 Sync = Callable[[int, ShardWritten], None]
 """Called with a shard's descriptor and what was written since the last call: brings that to the disk."""
 
@@ -68,7 +75,20 @@ def write_shard(
     report: Callable[[int], None] = lambda _: None,
     executor: Executor | None = None,
 ) -> ShardWritten:
-    """Do one task of `plan`. Shards are independent of one another.
+    """Do one task of `plan`. Shards are independent of one another. Takes and raises what `shard_parts` does."""
+    parts = list(shard_parts(plan, task, sync, report, executor))
+    tensors = tuple(name for part in parts for name in part.tensors)
+    return ShardWritten(task.shard, tensors, sum(part.nbytes for part in parts), parts[-1].non_finite)
+
+
+def shard_parts(
+    plan: Plan,
+    task: ShardTask,
+    sync: Sync = lambda descriptor, _: os.fsync(descriptor),
+    report: Callable[[int], None] = lambda _: None,
+    executor: Executor | None = None,
+) -> Iterator[ShardWritten]:
+    """Do one task of `plan`, and yield what was written after each sync, at least once.
 
     sync      called every 256 MB and at the end
     report    called with the bytes of the tensors that are done, then with those of each block that is written
@@ -101,8 +121,7 @@ def write_shard(
     ):
         for part in _parts(task.shard, results, report):
             sync(file.fileno(), part)
-    nbytes = sum(tensor.nbytes for tensor in missing)
-    return ShardWritten(task.shard, tuple(tensor.name for tensor in missing), nbytes, part.non_finite)
+            yield part
 
 
 def _parts(shard: str, results: Iterable[BlockResult[int]], report: Callable[[int], None]) -> Iterator[ShardWritten]:

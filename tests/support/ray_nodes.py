@@ -1,0 +1,54 @@
+"""A Ray cluster of several nodes on this machine, each in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+MISSING = "ray is not installed: pip install 'hyperclone-cli[ray]'"
+
+
+class Nodes:
+    """A head that does no tasks, and nodes with two cores each."""
+
+    def __init__(self, count: int, temporary: str) -> None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        with warnings.catch_warnings(action="ignore"):
+            from ray.cluster_utils import Cluster
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": temporary}
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self._nodes = [self._add() for _ in range(count)]
+
+    @property
+    def address(self) -> str:
+        """What --ray-address takes."""
+        return str(self._cluster.address)
+
+    def replace(self, number: int) -> None:
+        """End a node and all of its workers, as a machine that loses power, and begin another in its place."""
+        self._cluster.remove_node(self._nodes[number], allow_graceful=False)
+        self._nodes[number] = self._add()
+
+    def _add(self) -> Any:
+        return self._cluster.add_node(num_cpus=2, memory=4 << 30, object_store_memory=100 << 20)
+
+    def end(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
+@contextmanager
+def nodes(count: int = 2) -> Iterator[Nodes]:
+    """Start so many nodes, and end them at the end."""
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of sockets must be short
+    started = Nodes(count, temporary)
+    try:
+        yield started
+    finally:
+        started.end()
+        shutil.rmtree(temporary, ignore_errors=True)
