@@ -22,7 +22,7 @@ from hyperclone_cli.checkpoint.source import stored_tensors
 from hyperclone_cli.checkpoint.transformers_model import gradients_of
 from hyperclone_cli.growth.strategies import STRATEGIES
 from hyperclone_cli.planning.moments import grow_moment
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.in_memory import grow_whole
 from support import models
 

@@ -77,14 +77,15 @@ def show(kind: str, ends: Iterable[str]) -> None:
 
 
 def send_signal(src: Path, out: Path, sent: signal.Signals, pause_s: float, whole: dict[str, bytes]) -> str:
-    """One round of a signal."""
+    """One round of a signal; again, and earlier, if it came when all was done."""
     status, stderr = faults.cut(faults.command(src, out, *OPTIONS), sent, begun(out), pause_s)
     assert "Traceback" not in stderr, stderr
     ends = {0, 130 if sent == signal.SIGINT else -sent}
     if out.exists():  # all is done, and Python itself is on its way out
         ends.add(-sent)
     assert status in ends, (status, stderr)
-    return compare(faults.command(src, out, *OPTIONS), out, whole, status)
+    end = compare(faults.command(src, out, *OPTIONS), out, whole, status)
+    return send_signal(src, out, sent, pause_s / 2, whole) if end.endswith("published") else end
 
 
 def kill_optimizer(work: Path, in_parts: bool, moments: Iterable[float]) -> Iterator[str]:

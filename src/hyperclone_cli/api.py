@@ -15,7 +15,7 @@ from hyperclone_cli.growth.strategies import Mixing
 if TYPE_CHECKING:
     from hyperclone_cli.hub.download import Access
     from hyperclone_cli.hub.upload import Pushed, Target
-    from hyperclone_cli.planning.planner import Plan
+    from hyperclone_cli.planning.plan import Plan
     from hyperclone_cli.progress import Progress
 
 

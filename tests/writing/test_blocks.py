@@ -23,7 +23,7 @@ from hyperclone_cli.families.vocabulary import Role
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.growth.widths import Growth, grow_axes, nest, padded, side_by_side, spaced, tiled
 from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor, TensorKind
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block, cut_blocks

@@ -18,7 +18,8 @@ from hyperclone_cli.checkpoint.json_config import read_json
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import CheckpointError, HypercloneError
 from hyperclone_cli.growth.request import Request
-from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
 from hyperclone_cli.writing.preflight import check_loads

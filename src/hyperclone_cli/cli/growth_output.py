@@ -15,7 +15,7 @@ from hyperclone_cli.cli.console import ERR, OUT, SCHEMA_VERSION, print_json, pri
 from hyperclone_cli.cli.report_output import show_report
 from hyperclone_cli.errors import first_of
 from hyperclone_cli.hub.upload import Pushed
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.verifier.forecast import Forecast
 from hyperclone_cli.verifier.report import Report

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 from hyperclone_cli.families.vocabulary import Role
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 
 if TYPE_CHECKING:
     import torch

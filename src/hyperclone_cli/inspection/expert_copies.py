@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import StorageError, first_of
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies
 from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 
 if TYPE_CHECKING:

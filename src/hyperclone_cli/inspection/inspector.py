@@ -21,7 +21,7 @@ from hyperclone_cli.inspection.gradients import GradientFigures, compare_gradien
 from hyperclone_cli.inspection.new_layers import NewLayer, at_rest, measure_new_layers
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies, rank_fraction
 from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.lineage import place_name, plan_again, plans_to

@@ -17,7 +17,7 @@ from hyperclone_cli.families.vocabulary import Role, dimension
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.growth.widths import Growth, Run, grow_axes, grow_dimension
 from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor, TensorKind
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.planning.tensors import as_stored
 
 

@@ -15,7 +15,7 @@ from hyperclone_cli.checkpoint.transformers_model import load_without_weights
 from hyperclone_cli.errors import CheckpointError, RequestError, first_of
 from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.planning.moments import grow_moment, shares_are_exact
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

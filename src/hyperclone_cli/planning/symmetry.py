@@ -16,7 +16,7 @@ from fractions import Fraction
 
 from hyperclone_cli.families.vocabulary import Role
 from hyperclone_cli.planning.grown_tensor import TensorKind
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 
 NOISE = "--noise-snr-db 10"
 ALL_COPIES = "The copies"

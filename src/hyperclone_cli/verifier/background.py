@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.verifier.report import Background, ModelSizes
 from hyperclone_cli.writing.card import commands, named
 from hyperclone_cli.writing.lineage import plans_to

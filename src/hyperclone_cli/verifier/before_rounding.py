@@ -17,7 +17,7 @@ from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.planning.notes import LEAST_SNR_DB_IN_16_BITS
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.model_outputs import TOLERANCE, compare_outputs
 from hyperclone_cli.verifier.report import BeforeRounding, PartialReport

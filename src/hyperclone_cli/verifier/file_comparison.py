@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperclone_cli.checkpoint.source import INDEX_NAME, READ_WITH_MODEL, matches_any
 from hyperclone_cli.errors import first_of
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.verifier.report import PartialReport
 from hyperclone_cli.writing.clone_files import (
     CARD_NAME,

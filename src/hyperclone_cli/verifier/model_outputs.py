@@ -17,7 +17,7 @@ from hyperclone_cli.errors import CheckpointError, StorageError, is_memory_error
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.widths import tiled
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier import forward, generation, text
 from hyperclone_cli.verifier.loading import LoadedModel, loaded, scratch_directory

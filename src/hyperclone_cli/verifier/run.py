@@ -12,7 +12,7 @@ from hyperclone_cli.checkpoint.source import Place, Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
 from hyperclone_cli.growth.request import Executing
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.background import background
 from hyperclone_cli.verifier.contents import compare_contents, digests

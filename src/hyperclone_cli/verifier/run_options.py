@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from hyperclone_cli.checkpoint.source import Source
-    from hyperclone_cli.planning.planner import Plan
+    from hyperclone_cli.planning.plan import Plan
 
 DTYPE, NEW_TOKENS, FEW_NEW_TOKENS = "float32", 16, 4
 """Defaults. Few new tokens where the source runs layer by layer: each costs one pass over its weights."""

@@ -20,7 +20,7 @@ from hyperclone_cli.checkpoint.row_io import TORCH_DTYPES
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.families.vocabulary import Role
 from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.verifier.report import WeightFigures
 from hyperclone_cli.writing.arithmetic import scale_rows, wide_dtype
 from hyperclone_cli.writing.block_loop import run_blocks, workers

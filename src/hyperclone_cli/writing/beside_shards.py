@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyperclone_cli.checkpoint.checksums import checksums
 from hyperclone_cli.checkpoint.source import INDEX_NAME
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.card import write_card
 from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME

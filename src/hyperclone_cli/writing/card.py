@@ -15,7 +15,7 @@ from hyperclone_cli.growth.option import options_of
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.hub.download import origin_of
 from hyperclone_cli.planning.notes import kept_note
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.writing.clone_files import CARD_NAME
 from hyperclone_cli.writing.provenance import earlier_growths

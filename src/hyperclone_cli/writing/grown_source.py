@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 
 if TYPE_CHECKING:
     import torch

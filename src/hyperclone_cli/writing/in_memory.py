@@ -26,7 +26,8 @@ from hyperclone_cli.growth.option import takes
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
 from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block

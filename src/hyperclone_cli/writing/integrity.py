@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import CheckpointError, StorageError, first_of
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from hyperclone_cli.checkpoint.source import Origin
 from hyperclone_cli.checkpoint.training_state import state_note
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.hub.download import cache_of
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.beside_shards import complete, write_beside_shards
 from hyperclone_cli.writing.budget import plan_budget
 from hyperclone_cli.writing.journal import Journal, RunKey

@@ -20,7 +20,8 @@ from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.request import Dtype
 from hyperclone_cli.growth.widths import compose
 from hyperclone_cli.hub.download import Access, locate
-from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.grown_source import GrownSource
 from hyperclone_cli.writing.provenance import Expansion, Provenance

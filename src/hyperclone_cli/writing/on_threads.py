@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from threading import Event
 
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.block_loop import workers
 from hyperclone_cli.writing.shard_task import Progress, Record, ShardTask, ShardWritten, Sync, write_shard
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import NOT_TOGETHER, CheckpointError, RequestError, first_of
-from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.planner import make_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

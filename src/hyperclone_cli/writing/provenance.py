@@ -21,7 +21,7 @@ from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.wrapper import Wrapping
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 
 SCHEMA_VERSION = 1

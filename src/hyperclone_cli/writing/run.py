@@ -21,7 +21,8 @@ from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.upcycling import as_mixture
 from hyperclone_cli.hub.download import Access, open_checkpoint
 from hyperclone_cli.hub.remote_headers import open_headers
-from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.budget import Budget, plan_budget
 from hyperclone_cli.writing.card import command

@@ -18,7 +18,7 @@ import torch
 
 from hyperclone_cli.checkpoint.row_io import write_rows
 from hyperclone_cli.checkpoint.safetensors_file import create, lay_out
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import BlockResult, run_blocks, workers
 from hyperclone_cli.writing.blocks import Block

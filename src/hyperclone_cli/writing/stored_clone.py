@@ -22,7 +22,7 @@ from hyperclone_cli.checkpoint.object_store import Objects, StoreUrl
 from hyperclone_cli.checkpoint.source import INDEX_NAME, Place
 from hyperclone_cli.checkpoint.stored_source import hollow
 from hyperclone_cli.errors import HypercloneError, RequestError, StorageError
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.clone_files import PROVENANCE_NAME
 from hyperclone_cli.writing.journal import Journal, RunKey, open_journal
 from hyperclone_cli.writing.publish import JOURNAL_NAME, mark_of_ranks, marks_of_ranks

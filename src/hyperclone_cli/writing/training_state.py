@@ -11,7 +11,7 @@ from hyperclone_cli.checkpoint.safetensors_file import read_header
 from hyperclone_cli.checkpoint.training_state import carried_files, read_carried
 from hyperclone_cli.errors import CheckpointError, StorageError, first_of
 from hyperclone_cli.planning.optimizer import GrownOptimizer, plan_optimizer
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.budget import plan_budget
 from hyperclone_cli.writing.distributed_file import DistributedFile
 from hyperclone_cli.writing.journal import Journal

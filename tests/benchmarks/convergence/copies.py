@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
 from hyperclone_cli.inspection.similarity import compare_copies, rank_fraction
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 
 LAYER_PARTS = ("attention", "feed-forward")
 
