@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import NoReturn
 
 from hyperclone_cli.errors import INTERRUPTED, HypercloneError, StorageError, is_memory_error, last_line
 
+_COLLECTED = 100_000
+"""New objects after which Python looks for unused cycles: plans have as many tensors, and no cycles."""
+
 
 def main() -> None:
     """Run the command line and exit. HYPERCLONE_DEBUG=1 shows tracebacks."""
+    gc.set_threshold(_COLLECTED)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be printable
     try:

@@ -132,8 +132,8 @@ def plain_names(names: Iterable[str]) -> tuple[dict[str, str], str]:
     Raises CheckpointError if two names would become one.
     """
     stored = list(names)
-    plain = {name: _without_wrappers(name) for name in stored}
     taken = {wrapper for wrapper in _WRAPPERS if any(wrapper in name for name in stored)}
+    plain = {name: _without_wrappers(name) if taken else name for name in stored}
     while prefix := _prefix_of(plain.values()):
         plain = {name: longer.removeprefix(prefix) for name, longer in plain.items()}
         taken.add(prefix)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES, StoredTensor
 from hyperclone_cli.families.vocabulary import Role
@@ -146,8 +146,7 @@ class TensorKind:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class GrownTensor:
+class GrownTensor(NamedTuple):
     """One tensor of the clone, made from one tensor of the source in the way of its kind.
 
     layer  the number of its layer; None outside of the layers
@@ -160,7 +159,7 @@ class GrownTensor:
 
     def changed(self, **changes: Any) -> GrownTensor:
         """The same tensor, made in another way."""
-        return replace(self, kind=replace(self.kind, **changes))
+        return self._replace(kind=replace(self.kind, **changes))
 
     def like(self, stored: StoredTensor) -> StoredTensor:
         """`stored`, a tensor of the clone's name and shape, to be read by rows as this one is."""

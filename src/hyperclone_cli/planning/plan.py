@@ -67,6 +67,14 @@ class Plan:
         return Counter(tensor.kind for tensor in self.tensors)
 
     @cached_property
+    def _read(self) -> Counter[tuple[TensorKind, tuple[int, ...]]]:
+        """How many tensors of the checkpoint there are of each shape, by the kind of what is made from them."""
+        first = {
+            one.name: (tensor.kind, one.shape) for tensor in reversed(self.tensors) for one in tensor.source.originals
+        }
+        return Counter(first.values())  # a new head comes last, so that the matrix tied to it is an embedding
+
+    @cached_property
     def named(self) -> Mapping[str, GrownTensor]:
         """The tensors by their names."""
         return {tensor.name: tensor for tensor in self.tensors}
@@ -102,20 +110,16 @@ class Plan:
         before, after = Counter[str](), Counter[str]()
         for kind, number in self.kinds.items():
             after[kind.part] += number * kind.elements
-        stored = {  # a new head comes last
-            one.name: (tensor.part, one.shape) for tensor in reversed(self.tensors) for one in tensor.source.originals
-        }
-        for (part, shape), number in Counter(stored.values()).items():
-            before[part] += number * math.prod(shape)
+        for (kind, shape), number in self._read.items():
+            before[kind.part] += number * math.prod(shape)
         return before, after
 
     def active_parameters(self) -> tuple[int, int]:
         """Parameters that compute each token, before and after: of the experts only those that the router chooses."""
         chosen, grown = chosen_shares(self.proposal)
-        of_experts = (tensor.source for tensor in self.tensors if tensor.kind.experts)
-        stored = {one.name: math.prod(one.shape) for source in of_experts for one in source.originals}
+        stored = sum(number * math.prod(shape) for (kind, shape), number in self._read.items() if kind.experts)
         experts = sum(number * kind.elements for kind, number in self.kinds.items() if kind.experts)
-        idle = sum(stored.values()) * (1 - chosen), experts * (1 - grown)
+        idle = stored * (1 - chosen), experts * (1 - grown)
         before, after = self.parameters()
         return int(before.total() - idle[0]), int(after.total() - idle[1])
 
