@@ -1,4 +1,4 @@
-"""The faults that take minutes: python stress.py [--rounds 50] [--seed 0]; `make stress` runs it.
+"""The faults that take minutes: python stress.py [--rounds 50] [--seed 0] [--only KIND …]; `make stress` runs it.
 
 Each round cuts an expansion at a random moment, runs the same command again, and compares every byte with a clone
 that was never cut. The cuts: SIGKILL, SIGINT, a limit on the size of files, and a disk that something else fills
@@ -26,6 +26,7 @@ from support import faults
 from support.forked import Forked
 from support.moments import add_optimizer
 
+KINDS = ("SIGKILL", "SIGINT", "optimizer.pt", "optimizer-parts", "limit", "ranks", "disk")
 SHARD_BYTES = 5_000_000
 OPTIONS = ("--max-shard-size", SHARD_BYTES, "--threads", 3)
 """Three shards are open at once, on any machine."""
@@ -35,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=KINDS, choices=KINDS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         src, disk = faults.wide_source(Path(work) / "src", hidden_size=128), Path(work) / "disk"
@@ -52,16 +54,21 @@ def main() -> None:
         print(f"uncut: {total_bytes:,} bytes in {len(whole)} files, {uncut_s:.1f} s", flush=True)
 
         moments = faults.moments(arguments.rounds, 1.0, arguments.seed)
-        for sent in (signal.SIGKILL, signal.SIGINT):
-            show(sent.name, (send_signal(src, out, sent, moment * uncut_s, whole) for moment in moments))
         fewer = moments[: max(1, len(moments) // 5)]
-        show("SIGKILL, optimizer.pt", kill_optimizer(Path(work), False, fewer))
-        show("SIGKILL, optimizer in parts", kill_optimizer(Path(work), True, fewer))
-        show("file too large", (limit(src, out, int(moment * SHARD_BYTES), whole) for moment in moments))
-        show("ranks", (kill_ranks(src, out, one * uncut_s, whole, number) for number, one in enumerate(fewer)))
-        if faults.can_mount():
+        kinds: dict[str, Iterator[str]] = {
+            "SIGKILL": (send_signal(src, out, signal.SIGKILL, moment * uncut_s, whole) for moment in moments),
+            "SIGINT": (send_signal(src, out, signal.SIGINT, moment * uncut_s, whole) for moment in moments),
+            "optimizer.pt": kill_optimizer(Path(work), False, fewer),
+            "optimizer-parts": kill_optimizer(Path(work), True, fewer),
+            "limit": (limit(src, out, int(moment * SHARD_BYTES), whole) for moment in moments),
+            "ranks": (kill_ranks(src, out, one * uncut_s, whole, number) for number, one in enumerate(fewer)),
+        }
+        for kind, ends in kinds.items():
+            if kind in arguments.only:
+                show(kind, ends)
+        if "disk" in arguments.only and faults.can_mount():
             with small_disk(disk, total_bytes):
-                show("disk full", (fill(src, out, moment * uncut_s, whole) for moment in moments))
+                show("disk", (fill(src, out, moment * uncut_s, whole) for moment in moments))
 
 
 def begun(out: Path) -> Callable[[], bool]:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["hyperclone_cli.cli.app", "hyperclone_cli.cli.output", "hyperclone_cli.writing.pipeline",
+    ["hyperclone_cli.api", "hyperclone_cli.cli.app", "hyperclone_cli.cli.growth_output", "hyperclone_cli.writing.run",
      "transformers.models.llama.modeling_llama"]
 )  # fmt: skip
 
