@@ -47,7 +47,7 @@ class Running(Protocol):
 
 def wait_for(moment: Callable[[], bool], process: Running) -> None:
     """Wait until `moment` is true, or the process has ended."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while process.poll() is None and not moment():
         assert time.monotonic() < deadline
         time.sleep(0.0005)

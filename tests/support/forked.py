@@ -41,9 +41,9 @@ class Forked:
             os.kill(self._process.pid, sent)
 
     def finish(self) -> tuple[int, str]:
-        """Wait for its end, two minutes at most: (exit status, stderr)."""
+        """Wait for its end, ten minutes at most: (exit status, stderr)."""
         stderr = b""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while self._stderr.poll(deadline - time.monotonic()) and (part := os.read(self._stderr.fileno(), 1 << 16)):
             stderr += part
         self._process.join(deadline - time.monotonic())
