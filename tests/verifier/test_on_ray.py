@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from hyperclone_cli import expand
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import StorageError
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.verifier.on_ray import Comparison, compare_as_told, compare_on_ray, hash_on_ray
 from hyperclone_cli.verifier.verification_record import file_digests, hashed_files
 from hyperclone_cli.verifier.weights import compare_weights

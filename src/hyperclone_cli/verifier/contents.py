@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.file_comparison import compare_config, compare_files
 from hyperclone_cli.verifier.report import PartialReport

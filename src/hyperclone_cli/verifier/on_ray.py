@@ -13,7 +13,7 @@ from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import HypercloneError, StorageError
 from hyperclone_cli.hub.download import Access, open_checkpoint
-from hyperclone_cli.planning.planner import Plan
+from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.verifier.report import WeightFigures
 from hyperclone_cli.verifier.weights import compare_tensors, misplaced

@@ -19,7 +19,8 @@ from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.checkpoint.source import GgufSource, Source
 from hyperclone_cli.errors import HypercloneError, RequestError, StorageError
 from hyperclone_cli.hub.download import Access, open_checkpoint
-from hyperclone_cli.planning.planner import Plan, make_plan
+from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.progress import Progress as Steps
 from hyperclone_cli.writing.provenance import Expansion, growth_of
 from hyperclone_cli.writing.ray_cluster import ray_cluster
