@@ -49,7 +49,7 @@ REST: Options = {
     "text_only": True, "family": None, "target_params": None, "multiple_of": 64, "aspect": "wide", "dtype": "float16",
     "max_shard_size": "1GB", "tie_embeddings": "untie",
     "num_experts": None, "experts_per_token": None, "expert_granularity": 1, "expert_drop": 0,
-    "expert_noise_snr_db": None,
+    "expert_noise_snr_db": None, "source_lr": 0.004,
 }  # fmt: skip
 WRITING: Options = {
     "overwrite": True, "restart": True, "threads": 2, "max_memory": "1GB", "checksum": True, "optimizer": True,

@@ -94,7 +94,7 @@ def test_files_beside_the_weights_are_copied_byte_for_byte(tmp_path: Path) -> No
     assert clone["README.md"] != left["README.md"]
     assert clone["generation_config.json"] == (src / "generation_config.json").read_bytes()
     assert set(clone) == set(kept) | {
-        "README.md", "config.json", "generation_config.json", "hyperclone.json", "model.safetensors",
+        "README.md", "config.json", "generation_config.json", "hyperclone.json", "model.safetensors", "recipe.json",
     }  # fmt: skip
 
 

@@ -160,6 +160,14 @@ class Request:
         "What becomes of tied embeddings. auto: they stay tied where that can be exact; elsewhere the head becomes a"
         " matrix of its own. keep: they stay tied, or the request is refused. untie: a matrix of its own.",
     )
+    source_lr: float | None = option(
+        None,
+        "The peak learning rate that the source was trained at: recipe.json then states the clone's.",
+        panel=WRITING,
+        min=0,
+        max=1000,
+        unset="not known",
+    )
     mixing: Mixing = field(default_factory=Mixing)
 
     def __post_init__(self) -> None:
@@ -167,6 +175,8 @@ class Request:
         for name, value in vars(self).items():
             if isinstance(value, float) and value.is_integer():
                 object.__setattr__(self, name, int(value))  # 2.0 is the same request as 2
+        if self.source_lr == 0:
+            raise RequestError("--source-lr 0: nothing is trained at that rate.", "Leave it out if it is not known.")
         for size in options_of(Request):
             mult = size.instead_of
             if mult and getattr(self, size.name) is not None and getattr(self, mult) not in (None, 1):
@@ -229,10 +239,11 @@ class Request:
         return not self.by_request
 
     def recorded(self) -> dict[str, Any]:
-        """The request as JSON; options of depth, experts and wrappers only where they are used."""
+        """The request as JSON; options of depth, experts, wrappers and training only where they are used."""
         left_out = set() if self.grows_depth else {"depth_mult", "num_layers", "depth_order", "depth_init"}
         left_out |= {"aspect"} if self.aspect == Request.aspect else set()
         left_out |= set() if self.text_only else {"text_only"}
+        left_out |= {"source_lr"} if self.source_lr is None else set()
         left_out |= set(_OF_EXPERTS) if self.num_experts is None else set()
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 

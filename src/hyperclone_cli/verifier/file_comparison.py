@@ -13,6 +13,7 @@ from hyperclone_cli.verifier.report import PartialReport
 from hyperclone_cli.writing.clone_files import (
     CARD_NAME,
     PROVENANCE_NAME,
+    RECIPE_NAME,
     REPORT_NAME,
     VERIFICATION_NAME,
     published_files,
@@ -46,7 +47,7 @@ def compare_files(plan: Plan, clone: Path, partial: PartialReport) -> None:
             partial.failures.append(f"file {name} is missing; the source has it")
         elif (clone / name).read_bytes() != plan.source.read_side_file(name):
             partial.failures.append(f"file {name} differs from the source's")
-    own = {"config.json", CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAME, REPORT_NAME, *plan.shards}
+    own = {"config.json", CARD_NAME, PROVENANCE_NAME, RECIPE_NAME, VERIFICATION_NAME, REPORT_NAME, *plan.shards}
     own |= set(map(str, side_files))
     own |= {INDEX_NAME} if len(plan.shards) > 1 else set()
     others = sorted(published_files(clone) - own)

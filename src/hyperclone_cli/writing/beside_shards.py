@@ -1,4 +1,4 @@
-"""All of a clone but its shards: config, index, side files, card and record."""
+"""All of a clone but its shards: config, index, side files, recipe, card and record."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from hyperclone_cli.checkpoint.checksums import checksums
 from hyperclone_cli.checkpoint.source import INDEX_NAME
 from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.recipe import recipe_of
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.card import write_card
-from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME
+from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME, RECIPE_NAME
 from hyperclone_cli.writing.integrity import check_written
 from hyperclone_cli.writing.lineage import weights_digest
 from hyperclone_cli.writing.provenance import earlier_growths, provenance
@@ -55,6 +56,7 @@ def _write_files(
     plan: Plan, directory: Path, out: Path | None, non_finite: Set[str], checksum: bool, source_sha256: str
 ) -> None:
     write_beside_shards(plan, directory)
+    (directory / RECIPE_NAME).write_text(recipe_of(plan).as_text(), encoding="utf-8")
     write_card(directory, plan)
     files = [path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(JOURNAL_NAME)]
     written = sorted(str(path.relative_to(directory)) for path in files)

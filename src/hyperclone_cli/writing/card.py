@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.gguf import is_gguf
 from hyperclone_cli.checkpoint.source import Origin, Source
 from hyperclone_cli.growth.option import options_of
+from hyperclone_cli.growth.recipe import Recipe
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.hub.download import origin_of
 from hyperclone_cli.planning.notes import kept_note
 from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.recipe import recipe_of
 from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.writing.clone_files import CARD_NAME
 from hyperclone_cli.writing.provenance import earlier_growths
@@ -74,6 +77,7 @@ def model_card(plan: Plan) -> str:
         made=_made_of(plan),
         keeps_function=plan.request.keeps_function,
         advice=advice(plan),
+        rates=_rates(recipe_of(plan)),
         licence=_licence(source, carried.get("license_name") or carried.get("license")),
     )
     return f"{card}\n"
@@ -181,6 +185,14 @@ def _made_of(plan: Plan) -> str:
         what = f"**It is {plan.request.by_request}**: it does not compute what the smaller model does."
         return f"{' and '.join(made)}. {what}"
     return f"{' and '.join(made)}, arranged so that the larger model\ncomputes the same function as the smaller one."
+
+
+def _rates(recipe: Recipe) -> str:
+    """The peak rates of a recipe, that of the most kinds of tensors first."""
+    kinds = Counter(line.rate for line in recipe.tensors).most_common()
+    whole, of = (1.0, " over the source's") if recipe.source_rate is None else (recipe.source_rate, "")
+    listed = ", ".join(f"{rate * whole:.3g} for {number} kinds of tensors" for rate, number in kinds)
+    return f"peak rates{of} ({listed})"
 
 
 def _licence(source: str, stated: str | list[str] | None) -> str:

@@ -8,6 +8,7 @@ from hyperclone_cli.checkpoint.training_state import state_files
 
 CARD_NAME = "README.md"
 PROVENANCE_NAME = "hyperclone.json"
+RECIPE_NAME = "recipe.json"
 VERIFICATION_NAME = "verification.json"
 REPORT_NAME = "verification.html"
 
