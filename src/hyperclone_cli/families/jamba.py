@@ -16,7 +16,13 @@ _MIXER_NORMS = {"dt_layernorm": norm("dt_rank"), "b_layernorm": norm("ssm_state"
 JAMBA = Family(
     model_type="jamba",
     known_as="Jamba 1.5 and 2",
-    tiny={"mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts_per_tok": 2},
+    tiny={
+        "mamba_d_state": 8,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts_per_tok": 2,
+        "use_mamba_kernels": False,
+    },
     sizes={**SIZES, "dt_rank": "mamba_dt_rank", "ssm_state": "mamba_d_state", "experts": "num_experts"},
     multiples={"inner": ("mamba_expand", "embed"), "dt_rank": (Fraction(1, 16), "embed")},
     aliases={"num_experts": ("num_local_experts",)},
