@@ -65,6 +65,17 @@ def clone(source: Sources, tmp_path: Path) -> Path:
     return tmp_path / "clone"
 
 
+def test_a_source_that_transformers_loads_and_cannot_run_is_an_error_of_the_source(
+    source: Sources, tmp_path: Path
+) -> None:
+    src = models.edited(source("mixtral"), tmp_path / "src", None, num_experts_per_tok=9)
+    expand(src, tmp_path / "clone", DOUBLE)
+    with pytest.raises(CheckpointError, match=r"src: transformers [0-9.]+ cannot run it: ") as refusal:
+        verify(tmp_path / "clone")
+    assert "--weights-only" in refusal.value.hint
+    assert verify(tmp_path / "clone", weights_only=True).passed
+
+
 def assert_fails(report: Report, *words: str) -> None:
     assert not report.passed
     assert any(all(word in failure for word in words) for failure in report.failures), report.failures

@@ -9,11 +9,12 @@ from itertools import accumulate
 
 import torch
 from rich.filesize import decimal
+from transformers import __version__
 
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
 from hyperclone_cli.checkpoint.sizes import context_length, read_sizes
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.errors import CheckpointError, StorageError, is_memory_error, last_line
+from hyperclone_cli.errors import CheckpointError, HypercloneError, StorageError, is_memory_error, last_line
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.widths import tiled
@@ -71,8 +72,8 @@ def compare_outputs(
     exact  allow the clone what float32 arithmetic explains, and nothing for the dtype that weights are stored in
 
     One model is in memory at a time, or as much of it as there is room for. Where there is too little even for that,
-    a note says so, and nothing is compared. Raises CheckpointError if a model cannot be loaded, or the source's logits
-    are not finite, StorageError if memory runs out.
+    a note says so, and nothing is compared. Raises CheckpointError if a model cannot be loaded, the source cannot be
+    run, or its logits are not finite, StorageError if memory runs out.
     """
     plan = as_one(plan) if plan else None
     family = plan.source_family if plan else find_family(source.config, source.tensors)
@@ -140,7 +141,12 @@ def compare_outputs(
                 return page, model.problems
         except Exception as error:
             if not is_memory_error(error):
-                raise
+                if checkpoint is clone or isinstance(error, HypercloneError):
+                    raise
+                raise CheckpointError(
+                    f"{checkpoint.path}: transformers {__version__} cannot run it: {last_line(error)}",
+                    "Install a version of transformers that does. --weights-only compares weights, and runs no model.",
+                ) from error
             raise StorageError(
                 f"{checkpoint.path}: memory ran out while {name} ran in {_name(dtype)}: {how}. ({last_line(error)})",
                 f"Use --max-memory {decimal(how.needs.in_memory // 2).replace(' ', '')} or less, which reads weights as"
