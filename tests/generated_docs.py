@@ -35,7 +35,7 @@ ARCHITECTURES = """\
 hyperclone has {layouts} tables for {types} values of `model_type`. Where checkpoints of one model_type come in several
 layouts, each layout has a table, and parentheses name the layout. `hyperclone families` prints what is below;
 `hyperclone families --check` grows a tiny random model of each architecture with the installed transformers, and
-prints the error.
+prints the error. What that release does not know is left out, and what it cannot run is listed with the reason.
 
 ## Supported
 

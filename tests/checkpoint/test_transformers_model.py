@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from hyperclone_cli.checkpoint.transformers_model import stock_config
+from hyperclone_cli.errors import CheckpointError
+from hyperclone_cli.families.transformers_faults import FAULTS, Fault
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
@@ -51,6 +53,19 @@ def test_a_clone_keeps_its_kernels_and_is_verified_without_them(
     report = verify(tmp_path / "clone")
     assert report.passed, report.failures
     assert json.loads((tmp_path / "clone" / "config.json").read_text())[key] == "flash_attention_2"
+
+
+@pytest.mark.parametrize("model_type, fault", FAULTS.items())
+def test_a_release_with_a_fault_that_nothing_shows_is_refused_until_it_is_mended(
+    model_type: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    major, minor = map(int, fault.mended.split("."))
+    monkeypatch.setattr("transformers.__version__", f"{major}.{minor - 1}.9")
+    with pytest.raises(CheckpointError, match=f"source: transformers {major}.{minor - 1}.9 {fault.what}") as refusal:
+        stock_config({"model_type": model_type}, "source")
+    assert refusal.value.hint == f"Install transformers {fault.mended} or later."
+    monkeypatch.setattr("transformers.__version__", f"{fault.mended}.0")
+    assert stock_config({"model_type": model_type}, "source").model_type == model_type
 
 
 CODE = """

@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+from hyperclone_cli.cli.checking import families
+from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families import FAMILIES, families_named
 from hyperclone_cli.families.vocabulary import linear
 from hyperclone_cli.growth.request import Request
@@ -106,6 +108,16 @@ def test_the_check_names_what_was_tried_and_with_which_transformers() -> None:
     assert found["families"]["gpt2"]["passed"]
     assert set(found["families"]["gpt2"]["relative_logit_errors"]) == {"2", "3", "depth"}
     assert found["transformers"][0].isdecimal()
+
+
+def test_what_transformers_itself_does_not_run_is_no_failure_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.__version__", "5.3.0")
+    trial = check_family(FAMILIES["recurrent_gemma"])
+    assert "leaves the rotary frequencies" in trial.not_run
+    assert not trial.passed
+    assert not trial.failure
+    with pytest.raises(CheckpointError, match="1 of 1 architectures could not be tried: recurrent_gemma"):
+        families(["recurrent_gemma"], check=True)
 
 
 def test_a_name_stands_for_all_its_layouts() -> None:

@@ -11,6 +11,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hyperclone_cli.errors import CheckpointError, last_line
+from hyperclone_cli.families.transformers_faults import fault_of
 
 if TYPE_CHECKING:
     import torch
@@ -39,11 +40,17 @@ def stock_config(config: Mapping[str, Any], path: Path | str) -> PreTrainedConfi
 
     path  of the checkpoint, for messages
 
-    Raises CheckpointError, with the reason, for a config that transformers refuses.
+    Raises CheckpointError, with the reason, for a config that transformers refuses, and for an architecture in which
+    the installed release has a fault that nothing else shows.
     """
     from transformers import CONFIG_MAPPING, __version__
 
     model_type = config["model_type"]
+    if fault := fault_of(model_type, __version__):
+        raise CheckpointError(
+            f"{path}: transformers {__version__} {fault.what}.",
+            f"Install transformers {fault.mended} or later.",
+        )
     if model_type not in CONFIG_MAPPING:
         own_code = " The checkpoint's own code (auto_map) is never run." if "auto_map" in config else ""
         raise CheckpointError(

@@ -20,7 +20,7 @@ from hyperclone_cli.cli.options import (
     checking,
     takes_options,
 )
-from hyperclone_cli.errors import NOT_PRESERVED, OUTPUTS_ALONE, MismatchError
+from hyperclone_cli.errors import NOT_PRESERVED, OUTPUTS_ALONE, CheckpointError, MismatchError
 from hyperclone_cli.growth.request import Dtype, Executing
 
 
@@ -158,6 +158,8 @@ def families(
 ) -> None:
     """List the architectures that can be expanded and those that are refused, or check them.
 
+    A check of all passes over what the installed transformers does not know or cannot run.
+
     Example: hyperclone families --check llama qwen3_moe
     """
     from hyperclone_cli.cli import console, families_output
@@ -173,6 +175,12 @@ def families(
     with console.progress() as progress:
         trials = check_families(chosen if names else known_here(chosen, progress), progress)
     families_output.show_trials(trials, as_json)
-    failed = [name for name, trial in trials.items() if not trial.passed]
+    untried = [name for name, trial in trials.items() if trial.not_run]
+    failed = [name for name, trial in trials.items() if not trial.passed and name not in untried]
     if failed:
         raise MismatchError(f"{len(failed)} of {len(trials)} architectures do not hold: {', '.join(failed)}.")
+    if names and untried:
+        raise CheckpointError(
+            f"{len(untried)} of {len(trials)} architectures could not be tried: {', '.join(untried)}.",
+            "The lines above say why; another version of transformers may run them.",
+        )

@@ -62,7 +62,7 @@ def show_trials(trials: Mapping[str, FamilyCheck], as_json: bool) -> None:
         (
             name,
             *(f"{trial.errors[growth]:.1e}" if growth in trial.errors else "–" for growth in growths),
-            "exact" if trial.passed else "FAILED" if trial.failure else "NOT EXACT",
+            _outcome(trial),
         )
         for name, trial in trials.items()
     ]
@@ -72,3 +72,11 @@ def show_trials(trials: Mapping[str, FamilyCheck], as_json: bool) -> None:
     for name, trial in trials.items():
         if trial.failure:
             OUT.print(f"✗ {name}: {trial.failure}")
+        if trial.not_run:
+            OUT.print(f"– {name}: transformers cannot run the tiny model: {trial.not_run}")
+
+
+def _outcome(trial: FamilyCheck) -> str:
+    if trial.not_run:
+        return "not run"
+    return "exact" if trial.passed else "FAILED" if trial.failure else "NOT EXACT"

@@ -106,7 +106,8 @@ def _check_clone(plan: Plan, unexpected: Sequence[str]) -> None:
     try:
         _, report = load_without_weights(plan.config, plan.tensors, "the clone")
     except CheckpointError as error:  # the source's is valid, so the request is not
-        raise RequestError(error.message, "Leave the numbers of heads and their size to the hidden size.") from None
+        hint = "Leave the numbers of heads and their size to the hidden size."
+        raise RequestError(error.message, error.hint or hint) from None
     known = {f"unexpected tensor {name}" for name in unexpected}
     if problems := [problem for problem in loading_problems(report) if problem not in known]:
         raise CheckpointError(
