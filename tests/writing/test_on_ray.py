@@ -11,6 +11,9 @@ import os
 import pickle
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -32,6 +36,7 @@ from hyperclone_cli.writing.publish import partial_of
 from hyperclone_cli.writing.shard_task import ShardTask
 from support import faults, ray_nodes
 from support.command_line import hyperclone
+from support.forked import Forked
 from support.heard import Heard
 
 Sources = Callable[[str], Path]
@@ -177,8 +182,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
     """A source of some size, and the files of its clone, which stood beside it."""
     src = faults.wide_source(tmp_path_factory.mktemp("wide") / "src")
     out = src.with_name("clone")
-    run = faults.run(faults.command(src, out, *WIDE))
-    assert run.returncode == 0, run.stderr
+    assert Forked(faults.command(src, out, *WIDE)).finish() == (0, ANY)
     whole = faults.contents(out)
     shutil.rmtree(out)
     return src, whole
@@ -194,13 +198,13 @@ def test_a_node_that_ends_at_a_random_moment_is_made_up_for(
     out, generator = src.with_name("clone"), random.Random(round_)
     shards = sum(name.endswith(".safetensors") for name in whole)
     begun = generator.randrange(1, shards)
-    process = faults.start(faults.command(src, out, *WIDE, "--executor", "ray", "--ray-address", cluster.address))
+    process = Forked(faults.command(src, out, *WIDE, "--executor", "ray", "--ray-address", cluster.address))
     faults.wait_for(lambda: len(list(partial_of(out).glob("*.safetensors"))) >= begun or out.exists(), process)
     time.sleep(generator.uniform(0, 0.2))
     ended = "too late" if out.exists() else "in the middle"
     cluster.replace(round_ % 2)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
+    status, stderr = process.finish()
+    assert status == 0, stderr
     assert faults.contents(out) == whole
     assert not partial_of(out).exists()
     shutil.rmtree(out)
@@ -213,13 +217,13 @@ def test_a_driver_that_is_killed_goes_on(cluster: ray_nodes.Nodes, wide: tuple[P
     src, whole = wide
     out = src.with_name("clone")
     words = faults.command(src, out, *WIDE, "--executor", "ray", "--ray-address", cluster.address)
-    process = faults.start(words)
+    process = Forked(words)
     faults.wait_for(lambda: len(list(partial_of(out).glob("*.safetensors"))) > 8, process)
-    process.kill()
-    process.communicate(timeout=60)
+    process.send_signal(signal.SIGKILL)
+    process.finish()
     assert not out.exists()
-    again = faults.run(words)
-    assert again.returncode == 0, again.stderr
+    status, stderr = Forked(words).finish()
+    assert status == 0, stderr
     assert faults.contents(out) == whole
     shutil.rmtree(out)
 
@@ -234,7 +238,8 @@ def test_a_directory_that_workers_do_not_see_is_refused(cluster: ray_nodes.Nodes
     out.parent.mkdir()
     words = faults.command(src, out, "--executor", "ray", "--ray-address", cluster.address)
     inside = f'mount -t tmpfs none {out.parent} && exec "$@"'
-    failed = faults.run(["unshare", "--mount", "sh", "-c", inside, "sh", *words])
+    command = ["unshare", "--mount", "sh", "-c", inside, "sh", sys.executable, "-m", "hyperclone_cli", *words]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert failed.returncode == 5
     assert "this worker does not see the directory" in failed.stderr
     assert "Traceback" not in failed.stderr
