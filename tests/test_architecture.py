@@ -24,6 +24,7 @@ LAYERS = [
     "writing",
     "verifier",
     "inspection",
+    "training",
     "api",
     "cli",
     "__main__",

@@ -42,9 +42,19 @@ class Curve:
 
 
 def train(
-    model: PreTrainedModel, corpus: Corpus, preset: Preset, steps: int, rate: float, seed: int, probe: Probe | None
+    model: PreTrainedModel,
+    corpus: Corpus,
+    preset: Preset,
+    steps: int,
+    rate: float,
+    seed: int,
+    probe: Probe | None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Curve:
-    """Train `model` in place for `steps` at the peak `rate`. `seed` is that of the data's order and of dropout."""
+    """Train `model` in place for `steps` at the peak `rate`, or with an optimizer of its own.
+
+    `seed` is that of the data's order and of dropout.
+    """
     curve = Curve(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops_per_token=6 * sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)),
@@ -53,7 +63,7 @@ def train(
     device = model.device
     held_out = corpus.validation(preset.eval_windows, preset.length)
     order = corpus.order(steps, preset.batch, preset.length, seed)
-    optimizer = make_optimizer(model, rate)
+    optimizer = optimizer or make_optimizer(model, rate)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(
         optimizer, max(1, round(preset.warmup * steps)), steps, min_lr_rate=LAST_RATE
     )
