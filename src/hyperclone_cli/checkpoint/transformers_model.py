@@ -188,15 +188,16 @@ def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     named = model.state_dict(keep_vars=True)
     first = {id(tensor): name for name, tensor in reversed(named.items())}  # a tied head is the embedding's tensor
     weights = {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
-    return _as_saved(model, weights)
+    return as_saved(model, weights)
 
 
 def gradients_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Name → gradient of every parameter that has one, in the names and layout of `weights_of`."""
-    return _as_saved(model, {name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+    return as_saved(model, {name: one.grad for name, one in model.named_parameters() if one.grad is not None})
 
 
-def _as_saved(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def as_saved(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors by the names of a model's parameters, in the names and layout that save_pretrained gives them."""
     # as save_pretrained does: some architectures rename or fuse tensors on loading
     from transformers.core_model_loading import revert_weight_conversion
 

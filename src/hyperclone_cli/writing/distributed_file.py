@@ -27,7 +27,7 @@ from hyperclone_cli.checkpoint.distributed import METADATA_NAME, Beside, Keys, L
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 from hyperclone_cli.checkpoint.source import read_tensors, stored_tensors
 from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.optimizer import GrownOptimizer
+from hyperclone_cli.planning.optimizer import GrownMoment, GrownOptimizer
 from hyperclone_cli.writing.open_numbers import OpenFile, numbers_left_open
 
 _NUMBERS = "__0_0.distcp"
@@ -51,7 +51,7 @@ class DistributedFile(OpenFile):
         state = _optimizer_state(optimizer, layout) if layout.optimizer is not None else {}
         numbers = read_tensors(beside.tensors) | {keys: one for keys, one in state.items() if _is_number(one)}
         return cls(
-            grown={joined_keys(keys): one for keys, one in state.items() if isinstance(one, GrownTensor)},
+            moments={joined_keys(keys): one for keys, one in state.items() if isinstance(one, GrownMoment)},
             copied={joined_keys(keys): one for keys, one in weights.items()},
             numbers={joined_keys(keys): one for keys, one in numbers.items()},
             place=place,
@@ -68,7 +68,7 @@ class DistributedFile(OpenFile):
         state_dict: dict[Any, Any] = {}
         with numbers_left_open() as empty:
             for keys, one in self.held.items():
-                tensor = one if isinstance(one, GrownTensor) else numbers.get(joined_keys(keys))
+                tensor = one if isinstance(one, (GrownMoment, GrownTensor)) else numbers.get(joined_keys(keys))
                 value = empty(tensor.dtype, tensor.shape) if tensor else objects.get(keys, one)
                 set_element(state_dict, keys, value)
             with warnings.catch_warnings():

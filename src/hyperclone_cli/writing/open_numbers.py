@@ -20,6 +20,7 @@ from hyperclone_cli.checkpoint.row_io import STORED_DTYPES, as_bytes, write_rows
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor, allocate, read_into, write_all
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.planning.grown_tensor import GrownTensor
+from hyperclone_cli.planning.optimizer import GrownMoment
 from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block
@@ -35,12 +36,12 @@ _COPY_BYTES = 4 << 20
 class OpenFile(ABC):
     """A file with tensors of three kinds, by their names in it.
 
-    grown    moments, as planned
+    moments  as planned
     copied   weights: the tensors of the clone that they are
     numbers  steps and rates, which are small
     """
 
-    grown: Mapping[str, GrownTensor]
+    moments: Mapping[str, GrownMoment]
     copied: Mapping[str, GrownTensor]
     numbers: Mapping[str, torch.Tensor]
 
@@ -63,7 +64,14 @@ class OpenFile(ABC):
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.grown.values(), *self.copied.values()))
+        return sum(self.room.values())
+
+    @property
+    def room(self) -> dict[str, int]:
+        """The bytes of each moment and each weight."""
+        return {name: one.nbytes for name, one in self.moments.items()} | {
+            name: one.nbytes for name, one in self.copied.items()
+        }
 
 
 @contextmanager
@@ -99,8 +107,7 @@ def write_open_file(
         done = frozenset()
         _lay_out(file, journal)
     places = file.places(journal.directory)
-    written = {**file.grown, **file.copied}
-    advance(sum(tensor.nbytes for one, tensor in written.items() if one in done))
+    advance(sum(nbytes for one, nbytes in file.room.items() if one in done))
     with path.open("r+b", buffering=0) as opened:
         finished: list[str] = []
         unsynced = 0
@@ -121,7 +128,7 @@ def write_open_file(
             if one not in done:
                 _copy(clone[tensor.name], opened.fileno(), places[one].offset, advance)
                 finish([one], tensor.nbytes)
-        missing = {one: tensor for one, tensor in file.grown.items() if one not in done}
+        missing = {one: moment for one, moment in file.moments.items() if one not in done}
         for ended, nbytes in _grow(missing, places, held, opened.fileno(), budget):
             advance(nbytes)
             finish(ended, nbytes)
@@ -150,22 +157,29 @@ def _copy(stored: StoredTensor, descriptor: int, offset: int, advance: Callable[
 
 
 def _grow(
-    tensors: Mapping[str, GrownTensor],
+    moments: Mapping[str, GrownMoment],
     places: Mapping[str, StoredTensor],
     held: Source,
     descriptor: int,
     budget: Budget,
 ) -> Iterator[tuple[list[str], int]]:
-    """Grow each tensor into its place: (tensors that this completes, bytes) of every block."""
-    names = {tensor.name: name for name, tensor in tensors.items()}
+    """Grow each moment into its place: (moments that this completes, bytes) of every block."""
+    targets = {
+        tensor.name: tensor.like(place)
+        for name, moment in moments.items()
+        for tensor, place in moment.places(places[name])
+    }
+    last = {[*moment.parts.values()][-1].name: name for name, moment in moments.items()}
 
     def write(block: Block, rows: torch.Tensor, noise_power: float) -> int:
         written = 0
         for start, grown in grow_block(block, rows, noise_power):
-            write_rows(descriptor, block.tensor.like(places[names[block.tensor.name]]), start, grown)
+            write_rows(descriptor, targets[block.tensor.name], start, grown)
             written += grown.nbytes
         return written
 
+    tensors = [tensor for moment in moments.values() for tensor in moment.parts.values()]
     with held.rows() as read, workers(budget.threads) as executor:
-        for result in run_blocks(tensors.values(), read, executor, budget, write):
-            yield ([names[result.block.tensor.name]] if result.last else []), result.value
+        for result in run_blocks(tensors, read, executor, budget, write):
+            ended = last.get(result.block.tensor.name) if result.last else None
+            yield ([ended] if ended else []), result.value

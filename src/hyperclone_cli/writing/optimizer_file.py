@@ -14,8 +14,7 @@ from hyperclone_cli.checkpoint.optimizer_state import read_optimizer
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 from hyperclone_cli.checkpoint.source import stored_tensors
 from hyperclone_cli.checkpoint.training_state import OPTIMIZER_NAME
-from hyperclone_cli.planning.grown_tensor import GrownTensor
-from hyperclone_cli.planning.optimizer import GrownOptimizer
+from hyperclone_cli.planning.optimizer import GrownMoment, GrownOptimizer
 from hyperclone_cli.writing.open_numbers import OpenFile, numbers_left_open
 
 
@@ -29,7 +28,7 @@ class OptimizerFile(OpenFile):
     def of(cls, optimizer: GrownOptimizer) -> OptimizerFile:
         held = {f"{number}.{key}": one for number, state in optimizer.state.items() for key, one in state.items()}
         return cls(
-            grown={name: one for name, one in held.items() if isinstance(one, GrownTensor)},
+            moments={name: one for name, one in held.items() if isinstance(one, GrownMoment)},
             copied={},
             numbers={name: one for name, one in held.items() if isinstance(one, torch.Tensor)},
             optimizer=optimizer,
@@ -72,10 +71,10 @@ class OptimizerFile(OpenFile):
         path = Path(OPTIMIZER_NAME)
         numbers = stored_tensors(path, self.numbers)
         return {
-            f"{number}.{key}": StoredTensor(one.name, one.dtype, one.shape, path, 0)
-            if isinstance(one, GrownTensor)
+            f"{number}.{key}": StoredTensor(f"{number}.{key}", one.dtype, one.shape, path, 0)
+            if isinstance(one, GrownMoment)
             else numbers[f"{number}.{key}"]
             for number, state in self.optimizer.state.items()
             for key, one in state.items()
-            if isinstance(one, (GrownTensor, torch.Tensor))
+            if isinstance(one, (GrownMoment, torch.Tensor))
         }

@@ -53,6 +53,12 @@ def plan_training_state(plan: Plan) -> TrainingState:
                 f"{parts}: wrappers of training have put words inside of names, which cannot be put back.",
                 "Save it with torch.distributed.checkpoint.state_dict.get_state_dict, which takes them out.",
             )
+        if layout.model is not None and optimizer.fused:
+            raise CheckpointError(
+                f"{parts}: its weights cannot be written in that form: transformers computes with"
+                f" {first_of(optimizer.fused, 2)}, and stores other tensors.",
+                "Leave --optimizer out.",
+            )
         files.append(DistributedFile.of(optimizer, PurePosixPath(parts.relative_to(source)), layout, beside))
         if beside.left_out:
             notes.append(
@@ -76,7 +82,7 @@ def write_training_state(
     """
     total = state.nbytes
     clone = {name: one for shard in plan.shards for name, one in read_header(journal.directory / shard).items()}
-    kinds = {tensor.kind for file in state.files for tensor in file.grown.values()}
+    kinds = {part.kind for file in state.files for one in file.moments.values() for part in one.parts.values()}
     budget = plan_budget(kinds, threads, max_memory)
     for file in state.files:
         write_open_file(file, state.optimizer.held, clone, journal, budget, lambda written: advance(written, total))
@@ -92,7 +98,8 @@ def check_training_state(state: TrainingState, directory: Path) -> None:
             found = file.read_back(directory)
         except CheckpointError as error:
             raise StorageError(f"read back, {error.message}", again) from error
-        expected = {name: one.shape for name, one in (*file.grown.items(), *file.copied.items())}
+        expected = {name: one.shape for name, one in file.moments.items()}
+        expected |= {name: one.shape for name, one in file.copied.items()}
         if wrong := [name for name, shape in expected.items() if found.get(name) != shape]:
             raise StorageError(
                 f"{directory / file.names[0]}: read back, {first_of(wrong)} is not {list(expected[wrong[0]])}.", again
