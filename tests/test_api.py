@@ -17,8 +17,9 @@ import hyperclone_cli
 from hyperclone_cli import clone_model, expand, plan, verify
 from hyperclone_cli.cli import growing as cli
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.writing.options import Writing
 from support import models
 from support.heard import Heard
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.growth.option import take, takes
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.writing.options import Writing
 
 if TYPE_CHECKING:
     from hyperclone_cli.hub.download import Access

@@ -17,8 +17,9 @@ from hyperclone_cli.checkpoint import object_store, stored_source
 from hyperclone_cli.checkpoint.object_store import Objects, StoreUrl
 from hyperclone_cli.checkpoint.stored_source import open_stored
 from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError, StorageError
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
+from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.pipeline import expand
 from support import faults, quantised, s3
 from support.command_line import hyperclone

@@ -102,6 +102,31 @@ def test_plan_names_what_is_rounded(source: Sources) -> None:
     assert "model.layers.*.mlp.down_proj.weight" in hyperclone("plan", *request).stdout
 
 
+@pytest.mark.parametrize(
+    "tokens, growth, words",
+    [
+        ("1M", 2, []),  # 7 tokens for each of 138,720 parameters
+        ("10M", 2, ["More than 20 tokens for each parameter"]),
+        ("1M", 3, ["Growth by 2 × was the most reliable", "the residual stream 3 ×"]),
+    ],
+)
+def test_plan_says_what_is_known_of_growth_at_a_budget_of_tokens(
+    tokens: str, growth: int, words: list[str], source: Sources
+) -> None:
+    asked = ["plan", "--src", source("llama-mha"), "--embed-mult", growth, "--tokens", tokens]
+    found = as_json(hyperclone(*asked, "--json"))["tokens"]
+    assert found["before"] == found["tokens"] / 50_928
+    assert len(found["notes"]) == bool(words)
+    shown = hyperclone(*asked)
+    assert "tokens per parameter" in shown.stdout
+    assert all(word in " ".join(shown.stderr.split()) for word in words)
+
+
+def test_a_number_of_tokens_that_is_none_is_refused(source: Sources) -> None:
+    said = hyperclone("plan", "--src", source("llama-mha"), "--tokens", "many", code=2).stderr
+    assert "--tokens many: expected a number of tokens such as 1.3B." in said
+
+
 def test_plan_imports_neither_torch_nor_transformers(source: Sources) -> None:
     code = (
         "import sys; from hyperclone_cli.cli.app import app\n"

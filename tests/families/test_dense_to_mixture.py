@@ -21,10 +21,11 @@ from hyperclone_cli.checkpoint import views
 from hyperclone_cli.errors import HypercloneError, RequestError
 from hyperclone_cli.families.upcycling import UPCYCLINGS, Upcycling
 from hyperclone_cli.growth import experts, upcycling
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.planning import as_mixture
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing import budget
+from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.pipeline import expand
 from support import models
 from support.models import EACH, VARIANTS

@@ -27,9 +27,10 @@ import pytest
 
 from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.errors import RequestError, StorageError
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.writing.budget import Budget
 from hyperclone_cli.writing.on_ray import Order, write_as_ordered
+from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.pipeline import expand, expand_part
 from hyperclone_cli.writing.provenance import growth_of
 from hyperclone_cli.writing.publish import partial_of

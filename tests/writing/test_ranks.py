@@ -17,10 +17,11 @@ import pytest
 
 from hyperclone_cli import plan as plan_of
 from hyperclone_cli.errors import RequestError, StorageError
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing import beside_shards, into_directory
 from hyperclone_cli.writing.journal import RunKey, open_journal
+from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.pipeline import expand, expand_part
 from hyperclone_cli.writing.ranks import Rank, finish, rank_of, share_of
 from hyperclone_cli.writing.run import Written

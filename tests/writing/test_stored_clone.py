@@ -11,8 +11,9 @@ import pytest
 
 from hyperclone_cli.checkpoint.object_store import Objects, StoreUrl
 from hyperclone_cli.errors import RequestError, StorageError
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.writing import stored_clone
+from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.pipeline import expand, expand_part
 from support import faults, s3
 from support.command_line import hyperclone

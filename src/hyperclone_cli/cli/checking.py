@@ -21,7 +21,8 @@ from hyperclone_cli.cli.options import (
     takes_options,
 )
 from hyperclone_cli.errors import NOT_PRESERVED, OUTPUTS_ALONE, CheckpointError, MismatchError
-from hyperclone_cli.growth.request import Dtype, Executing
+from hyperclone_cli.growth.request import Dtype
+from hyperclone_cli.writing.options import Executing
 
 
 @takes_options(Executing)

@@ -20,14 +20,16 @@ from hyperclone_cli.cli.options import (
     Revision,
     Src,
     Token,
+    Tokens,
     VerifyTokens,
     WorldSize,
     takes_options,
 )
 from hyperclone_cli.errors import MismatchError, clone_is_kept
 from hyperclone_cli.growth.option import take
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.strategies import Mixing
+from hyperclone_cli.writing.options import Writing
 
 
 @takes_options(Request, Mixing, Writing)
@@ -142,6 +144,7 @@ def plan(
     cache_dir: CacheDir = None,
     as_json: Json = False,
     world_size: WorldSize = None,
+    tokens: Tokens = None,
     **options: Any,
 ) -> None:
     """Show what `expand` would write: sizes, parameters, bytes, what is exact. Writes nothing.
@@ -150,9 +153,13 @@ def plan(
     """
     from hyperclone_cli import api
     from hyperclone_cli.cli import console, growth_output
+    from hyperclone_cli.growth.numbers import number_of
     from hyperclone_cli.hub.download import Access
+    from hyperclone_cli.planning.tokens import token_budget
     from hyperclone_cli.verifier.forecast import forecast
 
+    number = None if tokens is None else number_of("--tokens", tokens, "tokens")
     with console.progress() as progress:
         plan = api.plan(src, access=Access(revision, token, cache_dir), progress=progress, **options)
-    growth_output.show_plan(plan, forecast(plan, Path.cwd(), device=None, max_memory=None), as_json, world_size)
+    budget = None if number is None else token_budget(plan, number)
+    growth_output.show_plan(plan, forecast(plan, Path.cwd(), device=None, max_memory=None), as_json, world_size, budget)

@@ -17,6 +17,7 @@ from hyperclone_cli.errors import first_of
 from hyperclone_cli.hub.upload import Pushed
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.planning.symmetry import advice
+from hyperclone_cli.planning.tokens import TokenBudget
 from hyperclone_cli.verifier.forecast import Forecast
 from hyperclone_cli.verifier.report import Report
 from hyperclone_cli.writing.ranks import Rank, Standing, share_of
@@ -30,15 +31,22 @@ def show_forecast(forecast: Forecast) -> None:
     ERR.print(f"The clone will be verified {forecast}.")
 
 
-def show_plan(plan: Plan, forecast: Forecast, as_json: bool, world_size: int | None = None) -> None:
-    """Print what `plan` would write, and how it would be verified."""
+def show_plan(
+    plan: Plan,
+    forecast: Forecast,
+    as_json: bool,
+    world_size: int | None = None,
+    budget: TokenBudget | None = None,
+) -> None:
+    """Print what `plan` would write, how it would be verified, and what is known of growth at a budget of tokens."""
     shares = [share_of(plan, Rank(number, world_size)) for number in range(world_size)] if world_size else []
     if as_json:
         ranks = [{"shards": list(share.shards), "bytes": share.nbytes} for share in shares]
-        more = {"ranks": ranks} if world_size else {}
+        more: dict[str, object] = {"ranks": ranks} if world_size else {}
+        more |= {"tokens": asdict(budget)} if budget else {}
         print_json({**plan.as_json(), "verification": asdict(forecast), **more})
         return
-    show_notes(plan.notes)
+    show_notes([*plan.notes, *(budget.notes if budget else ())])
     print_table("config.json", ("key", "before", "after"), _config_rows(plan))
     before, after = plan.parameters()
     rows = [(part, f"{before[part]:,}", f"{after[part]:,}") for part in after]
@@ -62,6 +70,8 @@ def show_plan(plan: Plan, forecast: Forecast, as_json: bool, world_size: int | N
         ("rounded once", ", ".join(rounded) or "none"),
         ("not written", "; ".join(f"{first_of(names)} ({why})" for why, names in left_out.items()) or "nothing"),
     ]
+    if budget:
+        facts.append(("tokens per parameter", f"{budget.before:.3g} → {budget.after:.3g}"))
     if shares:
         files, nbytes = [len(share.shards) for share in shares], [share.nbytes for share in shares]
         each = f"{min(files)} to {max(files)} file(s), {decimal(min(nbytes))} to {decimal(max(nbytes))}"

@@ -106,6 +106,16 @@ WorldSize = Annotated[
         rich_help_panel=MACHINES,
     ),
 ]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens",
+        metavar="NUMBER",
+        help="Also say what is known of growth where a clone is trained on so many tokens, such as 10B.",
+        show_default=False,
+        rich_help_panel=GROWTH,
+    ),
+]
 ReportFile = Annotated[
     Path | None,
     checking("--report", metavar="FILE", help="Also write the verification as one HTML page.", show_default=False),

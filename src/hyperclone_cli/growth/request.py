@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.option import (
-    CHECKING,
-    GROWTH,
-    MACHINES,
-    WRITING,
-    Value,
-    check_values,
-    flag,
-    option,
-    options_of,
-    take,
-)
+from hyperclone_cli.growth.numbers import number_of
+from hyperclone_cli.growth.option import GROWTH, WRITING, Value, check_values, flag, option, options_of, take
 from hyperclone_cli.growth.strategies import Mixing
 
 MAX_MULTIPLIER = 65536
@@ -29,15 +18,10 @@ MAX_EXPERTS = 1 << 16
 DepthOrder = Literal["interleave", "top", "middle", "stack"]
 DepthInit = Literal["zero", "copy"]
 Aspect = Literal["wide", "keep"]
-Executor = Literal["threads", "ray"]
 _OF_EXPERTS = ("num_experts", "experts_per_token", "expert_granularity", "expert_drop", "expert_noise_snr_db")
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-EXECUTORS: tuple[Executor, ...] = get_args(Executor)
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def _times(default: Value, width: str, unset: str = "") -> Value:
@@ -199,7 +183,7 @@ class Request:
                 "Add --num-experts, or leave it out.",
             )
         if self.target_params is not None:
-            object.__setattr__(self, "target_params", _parameters(self.target_params))
+            object.__setattr__(self, "target_params", number_of("--target-params", self.target_params, "parameters"))
             sizes = self.hidden_size, self.intermediate_size, self.moe_ffn_mult
             if any(sizes) or self.embed_mult != 1 or self.ffn_mult != 1:
                 raise RequestError(
@@ -263,86 +247,3 @@ class Request:
         """The option that gave a width, as on a command line; empty where it is the source's."""
         name = mult if getattr(self, size) is None else size
         return "" if getattr(self, name) in (None, 1) else f"{flag(name)} {getattr(self, name)}"
-
-
-@dataclass(frozen=True)
-class Executing:
-    """Who does the tasks that the work on a model falls into, one for each of its files. Each field is an option."""
-
-    panel: ClassVar[str] = MACHINES
-    executor: Executor = option(
-        "threads",
-        "Who works on the clone's files. threads: this process. ray: the workers of a Ray cluster, which must see the"
-        " source and the clone under the same paths.",
-        panel=MACHINES,
-    )
-    ray_address: str | None = option(
-        None,
-        "The Ray cluster: host:port, or auto for the one that this machine belongs to.",
-        panel=MACHINES,
-        unset="that of RAY_ADDRESS, or of this machine, or one that is started on it for this run",
-    )
-
-
-@dataclass(frozen=True)
-class Writing(Executing):
-    """How a clone is written. Each field is an option."""
-
-    panel: ClassVar[str] = WRITING
-    overwrite: bool = option(
-        False,
-        "Replace the clone at --out once the new one is complete. A directory that hyperclone did not write, or that"
-        " was trained since, is never replaced.",
-    )
-    restart: bool = option(
-        False,
-        "Discard what an interrupted run has written. Without it the same command goes on, and another is refused.",
-    )
-    threads: int | None = option(None, "How many blocks are worked on at once.", min=1, unset="one for each core")
-    max_memory: int | str | None = option(
-        None,
-        "Memory for these blocks, in bytes or such as 2GB, and then for each model that the verification runs. Fewer"
-        " threads run where it is too little, and models layer by layer. PyTorch and transformers take about 300 MB"
-        " more.",
-        unset="512MB, and for the models what is free",
-    )
-    optimizer: bool = option(
-        False,
-        "Of a training checkpoint, also grow the moments of AdamW (optimizer.pt, or a distributed checkpoint), and take"
-        " the schedule along, and what else resumes the run.",
-    )
-    checksum: bool = option(
-        False,
-        "Record the SHA-256 of every file but the card in hyperclone.json. `verify --checksum` compares them.",
-        panel=CHECKING,
-    )
-    rank: int | None = option(
-        None,
-        "Which of the processes that write the clone together this is, from 0. Each writes its share of the shards into"
-        " --out's .partial, which all must see; the last one to finish publishes and verifies the clone.",
-        panel=MACHINES,
-        min=0,
-        unset="one process writes all",
-    )
-    world_size: int | None = option(None, "How many processes these are.", panel=MACHINES, min=1, unset="1")
-    distributed: bool = option(
-        False,
-        "Take both from RANK and WORLD_SIZE, as torchrun sets them, or from SLURM_PROCID and SLURM_NTASKS.",
-        panel=MACHINES,
-    )
-
-
-def bytes_of(option: str, size: int | str) -> int:
-    """What a size such as "512MB", or a number of bytes, is in bytes. Raises RequestError if it is none."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?([KMGT]?B)?", str(size).upper())
-    if not found:
-        raise RequestError(f"{option} {size}: no size in bytes.", 'Use a size such as "5GB" or "512MB".')
-    return round(float(found[1]) * _BYTES[found[2] or "B"])
-
-
-def _parameters(number: int | str) -> int:
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMBT]?)", str(number).upper())
-    count = round(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if not 1 <= count <= 10**15:
-        raise RequestError(f"--target-params {number}: expected a number of parameters such as 1.3B.")
-    return count

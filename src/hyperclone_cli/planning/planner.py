@@ -17,8 +17,9 @@ from hyperclone_cli.growth.config import grow_config, placed
 from hyperclone_cli.growth.depth import cloned_layers, grow_layer_rules
 from hyperclone_cli.growth.experts import grow_experts
 from hyperclone_cli.growth.layers import grow_layer_numbers, grow_layers
+from hyperclone_cli.growth.numbers import bytes_of
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.request import Request, bytes_of
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.target_params import choose_sizes
 from hyperclone_cli.growth.upcycling import as_mixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from hyperclone_cli.checkpoint.sizes import context_length
-from hyperclone_cli.growth.request import bytes_of
+from hyperclone_cli.growth.numbers import bytes_of
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.verifier.memory import Fit, Mode, activations, fit_of, longest_page, needs, needs_of
 from hyperclone_cli.verifier.run_options import FEW_NEW_TOKENS, NEW_TOKENS, follow_passes

@@ -10,7 +10,6 @@ from hyperclone_cli.checkpoint.checksums import differences
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.checkpoint.source import Place, Source
 from hyperclone_cli.errors import CheckpointError, RequestError, StorageError, last_line
-from hyperclone_cli.growth.request import Executing
 from hyperclone_cli.hub.download import Access, locate, open_checkpoint
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
@@ -36,6 +35,7 @@ from hyperclone_cli.writing.lineage import (
     plans_to,
     weights_digest,
 )
+from hyperclone_cli.writing.options import Executing
 from hyperclone_cli.writing.provenance import Provenance, read_provenance
 from hyperclone_cli.writing.ray_cluster import check_executor, cluster_of
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from hyperclone_cli.checkpoint.sizes import context_length
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import find_family
-from hyperclone_cli.growth.request import DTYPES, bytes_of
+from hyperclone_cli.growth.numbers import bytes_of
+from hyperclone_cli.growth.request import DTYPES
 
 if TYPE_CHECKING:
     import torch

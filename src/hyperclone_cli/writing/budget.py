@@ -10,7 +10,7 @@ from math import prod
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.checkpoint.views import DRAWN_ROWS
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.request import bytes_of
+from hyperclone_cli.growth.numbers import bytes_of
 from hyperclone_cli.planning.grown_tensor import TensorKind
 
 LARGEST_BLOCK_BYTES = 4 << 20

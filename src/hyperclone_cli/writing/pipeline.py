@@ -8,12 +8,13 @@ from pathlib import Path
 
 from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.errors import RequestError
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.hub.download import Access, locate
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.progress import Progress
 from hyperclone_cli.writing.into_directory import into_directory
 from hyperclone_cli.writing.into_store import into_store
+from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.ranks import rank_of
 from hyperclone_cli.writing.ray_cluster import check_executor
 from hyperclone_cli.writing.run import Run, Written

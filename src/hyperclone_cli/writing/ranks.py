@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperclone_cli.errors import RequestError, StorageError
-from hyperclone_cli.growth.request import Writing
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.journal import Journal, RunKey, open_journal, read_journal
+from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.publish import begin, check_places, locked, mark_of_ranks, marks_of_ranks
 
 _VARIABLES = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
 from hyperclone_cli.errors import HypercloneError, RequestError, StorageError, last_line
-from hyperclone_cli.growth.request import EXECUTORS, Executing
+from hyperclone_cli.writing.options import EXECUTORS, Executing
 
 _RETRIES = 20
 """How often a task is run again whose worker was lost: each machine that ends costs its tasks one."""

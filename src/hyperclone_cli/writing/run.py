@@ -16,7 +16,7 @@ from hyperclone_cli.checkpoint.source import Place, Source
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.request import Request, Writing
+from hyperclone_cli.growth.request import Request
 from hyperclone_cli.growth.resolve import resolve
 from hyperclone_cli.growth.upcycling import as_mixture
 from hyperclone_cli.hub.download import Access, open_checkpoint
@@ -28,6 +28,7 @@ from hyperclone_cli.writing.budget import Budget, plan_budget
 from hyperclone_cli.writing.card import command
 from hyperclone_cli.writing.integrity import finiteness_note
 from hyperclone_cli.writing.journal import Journal, RunKey
+from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.preflight import check_loads
 from hyperclone_cli.writing.ranks import Rank, Standing
 
