@@ -37,6 +37,11 @@ REFUSED = {
     "zamba": "layers share the modules",
     "zamba2": "layers share the modules",
     "deepseek_v4": "each layer mixes several residual streams",
+    "inkling2_text": "a mean of all sums before it",
+    "inkling2_loop_text": "a mean of all sums before it",
+    "zaya": "what the router of the layer before has read",
+    "qwen4_exp_text": "each layer mixes several residual streams",
+    "dory": "each layer divides the residual stream by its length",
     "minimax": "each norm takes the place of the residual stream",
 }
 

@@ -17,9 +17,11 @@ from hyperclone_cli.families.vocabulary import (
     Form,
     bare,
     conv1d,
+    convolution,
     depthwise,
     embedding,
     from_stream,
+    gating,
     in_some_layers,
     linear,
     norm,
@@ -343,6 +345,61 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
         "half as wide again",
         {LAYER + "attn_sconv.conv1d": depthwise("embed")},
     ),
+    "taps of a convolution outside heads": (
+        "inkling2",
+        "twice",
+        {"model.llm.layers.*.attn.k_sconv.weight_proj": bare(linear("taps kv_heads", "embed"))},
+    ),
+    "a query whose product grows with the width": (
+        "inkling2",
+        "twice",
+        {"model.llm.attn_res.mlp_queries.*": parameter("embed")},
+    ),
+    "a pass's gate thought to read a norm with weights": (
+        "inkling2_loop",
+        "half as wide again",
+        {"model.llm.layers.*.controllers.mlp.down_weight": in_some_layers(bare(linear("*", "2 embed")))},
+    ),
+    "stream and message unit by unit": (
+        "inkling2_loop",
+        "twice",
+        {"model.llm.layers.*.controllers.v.down_weight": in_some_layers(from_stream(bare(linear("*", "embed 2"))))},
+    ),
+    "heads one after another, not in those of two tokens": (
+        "zaya",
+        "twice",
+        {LAYER + "self_attn.qkv_proj.q_proj": linear("heads query", "embed")},
+    ),
+    "queries and keys of a convolution head by head": (
+        "zaya",
+        "twice",
+        {LAYER + "self_attn.qkv_proj.conv_qk_grouped": convolution("2 kv_pairs group.query+key", 3)},
+    ),
+    "a scale of the residual stream that writes it": (
+        "zaya",
+        "half as wide again",
+        {LAYER + "post_mlp_residual_scale.residual_scale": parameter("embed")},
+    ),
+    "streams unit by unit": (
+        "qwen4_exp",
+        "twice",
+        {LAYER + "attn_hyper_connection.input_mix_weight_up": gating(linear("embed streams", "*"))},
+    ),
+    "a sum of products without the root of the width": (
+        "qwen4_exp",
+        "twice",
+        {LAYER + "ple.norm_key": in_some_layers(norm("streams embed", plus_one=True))},
+    ),
+    "a gate that no root of the width multiplies": (
+        "dory",
+        "twice",
+        {"backbone.layers.*.self_attn.g_proj": gating(from_stream(linear("heads value", "embed")))},
+    ),
+    "a gate that carries the length of a feed-forward": (
+        "dory",
+        "twice",
+        {"backbone.layers.*.mlp.gate_proj": from_stream(linear("ffn", "embed", forward_power=0.5))},
+    ),
     # norms, and what reads them
     "w taken for (1 + w)": ("jais2-tied", "twice", {"model.norm": norm("embed", plus_one=True)}),
     "(1 + w) taken for w": ("nemotron-tied", "twice", {"model.norm": norm("embed")}),
@@ -372,6 +429,7 @@ TENSORS: dict[str, tuple[str, str, Mapping[str, Form]]] = {
 """(variant, a growth that tells the wrong table from the right one, tensors in a form that they do not have)."""
 
 RULES: dict[str, tuple[str, str, Mapping[str, Any]]] = {
+    "lengths taken for root mean squares": ("dory", "twice", {"norm": "rms"}),
     "rotary pairs taken for halves": ("ernie4_5", "larger heads", {"positions": Rotary("halves")}),
     "rotary pairs of a part taken for halves": ("gptj", "larger heads", {"positions": Rotary("halves")}),
     "rotary halves taken for pairs": ("smollm3", "larger heads", {"positions": Rotary("neighbours")}),

@@ -49,6 +49,8 @@ HALF_AS_WIDE_AGAIN = {
     "heads grow in size alone": ALIBI,
     "heads come in 4 blocks": ["codegen-tied"],
     "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],
+    "embeddings of word groups pass a silu": ["qwen4_exp"],
+    "a norm spans it": ["dory", "dory-tied"],
 }
 LARGER_HEADS = {
     "rotary positions of type 'proportional'": ["lfm3", "lfm3-plain-untied"],
@@ -72,6 +74,9 @@ LARGER_HEADS = {
         *("dots3_note", "dots3_note-tied"),
         *("kimi_linear-tied", "bailing_hybrid", "longcat_flash", "longcat_flash-tied"),
     ],
+    "convolutions read all units of a head": ["zaya", "zaya-untied"],
+    "its indexer takes the rotary positions": ["qwen4_exp", "qwen4_exp-tied"],
+    "queries and keys have length 1": ["dory", "dory-tied"],
     "its keys are its values": ["deepseek_v4", "deepseek_v4-tied"],
     "lightning attention does not divide": ["minimax", "minimax-tied"],
     "its λ are products": ["diffllama", "diffllama-gqa-tied"],
@@ -90,6 +95,7 @@ FEED_FORWARD_ALONE = {
 
 
 ONE_UNIT_WIDER = {
+    "embeddings of word groups pass a silu": ["qwen4_exp"],
     "every query head has a key and value head of its own": [
         *("modernbert-decoder", "modernbert-decoder-untied-biases"),
         *("opt-125m", "opt-350m", "opt-projected-prenorm-untied", "opt-postnorm", "opt-untied", "opt-no-bias"),

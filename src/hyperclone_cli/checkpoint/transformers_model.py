@@ -94,7 +94,7 @@ def load_without_weights(
     whole = stock_config(config, path)
     model_class = model_class_of(whole, path)
     known = whole if isinstance(whole, model_class.config_class) else whole.get_text_config()
-    with quiet_transformers():
+    with quiet_transformers(), _nothing_on_the_cpu():
         try:
             model, report = model_class.from_pretrained(
                 None,
@@ -114,6 +114,22 @@ def load_without_weights(
         except Exception as error:  # each architecture raises its own kinds
             raise CheckpointError(f"{path}: transformers refuses the model: {last_line(error)}") from error
     return model, report
+
+
+@contextmanager
+def _nothing_on_the_cpu() -> Iterator[None]:
+    """Transformers joins some large tensors on the CPU, whatever the device: those without data cannot go there."""
+    from transformers.core_model_loading import WeightConverter
+
+    stored: Any = getattr(WeightConverter, "force_cpu", None)
+    if stored is None:  # releases that join all tensors where they are
+        yield
+        return
+    WeightConverter.force_cpu = property(lambda _: False, stored.__set__)
+    try:
+        yield
+    finally:
+        WeightConverter.force_cpu = stored
 
 
 def model_class_of(config: PreTrainedConfig, path: Path | str) -> Any:

@@ -32,7 +32,7 @@ _LINEAGES = (
     *("fused", "mixtral", "qwen_moe", "granite_moe", "gpt_oss", "dbrx", "deepseek", "latent_attention", "llama4"),
     *("minimax", "hunyuan", "solar_open", "axk", "hy_v4", "afmoe", "kolibri", "aria", "cohere_moe", "granite_swa"),
     *("flint", "beam", "sparse_attention", "minimax_m3", "sarvam_moe", "jetmoe", "mimo_v2_flash", "laguna"),
-    *("longcat_flash", "deepseek_v4", "inkling", "dots3_note"),
+    *("longcat_flash", "deepseek_v4", "dots3_note", "inkling", "inkling2", "zaya", "qwen4_exp", "dory"),
     # recurrent and convolutional layers
     *(
         "lfm2",

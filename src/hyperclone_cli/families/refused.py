@@ -27,7 +27,7 @@ _SPEECH_MODELS = (
     "pop2piano", "seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text", "speecht5", "whisper",
 )  # fmt: skip
 _WRAPPERS = {
-    "": ("blip chameleon emu3 florence2 git instructblip kosmos-2 pix2struct qwen4_exp trocr vision-encoder-decoder"),
+    "": ("blip chameleon emu3 florence2 git instructblip kosmos-2 pix2struct trocr vision-encoder-decoder"),
     "cohere2": "aya_vision cohere2_vision",
     "dots3_note_text": "dots3_note",
     "ernie4_5_moe": "ernie4_5_vl_moe",
@@ -42,6 +42,7 @@ _WRAPPERS = {
     "phi3": "phi4_multimodal",
     "qwen2": "got_ocr2 llava_onevision ovis2 qwen2_5_omni qwen2_audio",
     "qwen3_moe": "qwen3_omni_moe",
+    "qwen4_exp_text": "qwen4_exp",
 }
 """The supported model_type nearest to the language model inside, or "" for none → architectures, in one string."""
 

@@ -155,9 +155,12 @@ class Family:
                 for all others see `config_defaults`
     folds       modules that the factor of a tied head can be folded into, where they are not the final norm; the first
                 that applies is used
-    norm        what the norms divide by: "rms", the root mean square, or "layer", the standard deviation
+    norm        what the norms divide by: "rms", the root mean square, "layer", the standard deviation, or "length", the
+                root of the sum of squares, by norms without weights of the residual stream, of the feed-forward and of
+                all heads
     positions   `Rotary`, `Alibi` or `Learned`, and how attention scores are scaled
     heads       what ties the heads to the residual stream
+    mean_of_group  whether the query heads of a key/value head are averaged, so that they are copied equally often
     cache       the packed axes of what one token adds to the KV cache in each layer
     next_token  modules for predicting further tokens
     per_layer   how layers differ; None: they have the same widths
@@ -184,6 +187,7 @@ class Family:
     norm: str = "rms"
     positions: Positions = field(default_factory=Rotary)
     heads: HeadRule = HeadRule.FREE
+    mean_of_group: bool = False
     cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
     next_token: NextToken = NextToken()
     per_layer: PerLayer | None = None
@@ -282,7 +286,7 @@ class Family:
     @property
     def embedding(self) -> str:
         """The module of the token embedding, whose matrix a tied head shares."""
-        return self._outside_layers("embedding", "vocab")[0]
+        return [*self._outside_layers("embedding", "vocab"), *self._outside_layers("embedding", "padded_vocab")][0]
 
     @property
     def head(self) -> str:

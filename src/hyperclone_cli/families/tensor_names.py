@@ -85,7 +85,12 @@ class TensorNames:
     def __init__(
         self, tensors: Mapping[str, Form], prefix: str, whole: Mapping[str, Form] = MappingProxyType({})
     ) -> None:
-        self._tensors, self._prefix, self._whole = tensors, prefix, whole
+        self._tensors, self._prefix = tensors, prefix
+        # what a full name with this beginning has after it, and the numbers in it, by the module and its form
+        self._whole = [
+            (re.compile(re.escape(module).replace(r"\*", r"(\d+)") + r"(?:\.(?P<inside>.+))?"), module, form)
+            for module, form in whole.items()
+        ]
         before_layers = dict.fromkeys(module.partition("*")[0] for module in tensors if "*" in module)
         self._before_layers = dict.fromkeys(
             short for full in before_layers for short in (full, full.removeprefix(f"{prefix}."))
@@ -125,13 +130,11 @@ class TensorNames:
         return any(map(re.compile(f"{before}({either})").fullmatch, names))
 
     def _inside(self, name: str) -> list[Match]:
-        if not self._whole:
-            return []
         for full in (name, f"{self._prefix}.{name}"):
-            for module, form in self._whole.items():
-                inside = full.removeprefix(f"{module}.")
-                if inside != full or full == module:
-                    return [Match(full, module, inside if inside != full else "", form, ())]
+            for pattern, module, form in self._whole:
+                if found := pattern.fullmatch(full):
+                    numbers = tuple(int(found[place + 1]) for place in range(module.count("*")))
+                    return [Match(full, module, found["inside"] or "", form, numbers)]
         return []
 
     def layer_of(self, name: str) -> int | None:

@@ -209,6 +209,14 @@ def bias(*packed: str) -> Form:
     return replace(parameter(*packed), kind="bias")
 
 
+def stream_query(*packed: str) -> Form:
+    """Vectors whose products with the residual stream's norm are divided by the root of its width.
+
+    Named whole in the table, not by module. Such a product grows with the root of the width.
+    """
+    return replace(parameter(*packed), forward_power=0.5)
+
+
 def layer_scale() -> Form:
     """A scalar that a layer's whole output is multiplied by, residual stream included. Named whole in the table."""
     return replace(parameter("1"), at_rest=1.0)

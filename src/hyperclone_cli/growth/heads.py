@@ -132,6 +132,8 @@ def _is_possible(new: Heads, old: Heads, proposal: Proposal) -> bool:
         return False
     if (family.heads is HeadRule.PAIRED and new.key_value % 2) or (_number_is_kept(family) and new != old):
         return False
+    if family.mean_of_group and group % old_group:
+        return False
     if new.query % new.key_value or new.key_value < old.key_value or group < old_group:
         return False
     if "kv_heads" in family.fixed:
@@ -144,6 +146,8 @@ def _is_possible(new: Heads, old: Heads, proposal: Proposal) -> bool:
 
 def norms_all_heads(family: Family) -> bool:
     """Whether one norm spans all heads, so that unequal numbers of copies would change what it computes."""
+    if family.norm == "length":
+        return True
 
     def spans_heads(form: Form) -> bool:
         weight = next(iter(form.parameters.values()))
@@ -187,6 +191,8 @@ def _rules(proposal: Proposal, embed: int) -> list[str]:
         rules.append("heads grow in size alone: what each does depends on how many there are")
     if family.heads is HeadRule.PAIRED:
         rules.append("the number of key/value heads is even")
+    if family.mean_of_group:
+        rules.append("the query heads of each are averaged, so they are copied equally often")
     if not family.heads_are_free:
         unit = proposal.sizes["head_dim"] * head_copies(proposal, embed)
         rules.append(f"hidden_size is heads × head size, here a multiple of {unit}")

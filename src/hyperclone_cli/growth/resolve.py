@@ -14,7 +14,7 @@ from hyperclone_cli.growth.heads import choose_heads, head_copies, heads_of
 from hyperclone_cli.growth.option import flag
 from hyperclone_cli.growth.positions import check_rotary, grow_head, grow_kv_heads
 from hyperclone_cli.growth.proposal import Proposal
-from hyperclone_cli.growth.widths import Growth, padded, spread, tiled
+from hyperclone_cli.growth.widths import Growth, of_same_length, padded, spread, tiled
 
 
 def resolve(proposal: Proposal) -> dict[str, Growth]:
@@ -61,6 +61,10 @@ def resolve(proposal: Proposal) -> dict[str, Growth]:
         grown["rotary"] = tiled(sizes["rotary"], proposal.request.head_dim_mult)
     grown["layers"] = grow_depth(proposal)
     grown["experts"] = grow_experts(proposal).growth
+    if family.norm == "length":
+        grown["embed"], grown["ffn"] = of_same_length(grown["embed"]), of_same_length(grown["ffn"])
+        copies = heads.query // (sizes["kv_heads"] * sizes["group"])
+        grown["value"] = tiled(sizes["head_dim"], 1, copies**-0.5)
     if "proj" in sizes:  # without a projection the embedding has the width of the residual stream
         grown["proj"] = grown["embed"] if sizes["proj"] == sizes["embed"] else tiled(sizes["proj"], 1)
     return grown

@@ -109,6 +109,12 @@ def padded(size: int, target: int) -> Growth:
     return Growth(size, (*scaled.runs, Run(0, padding, 0, 0, scaled.runs[0].scale)))
 
 
+def of_same_length(growth: Growth) -> Growth:
+    """The same growth, with copies so much smaller that the vector of all units is as long as the source's."""
+    scaled = tuple(run if run.is_padding else run._replace(scale=run.copies**-0.5) for run in growth.runs)
+    return Growth(growth.source, scaled)
+
+
 def repeated(size: int, copies: int, scale: float = 1.0, span: int = 1) -> Growth:
     """`size` units, every `span` of them repeated in place: [x₀, x₀, …, x₁, x₁, …]."""
     starts = range(0, size, span)

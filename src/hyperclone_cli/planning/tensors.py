@@ -205,14 +205,15 @@ def _gain(form: Form, parameter: str, embed: Growth, units: Growth) -> float:
     residual stream every writer has that factor in its scale; in queries and keys it is given here.
     """
     density = float(units.density)
+    power = math.pow(embed.source / embed.target, form.forward_power)
     if form.kind == "norm":
-        return 1.0 if parameter == "bias" else math.sqrt(density)
+        return power if parameter == "bias" else power * math.sqrt(density)
     if form.normed:
         return 1 / math.sqrt(density)
     if form.forward_bits:
         factors = [_rounded(width**form.forward_power, form.forward_bits) for width in (embed.source, embed.target)]
         return factors[0] / factors[1]
-    return math.pow(embed.source / embed.target, form.forward_power)
+    return power
 
 
 def _rounded(number: float, bits: int) -> float:

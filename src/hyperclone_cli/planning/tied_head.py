@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isclose
 
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, RequestError
@@ -61,7 +62,9 @@ def decide_head(
     embed, form = growths["embed"], family.tensors[family.head]
     divided = (embed.source / embed.target) ** form.forward_power
     factor = divided / (copy.copies * copy.scale * embedding.gain)
-    if request.tie_embeddings != "untie" and factor == 1.0:
+    if form.from_stream:  # whose copies have the scale too, which no norm undoes
+        factor /= copy.scale
+    if request.tie_embeddings != "untie" and isclose(factor, 1.0):
         return tensors, Head(True, "tied, as in the source"), redundant
     fold = next((fold for fold in family.carriers if family.fits(proposal.config, fold.when)), None)
     module = fold.module.replace(".-1.", f".{growths['layers'].source - 1}.") if fold else None

@@ -48,6 +48,24 @@ NEMOTRON: dict[str, Any] = HEADS | {
     "ssm_state_size": 8,
     "chunk_size": 8,
 }
+WORD_GROUPS: dict[str, Any] = {
+    "shared_expert_intermediate_size": 56,
+    "layer_types": ["linear_attention", "indexed_attention"],
+    "hc_count": 3,
+    "hc_lowrank": 10,
+    "ple_layer_ids": [1],
+    "ple_embed_dim": 24,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 40,
+    "make_ngram_vocab_size_divisible_by": 8,
+    "split_ngram_parts": 2,
+    "indexer_n_heads": 3,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 6,
+    "indexer_compress_ratio": 2,
+    "eos_token_id": 95,
+}
 KIMI = {
     "num_local_experts": 4,
     "n_group": 2,
@@ -107,6 +125,39 @@ INKLING: dict[str, Any] = HEADS | {
     "sliding_window_size": 8,
     "log_scaling_n_floor": 4,
     "layer_types": ["hybrid_sliding", "hybrid"],
+}
+INKLING2: dict[str, Any] = INKLING | {
+    "num_hidden_layers": 4,
+    "layer_types": ["hybrid_sliding", "hybrid"] * 2,
+    "n_layers_per_attn_res_block": 2,
+    "unpadded_vocab_size": 90,
+    "qk_l2_clip_threshold": 3.0,
+    "rel_l2_clip_threshold": 2.0,
+}
+LOOPED = {
+    "loop_layer_index_start": 2,
+    "loop_layer_index_end": 4,
+    "loop_num_passes": 2,
+    "loop_gate_rank": 7,
+    "route_scale": 0.3,  # the more experts add, the more does a pass magnify rounding
+}
+ZAYA: dict[str, Any] = HEADS | {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_experts": 4,
+    "moe_intermediate_size": 40,
+    "router_hidden_size": 12,
+    "layer_types": ["hybrid", "hybrid_sliding"],
+    "sliding_window": 8,
+}
+DORY: dict[str, Any] = HEADS | {
+    "num_hidden_layers": 4,
+    "n_input_layers": 1,
+    "n_recurrent_layers": 2,
+    "n_output_layers": 1,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 8,
+    "initializer_range": 1.0,  # what scales of this size are divided by
 }
 JETMOE = {key: size for key, size in GQA.items() if key != "num_attention_heads"} | LOCAL | {"kv_channels": 12}
 
@@ -207,6 +258,14 @@ SEPARATE: dict[str, Variant] = {
     "deepseek_v4-tied": Variant("deepseek_v4", BASE | DEEPSEEK_V4 | TIED | {"num_attention_heads": 6, "o_groups": 3}),
     "hrm_text": Variant("hrm_text", BASE | HEADS | {"H_cycles": 2, "L_cycles": 2}),
     "hrm_text-tied": Variant("hrm_text", BASE | HEADS | {"H_cycles": 1, "L_cycles": 3} | TIED),
+    "inkling2": Variant("inkling2_text", GQA | ROUTED | INKLING2),
+    "inkling2_loop": Variant("inkling2_loop_text", GQA | ROUTED | INKLING2 | LOOPED),
+    "qwen4_exp": Variant("qwen4_exp_text", GQA | NUMBERED | HEADS | DELTA | WORD_GROUPS),
+    "qwen4_exp-tied": Variant(
+        "qwen4_exp_text", GQA | NUMBERED | HEADS | DELTA | WORD_GROUPS | TIED | {"ple_layer_ids": None}
+    ),
+    "dory": Variant("dory", GQA | DORY),
+    "dory-tied": Variant("dory", MHA | DORY | TIED | {"attention_bias": True, "mlp_bias": True}),
     "longcat_flash": Variant("longcat_flash", LONGCAT),
     "longcat_flash-tied": Variant("longcat_flash", LONGCAT | TIED | {"zero_expert_num": 0, "attention_bias": True}),
     "minimax": Variant("minimax", GQA | LOCAL | {"layer_types": LINEAR, "block_size": 8, "mlp_alpha_factor": 1.5}),
@@ -237,6 +296,8 @@ OTHERS: dict[str, Variant] = {
         | {"dense_intermediate_size": 72, "shared_intermediate_size": 56}
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     ),
+    "zaya": Variant("zaya", BASE | ZAYA),
+    "zaya-untied": Variant("zaya", BASE | ZAYA | UNTIED | {"attention_bias": True, "lm_head_bias": True}),
     "inkling": Variant("inkling_text", GQA | ROUTED | PARTLY_DENSE | INKLING),
     "modernbert-decoder": Variant("modernbert-decoder", MHA | WINDOWED | {"local_attention": 8}),
     "modernbert-decoder-untied-biases": Variant(
