@@ -74,7 +74,7 @@ def asked_keys(family: Family) -> set[str]:
     if isinstance(family.positions, Alibi):
         positions.append(family.positions.otherwise)
         conditions.append(family.positions.when)
-    keys = {*family.sizes.values(), *family.aliases, family.context, "tie_word_embeddings"}
+    keys = {*family.sizes.values(), *family.aliases, family.context, family.logits, "tie_word_embeddings"}
     keys |= {times for times, _ in family.multiples.values() if isinstance(times, str)}
     keys |= {key for how in family.stated.values() for key in (how.times, how.multiple, how.switch)}
     keys |= {key for rule in family.layer_rules for key in keys_of_rule(rule)}

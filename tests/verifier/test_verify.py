@@ -317,6 +317,24 @@ def test_a_model_with_a_short_context_is_verified(context: int, tmp_path: Path) 
         verify(tmp_path / "clone", new_tokens=context)
 
 
+def test_no_token_is_drawn_that_has_no_logit(tmp_path: Path) -> None:
+    src = models.build("inkling", tmp_path / "src", unpadded_vocab_size=40)
+    expand(src, tmp_path / "clone", DOUBLE)
+    assert verify(tmp_path / "clone", new_tokens=2).passed
+
+
+@pytest.mark.parametrize("variant, runs", [("dory", 6), ("inkling2_loop", 6), ("qwen4_exp", 2)])
+def test_each_run_of_a_layer_is_compared_in_all_residual_streams(
+    variant: str, runs: int, source: Sources, tmp_path: Path
+) -> None:
+    expand(source(variant), tmp_path / "clone", DOUBLE)
+    report = verify(tmp_path / "clone", new_tokens=2)
+    assert report.passed, report.failures
+    assert report.logits
+    assert len(report.logits.layers) == runs + 1
+    assert max(error for _, error in report.logits.layers) <= 1e-5
+
+
 def test_another_vocabulary_fails(clone: Path, tmp_path: Path) -> None:
     other = models.build("llama-gqa-tied", tmp_path / "other", vocab_size=80)
     forget_provenance(clone)

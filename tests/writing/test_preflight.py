@@ -106,6 +106,8 @@ OTHER_NAMES = {("exaone-tied", "attention_bias"), ("exaone-tied", "mlp_bias"), (
 OTHER_NAMES |= {("hrm_text", "attention_bias"), ("hrm_text", "mlp_bias"), ("bailing_hybrid", "attention_bias")}
 OTHER_NAMES |= {
     ("deepseek_v4", "mlp_bias"),
+    ("dory", "attention_bias"),
+    ("dory", "mlp_bias"),
     ("hy_v3", "mlp_bias"),
     ("nemotron_h", "mlp_bias"),
     ("nemotron_h", "use_bias"),

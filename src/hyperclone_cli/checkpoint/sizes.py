@@ -171,6 +171,20 @@ def context_length(config: Mapping[str, Any], family: Family) -> int:
     return context
 
 
+def number_of_logits(config: Mapping[str, Any], family: Family) -> int:
+    """The tokens that the model has a logit for: it reads more where the rows of its vocabulary are padded.
+
+    Raises CheckpointError for an impossible number.
+    """
+    vocabulary = read_sizes(config, family)["vocab"]
+    stated = family.value(config, family.logits) if family.logits else None
+    if stated is None:
+        return vocabulary
+    if type(stated) is not int or stated < 1:
+        raise CheckpointError(f"config.json: {family.logits} should be a whole number from 1 up, found {stated!r}.")
+    return min(stated, vocabulary)
+
+
 def _check_aliases(config: Mapping[str, Any], family: Family) -> None:
     for key in family.aliases:
         stated = {

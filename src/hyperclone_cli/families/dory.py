@@ -66,6 +66,7 @@ def _dory(layout: Layout, embeddings: str, layers: Mapping[str, Form], stated: M
             "n_output_layers": 2,
             "layer_types": ["sliding_attention", "mlp", "full_attention", "mlp"] * 2,
             "sliding_window": 8,
+            "initializer_range": 1.0,  # what scales of this size are divided by
         },
         sizes=SIZES,
         stated=stated,

@@ -87,6 +87,7 @@ INKLING = Family(
         ),
         **NORMS,
     },
+    logits="unpadded_vocab_size",
     per_layer=HEADS_BY_TYPE,
     layer_rules=(LAYER_TYPES, Listed("mlp_layer_types", (First("dense_mlp_idx"), "dense", "sparse"))),
     defaults={"dense_mlp_idx": 0},

@@ -158,6 +158,7 @@ def _inkling2(layout: Layout, tensors: dict[str, Form], vocab: Mapping[str, str]
             "conv_kernel_size": ("sconv_kernel_size",),
         },
         tensors=tensors,
+        logits="unpadded_vocab_size",
         per_layer=HEADS_BY_TYPE,
         routing=Routing(8),
         positions=Learned(),

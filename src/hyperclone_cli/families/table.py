@@ -161,6 +161,7 @@ class Family:
     positions   `Rotary`, `Alibi` or `Learned`, and how attention scores are scaled
     heads       what ties the heads to the residual stream
     mean_of_group  whether the query heads of a key/value head are averaged, so that they are copied equally often
+    logits      the config key for the number of logits, where they may be fewer than the tokens of the vocabulary
     cache       the packed axes of what one token adds to the KV cache in each layer
     next_token  modules for predicting further tokens
     per_layer   how layers differ; None: they have the same widths
@@ -188,6 +189,7 @@ class Family:
     positions: Positions = field(default_factory=Rotary)
     heads: HeadRule = HeadRule.FREE
     mean_of_group: bool = False
+    logits: str = ""
     cache: tuple[str, ...] = ("kv_heads key", "kv_heads value")
     next_token: NextToken = NextToken()
     per_layer: PerLayer | None = None

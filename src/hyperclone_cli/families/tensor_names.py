@@ -35,6 +35,11 @@ class Match(NamedTuple):
         return self.indices[0] if self.indices else None
 
     @property
+    def dimensions(self) -> int:
+        """How many dimensions it has, where it is no stack; none where it is kept as it is."""
+        return len(self.form.parameters.get(self.parameter, ()))
+
+    @property
     def of_experts(self) -> bool:
         """Whether it belongs to one expert of those that a router chooses from, or to all of a layer."""
         return self.form.stacked or (self.module.count("*") == 2 and not self.form.numbered)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperclone_cli.checkpoint.sizes import context_length
+from hyperclone_cli.checkpoint.sizes import context_length, number_of_logits
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import StorageError, first_of
 from hyperclone_cli.inspection.similarity import CopySimilarity, compare_copies
@@ -61,7 +61,7 @@ def compare_gradients(
     from hyperclone_cli.verifier.loading import loaded, scratch_directory
     from hyperclone_cli.verifier.memory import fit
 
-    vocab_size = plan.proposal.sizes["vocab"]
+    vocab_size = number_of_logits(plan.proposal.config, plan.family)
     tokenizer, note = text.load_tokenizer(clone, vocab_size)
     page = text.page(tokenizer, vocab_size, context_length(plan.proposal.config, plan.family))
     scratch = scratch_directory(clone)

@@ -39,7 +39,9 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
     unknown = []
     for name, fits in fitting.items():
         if len(fits) > 1:
-            fits = [match for match in fits if _dimensions(match) == len(source.tensors[name].shape)] or fits
+            fits = [
+                match for match in fits if match.dimensions + match.form.stacked == len(source.tensors[name].shape)
+            ] or fits
         if len(fits) > 1:
             fits = [match for match in fits if found.get(_where(match)) == match.form.layer_kind] or fits[:1]
         if len(fits) > 1:
@@ -88,11 +90,6 @@ def _fitting(names: Iterable[str], proposal: Proposal) -> dict[str, list[Match]]
             ignored = _VALUE_HEAD
         fitting[name] = [Match(name, name, "", ignored, ())] if ignored else fits
     return fitting
-
-
-def _dimensions(match: Match) -> int:
-    """How many dimensions the tensor has that a rule is about."""
-    return len(match.form.parameters[match.parameter]) + match.form.stacked
 
 
 def _kinds(matches: Iterable[Match]) -> dict[tuple[int, str], str]:

@@ -30,7 +30,7 @@ def grow_moment(plan: Plan, tensor: GrownTensor, stored: StoredTensor, power: in
     on average, and that of the layer that is copied, since zeros would make the first steps several times as long as
     the rate.
     """
-    match = plan.family.tensor_names.matches(tensor.name)[0]
+    match = plan.match(tensor)
     growths = _shares(plan, tensor.layer, reads_norm=match.form.kind == "norm" and not match.form.writes)
     dimensions = match.form.parameters[match.parameter] if not tensor.kept else ()
     grown = list(tensor.growths)

@@ -15,7 +15,7 @@ from typing import Any
 from hyperclone_cli.checkpoint.json_config import config_changes
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.checkpoint.source import Source
-from hyperclone_cli.families import Family
+from hyperclone_cli.families import Family, Match
 from hyperclone_cli.families.vocabulary import Role, dimension
 from hyperclone_cli.growth.depth import ClonedLayer
 from hyperclone_cli.growth.experts import chosen_shares
@@ -78,6 +78,12 @@ class Plan:
     def named(self) -> Mapping[str, GrownTensor]:
         """The tensors by their names."""
         return {tensor.name: tensor for tensor in self.tensors}
+
+    def match(self, tensor: GrownTensor) -> Match:
+        """The place of a tensor in the family's table: of several forms of one name, that with its dimensions."""
+        matches = self.family.tensor_names.matches(tensor.name)
+        dimensions = len(tensor.growths)
+        return next((match for match in matches if match.dimensions == dimensions), matches[0])
 
     @property
     def nbytes(self) -> int:

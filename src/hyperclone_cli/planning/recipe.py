@@ -118,7 +118,7 @@ def _line(plan: Plan, tensor: GrownTensor, widths: _Widths) -> TensorLine:
     if kind.kept:
         name = re.sub(r"(?<![^.])\d+(?![^.])", "*", tensor.name)
         return TensorLine(name, decays=len(tensor.shape) > 1)
-    match = plan.family.tensor_names.matches(tensor.name)[0]
+    match = plan.match(tensor)
     growths = plan.growths if tensor.layer is None else plan.layers.get(tensor.layer, plan.growths)
     dimensions = match.form.parameters[match.parameter]
     return TensorLine(

@@ -122,13 +122,16 @@ def best_factor(source: torch.Tensor, clone: torch.Tensor) -> float:
 def copies_error(source: torch.Tensor, clone: torch.Tensor, growth: Growth, factor: float) -> float:
     """The largest relative error of any copy in `clone` (tokens, t) of the hidden states `source` (tokens, s).
 
+    States of several residual streams may also be one after another, as (tokens, streams · s).
     `factor` scales the copies, in addition to the growth's own scale. States that did not grow, those of an output
     projection, are compared as a whole; padding is not compared.
     """
     if clone.shape == source.shape:
         return relative_error(clone, source * factor)
-    if clone.shape[-1] != growth.target or source.shape[-1] != growth.source:
+    if clone.shape[-1] % growth.target or source.shape[-1] % growth.source:
         return math.inf
+    clone = clone.reshape(*clone.shape[:-1], -1, growth.target)
+    source = source.reshape(*source.shape[:-1], -1, growth.source)
     worst, position = 0.0, 0
     for run in growth.runs:
         if not run.is_padding:

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from transformers import __version__
 
 from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
-from hyperclone_cli.checkpoint.sizes import context_length, read_sizes
+from hyperclone_cli.checkpoint.sizes import context_length, number_of_logits, read_sizes
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import CheckpointError, HypercloneError, StorageError, is_memory_error, last_line
 from hyperclone_cli.families import find_family
@@ -85,10 +85,11 @@ def compare_outputs(
         partial.failures.append(f"config.json: vocab_size should be {vocab_size}, found {found!r}")
         return
     context = context_length(own, family)
-    tokenizer, note = text.load_tokenizer(source.path, vocab_size)
+    known_tokens = number_of_logits(own, family)
+    tokenizer, note = text.load_tokenizer(source.path, known_tokens)
     partial.notes += [note] if note else []
     avoid = placeholders(source.config)
-    ids = text.page(tokenizer, vocab_size, min(context, options.page_tokens or context), avoid)
+    ids = text.page(tokenizer, known_tokens, min(context, options.page_tokens or context), avoid)
     scratch = scratch_directory(clone.path)
 
     def fitting(checkpoint: Source, dtype: torch.dtype, tokens: int) -> Fit:
@@ -118,7 +119,7 @@ def compare_outputs(
     new_tokens = options.new_tokens or min(FEW_NEW_TOKENS if few else NEW_TOKENS, context - 1)
     wrapping = grown_family.wrapping
     seen = Seen(source.path, wrapping.wrapper.pixels if wrapping else "", ids)
-    decoding = Decoding(text.prompts(tokenizer, vocab_size, context - new_tokens, avoid), new_tokens)
+    decoding = Decoding(text.prompts(tokenizer, known_tokens, context - new_tokens, avoid), new_tokens)
 
     def run(checkpoint: Source, dtype: torch.dtype) -> tuple[forward.ForwardPass, list[str]]:
         name = "clone" if checkpoint is clone else "source"
@@ -213,22 +214,27 @@ def _layer_errors(
 ) -> tuple[tuple[str, float], ...]:
     """(layer, largest relative error of any copy of its output) in forward order, for the layers of the clone.
 
-    A silent layer puts out what the layer before it does. Between the source's last layer and the final norm, whose
-    output transformers gives in the place of the last layer's, there is nothing to compare it with.
+    A layer that runs several times counts as often. A silent layer puts out what the layer before it does. Between the
+    source's last layer and the final norm, whose output transformers gives in the place of the last layer's, there is
+    nothing to compare it with.
     """
     last, layers = len(source.hidden) - 1, len(clone.hidden) - 1
-    order = plan.order if plan else tuple(ClonedLayer(number, number >= last) for number in range(layers))
+    order = (
+        plan.order if plan and layers > last else tuple(ClonedLayer(number, number >= last) for number in range(layers))
+    )
     passed = [0, *accumulate(int(not layer.new) for layer in order)]
     pairs = [(number, passed[number]) for number in range(layers) if passed[number] < last] + [(layers, last)]
     width, grown = source.hidden[0].shape[-1], clone.hidden[0].shape[-1]
     growth = plan.growths["embed"] if plan else tiled(width, max(1, grown // width))
+    # a final norm undoes the scale of the copies, unless it gives the whole vector the length 1
+    final = growth if plan and plan.family.norm == "length" else growth.unscaled()
     # the final norm may carry the factor of a tied head; without a plan, the factor is fitted
     factor = plan.head.factor if plan else forward.best_factor(source.hidden[-1], clone.hidden[-1])
     names = ["the embeddings", *(f"layer {number}" for number in range(layers))]
     names[-1] += " or the final norm"
 
     def error(number: int, of_source: int) -> float:
-        scale = (growth.unscaled(), factor) if number == layers else (growth, 1.0)
+        scale = (final, factor) if number == layers else (growth, 1.0)
         return forward.copies_error(source.hidden[of_source], clone.hidden[number], *scale)
 
     return tuple((names[number], error(number, of_source)) for number, of_source in pairs)

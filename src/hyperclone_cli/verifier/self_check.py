@@ -99,8 +99,8 @@ def _with_towers(wrapping: Wrapping) -> dict[str, Any]:
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     """Fill every parameter and saved buffer with random numbers: the ones and zeros of a fresh model hide errors.
 
-    Matrices keep the scale of activations; norm weights are around 1, biases around 0. Whole numbers are those of
-    experts, of which there are two at least.
+    Matrices keep the scale of activations; norm weights are around 1, biases around 0. Whole numbers that
+    are all zero are those of experts, of which there are two at least; others the model has worked out, and needs.
     """
     generator = torch.Generator().manual_seed(seed)
     saved = model.state_dict()
@@ -109,7 +109,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
         for name, parameter in [*model.named_parameters(), *buffers]:
             noise = torch.randn(parameter.shape, generator=generator)
             if not parameter.is_floating_point():
-                parameter.copy_(noise > 0)
+                parameter.copy_(parameter if parameter.any() else noise > 0)
             elif parameter.dim() > 1:
                 parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5))
             else:
