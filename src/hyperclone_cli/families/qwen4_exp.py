@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hyperclone_cli.families.blocks import SELF_ATTENTION, under
 from hyperclone_cli.families.fused import fused
-from hyperclone_cli.families.layer_rules import types_by_period
+from hyperclone_cli.families.layer_rules import Every, Listed
 from hyperclone_cli.families.qwen_delta import QWEN3_5_MOE
 from hyperclone_cli.families.table import Family, Limit
 from hyperclone_cli.families.vocabulary import (
@@ -75,7 +75,9 @@ QWEN4_EXP: Family = QWEN3_5_MOE.without(*_NORMS).variant(
         **under("model.hyper_connection_mixer", _MIXER),
     },
     whole={f"{_LAYER}.ple.ple_embedding": in_some_layers(kept("embedding"))},
-    layer_rules=(types_by_period("full_attention_interval", length=4, other="linear"),),
+    layer_rules=(
+        Listed("layer_types", (Every("full_attention_interval", length=4), "indexed_attention", "linear_attention")),
+    ),
     limits=(
         Limit("pads", "where embeddings of word groups pass a silu before they are added", {"ple_layer_ids": ...}),
         Limit("layers", "where each layer mixes several residual streams, none leaves them as they are"),
