@@ -526,6 +526,8 @@ SMALL = {
     "a gate of one layer's input thought to read a norm",
     "the root of the width as it is, not as bfloat16 has it",
     "a threshold over unequal numbers of copies",
+    "taps of a convolution outside heads",
+    "a gate that carries the length of a feed-forward",
 }
 """Faults that are smaller than what rounding to bfloat16 does to the source: float32 alone shows them."""
 

@@ -204,6 +204,7 @@ INKLING2_LOOP = tuple(
             "loop_layer_index_end": 3,
             "loop_num_passes": 2,
             "loop_gate_rank": 7,
+            "route_scale": 0.3,  # the more experts add, the more does a pass magnify rounding
         },
         tensors=more,
     )
