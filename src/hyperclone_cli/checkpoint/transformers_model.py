@@ -118,7 +118,10 @@ def load_without_weights(
 
 @contextmanager
 def _nothing_on_the_cpu() -> Iterator[None]:
-    """Transformers joins some large tensors on the CPU, whatever the device: those without data cannot go there."""
+    """Transformers joins some large tensors on the CPU, whatever the device: those without data cannot go there.
+
+    It has no argument for that. Only inside `quiet_transformers`, which lets in one thread at a time.
+    """
     from transformers.core_model_loading import WeightConverter
 
     stored: Any = getattr(WeightConverter, "force_cpu", None)
