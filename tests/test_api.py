@@ -54,7 +54,7 @@ REST: Options = {
 }  # fmt: skip
 WRITING: Options = {
     "overwrite": True, "restart": True, "threads": 2, "max_memory": "1GB", "checksum": True, "optimizer": True,
-    "rank": 0, "world_size": 2, "distributed": False,
+    "rank": 0, "world_size": 2, "distributed": False, "executor": "ray", "ray_address": "auto",
 }  # fmt: skip
 
 
