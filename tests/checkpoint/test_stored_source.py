@@ -21,7 +21,7 @@ from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.options import Writing
 from hyperclone_cli.writing.pipeline import expand
-from support import faults, quantised, s3
+from support import faults, models, quantised, s3
 from support.command_line import hyperclone
 from support.heard import Heard
 
@@ -161,7 +161,8 @@ def test_what_is_damaged_is_named_by_its_url(
 
 def test_a_source_that_changes_while_it_is_read_makes_no_clone(source: Sources, tmp_path: Path) -> None:
     url = stored(source("qwen3"))
-    heard = Heard(lambda *_: s3.put(source("qwen3"), url))
+    other = models.build("qwen3", tmp_path / "other", seed=1)  # the same bytes within a second are no change to S3
+    heard = Heard(lambda *_: s3.put(other, url))
     with pytest.raises(StorageError, match=r"model\.safetensors changed while it was read"):
         expand(url, tmp_path / "clone", DOUBLE, progress=heard)
     assert not (tmp_path / "clone").exists()

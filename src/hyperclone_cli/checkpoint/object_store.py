@@ -66,10 +66,14 @@ class StoreUrl:
 
 @dataclass(frozen=True)
 class Stored:
-    """An object: its bytes, and the time of its last change in nanoseconds."""
+    """An object: its bytes, the time of its last change in nanoseconds, and what the store calls this content.
+
+    Stores tell the time to a second, so that it alone does not tell a change from none.
+    """
 
     nbytes: int
     changed_ns: int
+    e_tag: str
 
 
 def place_of(text: str | Path) -> Path | StoreUrl:
@@ -101,7 +105,12 @@ class Objects:
         """Name below the prefix → what is there."""
         with self._errors():
             found = [one for batch in self._library.list(self._store) for one in batch]
-        return {one["path"]: Stored(one["size"], int(one["last_modified"].timestamp() * 10**6) * 1000) for one in found}
+        return {
+            one["path"]: Stored(
+                one["size"], int(one["last_modified"].timestamp() * 10**6) * 1000, one.get("e_tag") or ""
+            )
+            for one in found
+        }
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> memoryview:
         """The bytes of an object, or `length` of them from `start` on. Raises FileNotFoundError if it is absent."""

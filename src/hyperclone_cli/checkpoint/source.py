@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from hyperclone_cli.checkpoint.boundary import read_file
 from hyperclone_cli.checkpoint.gguf import read_tokenizer
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from hyperclone_cli.checkpoint.row_io import Read
 
 Name = TypeVar("Name")
+
+Fingerprint: TypeAlias = dict[str, list[int | str]]
+"""File of weights → its bytes, the time of its last change in nanoseconds, and in a store its name for the content."""
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -94,8 +97,8 @@ class Source:
         """Where it can be opened again: its name on the Hub, its URL, or its path."""
         return self.origin or self.path
 
-    def fingerprint(self) -> dict[str, list[int]]:
-        """File of weights → [bytes, time of its last change in nanoseconds], to notice a change of the source."""
+    def fingerprint(self) -> Fingerprint:
+        """The state of the files of weights, to notice a change of the source."""
         paths = {path for tensor in self.tensors.values() for path in tensor.paths}
         found = ([*path.glob("pytorch_model*.bin")] if path.is_dir() else [path] for path in paths)
         files = sorted(file for some in found for file in some)

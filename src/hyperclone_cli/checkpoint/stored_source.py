@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from shutil import rmtree
 from threading import Lock
@@ -24,7 +24,7 @@ from hyperclone_cli.checkpoint.boundary import MOST_BYTES
 from hyperclone_cli.checkpoint.object_store import Objects, Stored, StoreUrl
 from hyperclone_cli.checkpoint.open_source import open_source, read_index
 from hyperclone_cli.checkpoint.safetensors_file import MAX_HEADER_BYTES, StoredTensor
-from hyperclone_cli.checkpoint.source import INDEX_NAME, SIDE_FILES, SINGLE_NAME, Source, matches_any
+from hyperclone_cli.checkpoint.source import INDEX_NAME, SIDE_FILES, SINGLE_NAME, Fingerprint, Source, matches_any
 from hyperclone_cli.errors import CheckpointError, HypercloneError
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ class StoredSource(Source):
         """Its URL."""
         return self.objects.place
 
-    def fingerprint(self) -> dict[str, list[int]]:
+    def fingerprint(self) -> Fingerprint:
         """As of any source, asked of the store anew."""
         now = self.objects.list()
         names = sorted({path.name for tensor in self.tensors.values() for path in tensor.paths})
-        return {name: [now[name].nbytes, now[name].changed_ns] for name in names if name in now}
+        return {name: list(astuple(now[name])) for name in names if name in now}
 
     def same_bytes(self, one: str, other: str) -> bool:
         """Whether two tensors, by name, have the same dtype, shape and bytes."""

@@ -14,7 +14,7 @@ from hyperclone_cli.checkpoint.fused_parameters import Rows, stored_rows
 from hyperclone_cli.checkpoint.optimizer_state import POWERS, read_optimizer
 from hyperclone_cli.checkpoint.parameter_numbers import parameter_names
 from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
-from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.checkpoint.source import Fingerprint, Source
 from hyperclone_cli.checkpoint.transformers_model import load_without_weights
 from hyperclone_cli.errors import CheckpointError, RequestError, first_of
 from hyperclone_cli.planning.grown_tensor import GrownTensor
@@ -85,7 +85,7 @@ class GrownOptimizer:
     fused: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def fingerprint(self) -> dict[str, list[int]]:
+    def fingerprint(self) -> Fingerprint:
         """As of a source's weights, for the files that the moments lie in."""
         return {f"{self.path.name}: {name}": found for name, found in self.held.fingerprint().items()}
 

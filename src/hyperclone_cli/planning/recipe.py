@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hyperclone_cli.families import Match
-from hyperclone_cli.families.vocabulary import ANY, Dimension, Role
+from hyperclone_cli.families.vocabulary import ANY, Dimension, Role, dimension
 from hyperclone_cli.growth.recipe import LAYERS, Recipe, TensorLine, parts_of
 from hyperclone_cli.growth.widths import Growth, grow_axes
 from hyperclone_cli.planning.grown_tensor import GrownTensor, TensorKind
@@ -86,18 +86,18 @@ class _Widths:
         """What a dimension packs, in the names of the recipe; `grown` is how it grows by the plan."""
         if dimension.parts == ((ANY,),):
             return ANY
-        packed = self.renamed(" | ".join(" ".join(part) for part in dimension.parts), growths)
+        packed = self.renamed(dimension, growths)
         if grow_axes(parts_of(packed), self.named).target == grown.target:
             return packed
         return self.name_of("-".join(dimension.axes), grown)  # no product of the widths of the layer
 
-    def renamed(self, packed: str, growths: Mapping[str, Growth]) -> str:
-        """Packed axes, in the names of the recipe."""
+    def renamed(self, dimension: Dimension, growths: Mapping[str, Growth]) -> str:
+        """The axes that a dimension packs, in the names of the recipe."""
 
         def word(found: re.Match[str]) -> str:
             return found[0] if found[0].isdecimal() else self.name_of(found[0], growths[found[0]])
 
-        return re.sub(r"[^ .+|]+", word, packed)
+        return re.sub(r"[^ .+|]+", word, " | ".join(" ".join(part) for part in dimension.parts))
 
 
 def _lines(plan: Plan, widths: _Widths) -> Iterable[tuple[TensorLine, set[int]]]:
@@ -120,13 +120,13 @@ def _line(plan: Plan, tensor: GrownTensor, widths: _Widths) -> TensorLine:
         return TensorLine(name, decays=len(tensor.shape) > 1)
     match = plan.match(tensor)
     growths = plan.growths if tensor.layer is None else plan.layers.get(tensor.layer, plan.growths)
-    dimensions = match.form.parameters[match.parameter]
+    counted, dimensions = counted_by(match), match.form.parameters[match.parameter]
     return TensorLine(
         tensor.pattern,
         dimensions=tuple(
             widths.packed(packed, growths, grown) for packed, grown in zip(dimensions, kind.growths, strict=True)
         ),
-        numbered=widths.renamed(counted_by(match), growths),
+        numbered=widths.renamed(dimension(Role.OUT, counted), growths) if counted else "",
         matrices=kind.matrices,
         transposed=tensor.transposed,
         rate=_rate(plan, match, kind),

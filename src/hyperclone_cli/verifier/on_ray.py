@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hyperclone_cli.checkpoint.checksums import checksums
 from hyperclone_cli.checkpoint.open_source import open_source
-from hyperclone_cli.checkpoint.source import Source
+from hyperclone_cli.checkpoint.source import Fingerprint, Source
 from hyperclone_cli.errors import HypercloneError, StorageError
 from hyperclone_cli.hub.download import Access, open_checkpoint
 from hyperclone_cli.planning.plan import Plan
@@ -23,8 +23,6 @@ from hyperclone_cli.writing.on_ray import place_for_workers
 from hyperclone_cli.writing.provenance import read_provenance
 from hyperclone_cli.writing.ray_cluster import Do
 
-Files = Mapping[str, list[int]]
-
 _SAME = "Choose filesystems that all nodes of the cluster have under the same paths, and install one version on all."
 
 
@@ -35,7 +33,7 @@ class Comparison:
     clone: Path
     source: str | Path
     plan_digest: str
-    files: tuple[Files, Files]
+    files: tuple[Fingerprint, Fingerprint]
     budget: Budget
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from hyperclone_cli.checkpoint.source import Fingerprint
 from hyperclone_cli.errors import RequestError
 
 _KEY_FIELDS: Mapping[str, type] = {"command": str, "plan": str, "source": dict, "tool": str}
@@ -29,13 +30,13 @@ class RunKey:
 
     command  the command line, to be shown to the user
     plan     the plan's digest
-    source   file of weights → [bytes, time of its last change in nanoseconds]
+    source   the state of the files of weights
     tool     name and version
     """
 
     command: str
     plan: str
-    source: Mapping[str, list[int]]
+    source: Fingerprint
     tool: str
 
 

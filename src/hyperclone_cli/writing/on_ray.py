@@ -8,7 +8,7 @@ and writes nothing if that is another plan, or if it does not see the directory 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.object_store import StoreUrl
-from hyperclone_cli.checkpoint.source import GgufSource, Source
+from hyperclone_cli.checkpoint.source import Fingerprint, GgufSource, Source
 from hyperclone_cli.errors import HypercloneError, RequestError, StorageError
 from hyperclone_cli.hub.download import Access, open_checkpoint
 from hyperclone_cli.planning.plan import Plan
@@ -40,7 +40,7 @@ class Order:
     """
 
     growth: Expansion
-    fingerprint: Mapping[str, list[int]]
+    fingerprint: Fingerprint
     token: str
     tool: str = __version__
 

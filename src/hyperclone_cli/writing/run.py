@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from hyperclone_cli import __version__
 from hyperclone_cli.checkpoint.quantised.unpack import quantisation
-from hyperclone_cli.checkpoint.source import Place, Source
+from hyperclone_cli.checkpoint.source import Fingerprint, Place, Source
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.growth.proposal import Proposal
@@ -117,7 +117,7 @@ def check_unchanged(source: Source, key: RunKey, state: TrainingState | None = N
         )
 
 
-def _fingerprint(source: Source, state: TrainingState | None) -> dict[str, list[int]]:
+def _fingerprint(source: Source, state: TrainingState | None) -> Fingerprint:
     return source.fingerprint() | (state.optimizer.fingerprint() if state else {})
 
 
