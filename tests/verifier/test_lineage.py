@@ -171,12 +171,11 @@ def test_of_a_model_that_is_no_ancestor_the_outputs_are_compared_and_the_first_l
 ) -> None:
     root, middle, clone = pair
     same = models.edited(root, tmp_path / "same", rope_theta=10000.0, made_by="hand")
-    words = (
-        f"The clone was grown from {middle}, and that from {root}, not from {same}: only what the two models compute"
-    )
-    shown = hyperclone("verify", clone, "--src", same, "--new-tokens", 2, code=OUTPUTS_ALONE).stdout.splitlines()
+    asked = ["verify", clone, "--src", same, "--new-tokens", 2]
+    shown = hyperclone(*asked, code=OUTPUTS_ALONE, cwd=tmp_path).stdout.splitlines()
+    words = f"The clone was grown from {middle}, and that from {root}, not from same: only what the two models compute"
     assert shown[0].startswith(words)
-    assert shown[-1] == f"passed, by their outputs alone: {clone} against {same}"
+    assert shown[-1] == f"passed, by their outputs alone: {clone} against same"
     with pytest.raises(RequestError, match="their weights cannot be compared"):
         verify(clone, same, weights_only=True)
     other = models.build("llama-gqa-tied", tmp_path / "other", seed=7)
