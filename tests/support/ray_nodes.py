@@ -8,7 +8,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 MISSING = "ray is not installed: pip install 'hyperclone-cli[ray]'"
 
@@ -16,11 +18,10 @@ MISSING = "ray is not installed: pip install 'hyperclone-cli[ray]'"
 class Nodes:
     """A head that does no tasks, and nodes with two cores each."""
 
-    def __init__(self, count: int, temporary: str) -> None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    def __init__(self, count: int) -> None:
         with warnings.catch_warnings(action="ignore"):
             from ray.cluster_utils import Cluster
-        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": temporary}
+        head = {"num_cpus": 0, "include_dashboard": False}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = [self._add() for _ in range(count)]
 
@@ -45,10 +46,12 @@ class Nodes:
 @contextmanager
 def nodes(count: int = 2) -> Iterator[Nodes]:
     """Start so many nodes, and end them at the end."""
-    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of sockets must be short
-    started = Nodes(count, temporary)
-    try:
-        yield started
-    finally:
-        started.end()
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of sockets must be short
+    (temporary / "ray").mkdir()  # where the address of the cluster is written, before anything else is
+    with patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0", RAY_TMPDIR=str(temporary)):
+        started = Nodes(count)
+        try:
+            yield started
+        finally:
+            started.end()
+            shutil.rmtree(temporary, ignore_errors=True)
