@@ -88,6 +88,7 @@ LARGER_HEADS = {
 FEED_FORWARD_ALONE = {
     "it is 4 × ": ["openai-gpt", "openai-gpt-untied", "gpt_neox_japanese", *ALIBI],
     "it is 1.5 × hidden_size": ["xlstm", "xlstm-tied"],
+    "a norm spans it": ["dory", "dory-tied"],
     "it is 2 × hidden_size": ["gpt_neox_japanese-untied-twofold", "mamba2", "mamba2-groups-tied"],
     "a norm over ffn": ["bitnet", "bitnet-tied"],
     "a threshold is worked out from the mean and the spread": ["gemma3n-sparse"],

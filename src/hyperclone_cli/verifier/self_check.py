@@ -110,6 +110,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             noise = torch.randn(parameter.shape, generator=generator)
             if not parameter.is_floating_point():
                 parameter.copy_(parameter if parameter.any() else noise > 0)
+            elif name.endswith("slope_rate"):
+                parameter.copy_(noise.abs())  # below zero a state would grow with every token
             elif parameter.dim() > 1:
                 parameter.copy_(noise * (1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5))
             else:
