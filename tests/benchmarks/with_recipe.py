@@ -78,7 +78,6 @@ def main() -> None:
     torch.set_num_threads(1)
     corpus = prepare(given.work / "corpus", "stdlib", PRESET.vocab_size, 4_000_000, None)
     ends: dict[tuple[str, str], list[float]] = {}
-    print("| strategy | optimizer | after 10% | end |", flush=True)
     for seed in range(given.seeds):
         trained = source(given.work, corpus, seed, given.source_steps)
         for strategy in given.strategies:
@@ -95,6 +94,7 @@ def main() -> None:
                     f" → {curve.losses[-1]:.4f}",
                     flush=True,
                 )
+    print("| strategy | optimizer | final loss |\n|---|---|---|")
     for (strategy, arm), losses in ends.items():
         spread = f" ± {stdev(losses):.3f}" if len(losses) > 1 else ""
         print(f"| `{strategy}` | {arm} | {fmean(losses):.3f}{spread} |")
