@@ -27,7 +27,7 @@ from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.arithmetic import grow_block
 from hyperclone_cli.writing.block_loop import run_blocks, workers
 from hyperclone_cli.writing.blocks import Block, cut_blocks
-from hyperclone_cli.writing.budget import SURVEY_BLOCK_BYTES, Budget
+from hyperclone_cli.writing.budget import Budget
 from hyperclone_cli.writing.columns import sum_copies
 from hyperclone_cli.writing.on_threads import write_on_threads
 from hyperclone_cli.writing.shard_task import ShardTask, ShardWritten, write_shard
@@ -154,20 +154,20 @@ def test_results_come_in_order_and_few_blocks_are_ahead(noisy: Plan) -> None:
 
 
 @pytest.mark.parametrize("noise", [False, True])
-def test_rows_are_read_once_a_block_and_once_more_for_noise(noise: bool, noisy: Plan) -> None:
-    found = Counter[tuple[str, int, int]]()
+def test_rows_are_read_once_and_once_more_for_noise(noise: bool, noisy: Plan) -> None:
+    found = Counter[tuple[str, int]]()
     with noisy.source.rows() as rows, workers(1) as executor:
 
         def read(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-            found[stored.name, start, stop] += 1
+            found.update((stored.name, row) for row in range(start, stop))
             return rows(stored, start, stop)
 
         list(run_blocks(noisy.tensors, read, executor, SMALL, nothing, noise))
-    blocks = [block for tensor in noisy.tensors for block in cut_blocks(tensor, SMALL.block_bytes)]
-    blocks += [
-        block for tensor in noisy.tensors if noise and tensor.noisy for block in cut_blocks(tensor, SURVEY_BLOCK_BYTES)
-    ]
-    assert found == Counter((block.tensor.source.name, block.start, block.stop) for block in blocks)
+    assert found == {
+        (tensor.source.name, row): 2 if noise and tensor.noisy else 1
+        for tensor in noisy.tensors
+        for row in range(tensor.growths[0].source)
+    }
 
 
 def test_an_error_cancels_the_blocks_that_have_not_begun_and_waits_for_the_others(noisy: Plan) -> None:

@@ -1,4 +1,4 @@
-"""The loop over blocks: rows are read once a block, an executor works on them, and the results come in order."""
+"""The loop over blocks: source rows are read once, an executor works on them, and the results come in order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import isfinite, prod
 from typing import Generic, TypeVar
 
@@ -18,7 +19,7 @@ from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.planning.grown_tensor import Filling, GrownTensor
 from hyperclone_cli.writing.arithmetic import grow_rows
-from hyperclone_cli.writing.blocks import Block, cut_blocks
+from hyperclone_cli.writing.blocks import Block, cut_blocks, of_same_rows
 from hyperclone_cli.writing.budget import SURVEY_BLOCK_BYTES, Budget
 from hyperclone_cli.writing.integrity import is_finite
 
@@ -100,16 +101,16 @@ def _jobs(
     budget: Budget,
     work: Work[Value],
     noise: bool,
-) -> Iterator[list[Callable[[], BlockResult[Value]]]]:
+) -> Iterator[list[Callable[[], list[BlockResult[Value]]]]]:
     """What is done with each block, in lists that make about `budget.block_bytes`."""
-    job: list[Callable[[], BlockResult[Value]]] = []
+    job: list[Callable[[], list[BlockResult[Value]]]] = []
     nbytes = 0
     for tensor in tensors:
         noise_power, means = survey(tensor, read, executor, noise)
-        blocks = cut_blocks(tensor, budget.block_bytes)
-        for number, block in enumerate(blocks, 1):
-            job.append(partial(_run_block, work, read, block, noise_power, means, number == len(blocks)))
-            nbytes += block.elements * ITEM_BYTES[tensor.dtype]
+        groups = of_same_rows(cut_blocks(tensor, budget.block_bytes))
+        for number, blocks in enumerate(groups, 1):
+            job.append(partial(_run_blocks, work, read, blocks, noise_power, means, number == len(groups)))
+            nbytes += sum(block.elements for block in blocks) * ITEM_BYTES[tensor.dtype]
             if nbytes >= budget.block_bytes:
                 yield job
                 job, nbytes = [], 0
@@ -117,8 +118,8 @@ def _jobs(
         yield job
 
 
-def _run(job: list[Callable[[], BlockResult[Value]]]) -> list[BlockResult[Value]]:
-    return [block() for block in job]
+def _run(job: list[Callable[[], list[BlockResult[Value]]]]) -> list[BlockResult[Value]]:
+    return [result for blocks in job for result in blocks()]
 
 
 def survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> tuple[float, torch.Tensor | None]:
@@ -131,7 +132,7 @@ def survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> 
     power = 0.0
     if noise and tensor.noisy:
         rows = sum((block.stop - block.start) * len(block.places) for block in blocks)
-        energy = sum(executor.map(partial(_energy, read), blocks))
+        energy = sum(chain.from_iterable(executor.map(partial(_energies, read), of_same_rows(blocks))))
         power = energy / (rows * prod(growth.target for growth in tensor.growths[1:]))
         if not isfinite(power):
             raise RequestError(
@@ -144,8 +145,9 @@ def survey(tensor: GrownTensor, read: Read, executor: Executor, noise: bool) -> 
     return power, means
 
 
-def _energy(read: Read, block: Block) -> float:
-    return float(grow_rows(rows_of(block, read), block).double().square().sum()) * len(block.places)
+def _energies(read: Read, blocks: Sequence[Block]) -> list[float]:
+    rows = rows_of(blocks[0], read)
+    return [float(grow_rows(rows, block).double().square().sum()) * len(block.places) for block in blocks]
 
 
 def _means(tensor: GrownTensor, blocks: Sequence[Block], read: Read, executor: Executor) -> torch.Tensor:
@@ -162,13 +164,24 @@ def _sum(read: Read, block: Block) -> torch.Tensor:
     return rows_of(block, read).double().sum(0)
 
 
-def _run_block(
-    work: Work[Value], read: Read, block: Block, noise_power: float, means: torch.Tensor | None, last: bool
-) -> BlockResult[Value]:
-    """The work on one block: it takes and returns values alone, so that another process could run it."""
-    rows = rows_of(block, read, means)
-    finite = block.is_padding or is_finite(rows)
-    return BlockResult(block, work(block, rows, noise_power), finite, last)
+def _run_blocks(
+    work: Work[Value],
+    read: Read,
+    blocks: Sequence[Block],
+    noise_power: float,
+    means: torch.Tensor | None,
+    last: bool,
+) -> list[BlockResult[Value]]:
+    """The work on blocks of the same rows: it takes and returns values alone, so that another process could run it.
+
+    last  whether no blocks of their tensor follow
+    """
+    rows = rows_of(blocks[0], read, means)
+    finite = blocks[0].is_padding or is_finite(rows)
+    return [
+        BlockResult(block, work(block, rows, noise_power), finite, last and number == len(blocks))
+        for number, block in enumerate(blocks, 1)
+    ]
 
 
 def rows_of(block: Block, read: Read, means: torch.Tensor | None = None) -> torch.Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from math import prod
 
 from hyperclone_cli.planning.grown_tensor import GrownTensor
@@ -40,10 +41,19 @@ class Block:
 def cut_blocks(tensor: GrownTensor, block_bytes: int) -> list[Block]:
     """Cut a grown tensor into blocks of about `block_bytes` grown bytes, at least a row each.
 
-    Copies of the same rows are one block if they read their columns in the same shares. If not, their blocks follow
-    one another, so that the rows come from the disk once and then from the page cache.
+    Copies of the same rows are one block if they read their columns in the same shares and have the same scale. If not,
+    their blocks follow one another.
     """
-    return sorted(_cut(tensor, block_bytes), key=lambda block: (block.is_padding, block.start))
+    return sorted(_cut(tensor, block_bytes), key=_rows)
+
+
+def of_same_rows(blocks: Iterable[Block]) -> list[list[Block]]:
+    """The blocks of a tensor, those of the same source rows together, so that one reading serves them all."""
+    return [list(group) for _, group in groupby(blocks, key=_rows)]
+
+
+def _rows(block: Block) -> tuple[bool, int, int]:
+    return block.is_padding, block.start, block.stop
 
 
 def _cut(tensor: GrownTensor, block_bytes: int) -> Iterator[Block]:
