@@ -13,7 +13,7 @@ from benchmarks.convergence.plots import write_plots
 from benchmarks.convergence.presets import CLONES, CONTINUED, PRESETS, RANDOM, RANDOMS, SOURCE, baseline
 from benchmarks.convergence.report import print_tables, write_results
 from benchmarks.convergence.runs import Bench, complete
-from benchmarks.convergence.summary import regained, schedule_ends, steps_to
+from benchmarks.convergence.summary import break_even, loss_at, regained, schedule_ends, steps_to
 from benchmarks.convergence.training import Curve, evaluated
 
 
@@ -53,7 +53,7 @@ def test_every_arm_is_held_against_a_random_start_of_its_own_shape(results: dict
     for arm in CLONES.keys() & curves.keys():
         assert curves[arm][0]["parameters"] == curves[baseline(arm)][0]["parameters"]
     assert curves[CONTINUED][0]["parameters"] == curves[SOURCE][0]["parameters"]
-    assert len({curves[arm][0]["flops_per_token"] for arm in (CONTINUED, *RANDOMS)}) == 4
+    assert all(curves[arm][0]["flops_per_token"] > curves[CONTINUED][0]["flops_per_token"] for arm in RANDOMS)
 
 
 def test_a_speed_up_by_schedule_takes_the_ends_of_complete_schedules(bench: Bench, results: dict[str, Any]) -> None:
@@ -153,6 +153,35 @@ def test_steps_to_a_loss(losses: tuple[float, ...], target: float, steps: float 
 )
 def test_steps_until_the_start_is_regained(losses: tuple[float, ...], steps: float | None) -> None:
     assert regained(curve(*losses)) == steps
+
+
+def ends(flops_per_token: int, *losses: float) -> Curve:
+    """Ends of complete schedules of 1, 2, 4, … steps of 100 tokens, of a model of 10 parameters."""
+    steps = [0, *(2**number for number in range(len(losses)))]
+    return Curve(steps, [9.0, *losses], flops_per_token=flops_per_token, tokens_per_step=100, parameters=10)
+
+
+@pytest.mark.parametrize(
+    "arm, tokens_per_parameter",
+    [
+        (ends(2, 3.9, 2.9, 1.9), 10),  # ahead of it from its shortest schedule on
+        (ends(2, 4.1, 2.9), 10 * 2**0.5),  # behind by 0.1, then ahead by as much: between them on a scale of logarithms
+        (ends(2, 3.9, 3.1), None),  # ahead at first only
+        (ends(2, 3.9, 3.1, 1.5), 10 * 2 ** (1 + 0.1 / 0.6)),  # for good
+        (ends(64, 0.1), None),  # the source was never trained for so long
+    ],
+)
+def test_the_break_even_is_where_an_arm_passes_the_source_for_good(
+    arm: Curve, tokens_per_parameter: float | None
+) -> None:
+    source = ends(1, 5.0, 4.0, 3.0, 2.0)
+    assert break_even(arm, source) == pytest.approx(tokens_per_parameter)
+
+
+def test_between_the_ends_of_schedules_the_loss_is_a_line_over_the_logarithm_of_flops() -> None:
+    source = ends(1, 4.0, 3.0, 2.0)
+    assert [loss_at(source, cost) for cost in (100, 400, 99, 401)] == [4.0, 2.0, None, None]
+    assert loss_at(source, 100 * 2**0.5) == pytest.approx(3.5)
 
 
 def test_the_loss_is_taken_more_often_where_clones_forget() -> None:

@@ -12,13 +12,17 @@ from hyperclone_cli.growth.strategies import Strategy
 
 @dataclass(frozen=True)
 class Shape:
-    """The source's architecture; the larger models have twice its hidden and feed-forward size, its layers, or both.
+    """The source's architecture; the larger models are wider, deeper, or both.
 
-    config     what AutoConfig.for_model takes; the vocabulary and the context length follow the preset
+    config         what AutoConfig.for_model takes; the vocabulary and the context length follow the preset
+    source_steps   of the source's own training; None: what the preset says
+    random_as      the shape whose random starts are this one's too, since only their sources differ; None: its own
     """
 
     model_type: str
     config: Mapping[str, Any]
+    source_steps: int | None = None
+    random_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Preset:
     eval_every     steps between evaluations; the first ones are closer together
     eval_windows   held-out sequences that an evaluation reads
     probes         times that the copies are measured in a run, the start apart
+    fast           training in bfloat16 by autocast on a CPU too, and compiled, for which a C++ compiler is needed;
+                   evaluations stay in float32
     schedules      lengths of complete schedules, as parts of `steps`, on which each arm is trained besides, at its best
                    rate: what a run reaches in half its steps says little of a run of half as many
     corpus         "stdlib" or "installed", see corpus.py
@@ -55,6 +61,7 @@ class Preset:
     eval_windows: int
     warmup: float = 0.1
     probes: int = 12
+    fast: bool = False
     schedules: tuple[float, ...] = ()
     corpus: str = "stdlib"
     max_bytes: int | None = None
@@ -71,7 +78,20 @@ OPT: dict[str, Any] = {
     "num_attention_heads": 3,
 }
 
+EVEN_HEADS = Shape(
+    "llama",
+    {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
+    | {"tie_word_embeddings": True},
+)
+"""The Llama below with two heads, which can grow to one and a half times as many. 132,432 parameters."""
+
+SHORT, MIDDLE, LONG = (f"llama, {tokens} tokens a parameter" for tokens in (4, 16, 64))
+"""One source trained for so long, three times: real ones are trained on far more than would be best for their size."""
+
 SHAPES: dict[str, Shape] = {
+    SHORT: replace(EVEN_HEADS, source_steps=517),
+    MIDDLE: replace(EVEN_HEADS, source_steps=2069, random_as=SHORT),
+    LONG: replace(EVEN_HEADS, source_steps=8277, random_as=SHORT),
     "llama-tiny": Shape(
         "llama",
         {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -97,8 +117,9 @@ SHAPES: dict[str, Shape] = {
 
 SOURCE, RANDOM, CONTINUED = "source", "random", "source, trained on"
 
-WIDER, DEEPER = Request(embed_mult=2, ffn_mult=2), Request(depth_mult=2)
-LARGER = replace(WIDER, depth_mult=2)
+WIDER, DEEPER = Request(embed_mult=2, ffn_mult=2), Request(depth_mult=4)
+LARGER = Request(embed_mult=1.5, ffn_mult=1.5, depth_mult=2)
+"""Their FLOPs a token are 3.3, 2.9 and 3.4 times those of the shape that they are compared on, EVEN_HEADS."""
 
 RANDOMS: dict[str, Request] = {RANDOM: WIDER, "random, deeper": DEEPER, "random, larger": LARGER}
 """Random starts, each of the shape that a request makes of the source's."""
@@ -130,14 +151,20 @@ CLONES: dict[str, Request] = STRATEGIES | {
 }
 """The same of all clones: deeper ones, and ones that are both; "copies" do not keep the function."""
 
-ARMS = (*RANDOMS, CONTINUED, *CLONES)
+PADDED: dict[str, float] = {"padded, the rest random": 1.0, "shrunk, padded, perturbed": 0.4}
+"""Wider starts that do not keep the function, see padded.py: arm → what the source's weights are multiplied by."""
+
+ARMS = (*RANDOMS, CONTINUED, *CLONES, *PADDED)
 WIDTH_ARMS = (RANDOM, *STRATEGIES)
-GROWTH_ARMS = tuple(
-    arm for arm in ARMS if not arm.startswith("uneven") and arm not in ("diagonal + 10 dB", "halving + 10 dB")
+BREAK_EVEN_ARMS = (RANDOM, "random, deeper", CONTINUED, "halving", "deeper", "deeper, copies")
+GROWTH_ARMS = (
+    *BREAK_EVEN_ARMS,
+    *("random, larger", "symmetric", "symmetric + 10 dB", "diagonal", *PADDED),
+    *("deeper, top", "deeper, stack", "larger", "larger, copies"),
 )
 
 LONGER = (2.0, 4.0)
-"""More lengths of schedules for the source that is trained on: a step of it costs a half or a quarter of a clone's."""
+"""More lengths of schedules for the source that is trained on: a step of it costs a third of a clone's."""
 
 
 def baseline(arm: str) -> str:
@@ -163,6 +190,17 @@ CPU = Preset(
     vocab_size=1024,
     eval_every=50,
     eval_windows=128,
+)
+
+GROWTH = replace(
+    CPU,
+    shapes=(SHORT, MIDDLE, LONG),
+    arms=BREAK_EVEN_ARMS,
+    steps=600,
+    eval_every=100,
+    probes=2,
+    fast=True,
+    schedules=(0.25, 0.5),
 )
 
 SMOLLM2 = Preset(
@@ -202,7 +240,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "cpu": CPU,
     "cpu-shapes": replace(CPU, shapes=("opt-dropout", "opt", "pythia"), seeds=1, source_steps=2000, steps=1000),
-    "growth": replace(CPU, arms=GROWTH_ARMS, rates=(1e-3, 2e-3, 4e-3, 8e-3), schedules=(0.25, 0.5, 0.75)),
+    "growth": GROWTH,
+    "growth-arms": replace(GROWTH, shapes=(MIDDLE,), arms=GROWTH_ARMS, schedules=()),
     "gpu": Preset(
         shapes=("llama-12m",),
         arms=WIDTH_ARMS,

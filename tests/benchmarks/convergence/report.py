@@ -79,6 +79,8 @@ COLUMNS = (
     "speed-up",
     "with source",
     "by schedule",
+    "ahead of source",
+    "break-even",
     "cosine",
     "rank",
 )
@@ -90,6 +92,8 @@ worst        the worst loss after the start minus the start; regained: steps unt
 steps        until that random arm's final loss, on the same schedule; speed-up: in FLOPs
 with source  in FLOPs, the source's own training counted
 by schedule  the random arm's FLOPs over those of the shortest complete schedule whose end reaches its final loss
+ahead of     the source that is trained on for as many FLOPs as the longest schedule has: its final loss minus this one
+break-even   tokens for each parameter of the arm from which on complete schedules of it end below the source's
 cosine       between copies of the residual stream at the end; rank: of the weights, of what their shapes allow
 *            the lowest or highest rate that was tried"""
 
@@ -114,6 +118,8 @@ def cells(row: ArmFigures, seeds: int) -> tuple[str, ...]:
         "at once" if at_once else _text(row.speedup, ".2f"),
         _text(row.flops_speedup, ".2f"),
         _text(row.by_schedule, ".2f"),
+        _text(row.ahead, "+.4f"),
+        _text(row.break_even, ".2f"),
         _text(row.stream, ".6f", deviation=False),
         _text(row.rank, ".3f", deviation=False),
     )

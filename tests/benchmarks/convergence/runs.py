@@ -23,11 +23,14 @@ from transformers.utils import logging
 
 from benchmarks.convergence.copies import make_probe
 from benchmarks.convergence.corpus import Corpus, prepare
+from benchmarks.convergence.padded import pad_into
 from benchmarks.convergence.presets import (
     CLONES,
     CONTINUED,
     LONGER,
+    PADDED,
     PRETRAINED,
+    RANDOM,
     RANDOMS,
     SHAPES,
     SOURCE,
@@ -40,7 +43,7 @@ from hyperclone_cli import Request, expand, plan
 Log = Callable[[str], None]
 
 
-_MAY_GROW = ("arms", "rates", "seeds", "schedules")
+_MAY_GROW = ("shapes", "arms", "rates", "seeds", "schedules")
 """Settings of which a work directory may get more."""
 
 
@@ -62,10 +65,10 @@ class Bench:
         if shape == PRETRAINED:
             assert self.source is not None
             return self.source
-        return self.work / "sources" / f"{shape}-seed{seed}"
+        return self.work / "sources" / f"{_slug(shape)}-seed{seed}"
 
     def clone_of(self, shape: str, arm: str, seed: int) -> Path:
-        return self.work / "clones" / f"{shape}-{_slug(arm)}-seed{seed}"
+        return self.work / "clones" / f"{_slug(shape)}-{_slug(arm)}-seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ class Run:
 
     def path(self, work: Path) -> Path:
         return (
-            work / "runs" / f"{self.shape}-{_slug(self.arm)}-seed{self.seed}-rate{self.rate:g}-steps{self.steps}.json"
+            work
+            / "runs"
+            / f"{_slug(self.shape)}-{_slug(self.arm)}-seed{self.seed}-rate{self.rate:g}-steps{self.steps}.json"
         )
 
 
@@ -106,7 +111,7 @@ def complete(bench: Bench, jobs: int, log: Log) -> None:
 def check_settings(bench: Bench, corpus: Corpus) -> None:
     """Write down what the records depend on, or refuse to mix them with those of something else."""
     preset = {key: value for key, value in asdict(bench.preset).items() if key not in _MAY_GROW}
-    shapes = {shape: asdict(SHAPES[shape]) for shape in bench.preset.shapes if shape != PRETRAINED}
+    shapes = {name: asdict(shape) for name, shape in SHAPES.items()}
     settings = {"preset": preset, "shapes": shapes, "corpus": corpus.digest, "device": bench.device}
     path = bench.work / "settings.json"
     if not path.exists():
@@ -117,16 +122,27 @@ def check_settings(bench: Bench, corpus: Corpus) -> None:
 
 def trials(bench: Bench, shape: str, arm: str) -> list[Run]:
     """An arm at every rate, on the first seed."""
-    return [Run(shape, arm, 0, rate, bench.preset.steps) for rate in bench.preset.rates]
+    return [Run(_trained_as(shape, arm), arm, 0, rate, bench.preset.steps) for rate in bench.preset.rates]
 
 
 def runs_of(bench: Bench, shape: str, arm: str) -> list[Run]:
     """The runs of a source, or of an arm at its best rate; one a seed."""
     preset = bench.preset
-    rate, steps = (
-        (preset.source_rate, preset.source_steps) if arm == SOURCE else (best_rate(bench, shape, arm), preset.steps)
-    )
-    return [Run(shape, arm, seed, rate, steps) for seed in range(preset.seeds)]
+    if arm == SOURCE:
+        return [Run(shape, arm, seed, preset.source_rate, source_steps(bench, shape)) for seed in range(preset.seeds)]
+    rate = best_rate(bench, shape, arm)
+    return [Run(_trained_as(shape, arm), arm, seed, rate, preset.steps) for seed in range(preset.seeds)]
+
+
+def source_steps(bench: Bench, shape: str) -> int:
+    """Steps of the source's own training; 0 where it was given."""
+    own = SHAPES[shape].source_steps if shape in SHAPES else None
+    return bench.preset.source_steps if own is None else own
+
+
+def _trained_as(shape: str, arm: str) -> str:
+    """The shape that an arm is recorded under: random starts are those of all sources of one architecture."""
+    return (SHAPES[shape].random_as if arm in RANDOMS and shape in SHAPES else None) or shape
 
 
 def scheduled(bench: Bench, shape: str, arm: str) -> list[Run]:
@@ -164,7 +180,7 @@ def clone_request(arm: str, seed: int) -> Request:
 
 def execute_all(bench: Bench, runs: list[Run], jobs: int, log: Log) -> None:
     """Execute the runs that have no record, `jobs` at a time."""
-    waiting = [run for run in runs if not run.path(bench.work).exists()]
+    waiting = [run for run in dict.fromkeys(runs) if not run.path(bench.work).exists()]
 
     def report(number: int, run: Run) -> None:
         curve = read_curve(run.path(bench.work))
@@ -204,6 +220,11 @@ def execute(bench: Bench, run: Run) -> None:
     preset, corpus = bench.preset, bench.corpus()
     source = bench.source_of(run.shape, run.seed)
     model = build(bench, run, corpus).to(bench.device)
+    if preset.fast:
+        torch._dynamo.config.recompile_limit = 64  # shapes of models are more than the 8 that a function may have
+        model.set_attn_implementation(
+            "eager"
+        )  # matrix products, which compilers know, rather than a kernel for long texts
     probe = None
     if run.arm in STRATEGIES:
         ids = corpus.validation(preset.batch, preset.length)[:, :-1]
@@ -222,11 +243,15 @@ def build(bench: Bench, run: Run, corpus: Corpus) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(bench.clone_of(run.shape, run.arm, run.seed), dtype=torch.float32)
     if run.arm == CONTINUED or (run.arm == SOURCE and run.shape == PRETRAINED):
         return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    config = (
-        source_config(bench, run.shape, corpus) if run.arm == SOURCE else dict(plan(source, RANDOMS[run.arm]).config)
-    )
+    if run.arm == SOURCE:
+        config = source_config(bench, run.shape, corpus)
+    else:
+        config = dict(plan(source, RANDOMS.get(run.arm, RANDOMS[RANDOM])).config)
     torch.manual_seed(run.seed)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    if run.arm in PADDED:
+        pad_into(model, AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), PADDED[run.arm])
+    return model
 
 
 def source_config(bench: Bench, shape: str, corpus: Corpus) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import fmean, stdev
 
 from benchmarks.convergence.presets import CLONES, CONTINUED, SOURCE, baseline
-from benchmarks.convergence.runs import Bench, read_curve, runs_of, scheduled
+from benchmarks.convergence.runs import Bench, read_curve, runs_of, scheduled, source_steps
 from benchmarks.convergence.training import Curve
 
 
@@ -32,6 +34,8 @@ class ArmFigures:
     speedup         the random arm's steps to its own final loss over `steps_to`, and so its FLOPs
     flops_speedup   the same, the source's own training added to the arm's FLOPs
     by_schedule     the random arm's FLOPs over those of the shortest complete schedule whose end reaches its final loss
+    break_even      tokens for each of its parameters from which on it ends below the source that was trained on for the
+                    same FLOPs; `ahead`, by how much it does (nats) at the longest schedule of its own
     forgotten       the worst loss after the start minus the start
     regained        steps until the loss is below the start for good
     stream, outputs, inputs, rank   of the copies at the end, see copies.py
@@ -50,6 +54,8 @@ class ArmFigures:
     speedup: Spread | None
     flops_speedup: Spread | None
     by_schedule: Spread | None = None
+    break_even: Spread | None = None
+    ahead: Spread | None = None
     forgotten: Spread | None = None
     regained: Spread | None = None
     stream: Spread | None = None
@@ -77,7 +83,7 @@ def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
     costs = [(flops_to(other, other.losses[-1]), flops_to(curve, other.losses[-1])) for curve, other in pairs]
     sources = [flops(curve, curve.steps[-1]) if clone else 0.0 for curve in source]
     # what a pretrained source cost is not known
-    priced = bench.preset.source_steps > 0
+    priced = source_steps(bench, shape) > 0
     last = [curve.copies[max(curve.copies)] if curve.copies else {} for curve in own]
     return ArmFigures(
         shape=shape,
@@ -100,6 +106,7 @@ def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
         )
         if bench.preset.schedules
         else None,
+        **_against_the_source(bench, shape, arm),
         forgotten=spread(max(curve.losses[1:]) - curve.losses[0] for curve in own) if clone else None,
         regained=spread(regained(curve) for curve in own) if clone else None,
         **{name: spread(figures.get(name) for figures in last) for name in ("stream", "outputs", "inputs", "rank")},
@@ -117,6 +124,51 @@ def schedule_ends(bench: Bench, shape: str, arm: str) -> list[Curve]:
         steps, losses = zip((0, curve.losses[0]), *ends, strict=True)
         found.append(replace(curve, steps=list(steps), losses=list(losses)))
     return found
+
+
+def _against_the_source(bench: Bench, shape: str, arm: str) -> dict[str, Spread | None]:
+    if not bench.preset.schedules or arm == CONTINUED or CONTINUED not in bench.preset.arms:
+        return {}
+    pairs = list(zip(schedule_ends(bench, shape, arm), schedule_ends(bench, shape, CONTINUED), strict=True))
+    return {
+        "break_even": spread(break_even(ends, source) for ends, source in pairs),
+        "ahead": spread(
+            None if (loss := loss_at(source, flops(ends, ends.steps[-1]))) is None else loss - ends.losses[-1]
+            for ends, source in pairs
+        ),
+    }
+
+
+def break_even(ends: Curve, source: Curve) -> float | None:
+    """Tokens for each parameter from which on `ends` stays below `source` at the same FLOPs.
+
+    Both hold the ends of complete schedules, see `schedule_ends`; between them the loss is a line over the logarithm of
+    FLOPs. None where the longest schedule does not end below, or the source has none of so many FLOPs.
+    """
+    costs = [flops(ends, steps) for steps in ends.steps[1:]]
+    ahead = [
+        (math.log(cost), other - loss)
+        for cost, loss in zip(costs, ends.losses[1:], strict=True)
+        if (other := loss_at(source, cost)) is not None
+    ]
+    if not ahead or ahead[-1][1] <= 0:
+        return None
+    first = next(place for place in range(len(ahead)) if all(gain > 0 for _, gain in ahead[place:]))
+    where = ahead[first][0]
+    if first:
+        (x0, y0), (x1, y1) = ahead[first - 1 : first + 1]
+        where = x0 + (x1 - x0) * y0 / (y0 - y1)
+    return math.exp(where) / ends.flops_per_token / ends.parameters
+
+
+def loss_at(ends: Curve, cost: float) -> float | None:
+    """The loss of complete schedules of so many FLOPs, by a line over their logarithm; None outside of these."""
+    points = [(math.log(flops(ends, steps)), loss) for steps, loss in zip(ends.steps[1:], ends.losses[1:], strict=True)]
+    where = math.log(cost)
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= where <= x1:
+            return y0 + (y1 - y0) * (where - x0) / (x1 - x0)
+    return None
 
 
 def flops(curve: Curve, steps: float) -> float:

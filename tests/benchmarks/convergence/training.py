@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ def train(
     )
     evaluations, probes = evaluated(steps, preset.eval_every), probed(steps, preset.probes)
     torch.manual_seed(seed)
+    training_loss = fast_loss() if preset.fast and device.type == "cpu" else next_token_loss
     losses: list[torch.Tensor] = []
     started = time.perf_counter()
     for step in range(steps + 1):
@@ -83,7 +85,7 @@ def train(
         if step == steps:
             break
         model.train()
-        loss = next_token_loss(model, corpus.windows(order[step], preset.length).to(device))
+        loss = training_loss(model, corpus.windows(order[step], preset.length).to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -115,11 +117,17 @@ def probed(steps: int, probes: int) -> set[int]:
     return {round(steps * number / probes) for number in range(probes + 1)}
 
 
-def next_token_loss(model: PreTrainedModel, windows: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of (batch, length + 1) token ids, on a GPU in bfloat16 by autocast."""
-    with torch.autocast(windows.device.type, torch.bfloat16, enabled=windows.device.type == "cuda"):
+def next_token_loss(model: PreTrainedModel, windows: torch.Tensor, half: bool = False) -> torch.Tensor:
+    """Mean cross entropy of (batch, length + 1) token ids, on a GPU, and with `half`, in bfloat16 by autocast."""
+    with torch.autocast(windows.device.type, torch.bfloat16, enabled=half or windows.device.type == "cuda"):
         logits = model(input_ids=windows[:, :-1], use_cache=False).logits
     return cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+
+
+@functools.cache
+def fast_loss() -> Callable[[PreTrainedModel, torch.Tensor], torch.Tensor]:
+    """`next_token_loss` with `half`, compiled once in a process for all models of one shape."""
+    return torch.compile(functools.partial(next_token_loss, half=True), dynamic=False)
 
 
 @torch.no_grad()
