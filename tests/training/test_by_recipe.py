@@ -124,6 +124,8 @@ OLD: dict[str, tuple[str, dict[str, Any]]] = {
     "transposed": ("gpt2", TWICE),
     "queries, keys and values in one": ("pythia", TWICE),
     "recurrent": ("mamba2", TWICE),
+    "experts that transformers fuses as it loads": ("mixtral", TWICE),
+    "more of such experts": ("qwen3_moe", {**TWICE, "num_experts": 8, "experts_per_token": 4}),
     "stacked experts": ("qwen3_moe (fused experts)", {**TWICE, "num_experts": 8, "experts_per_token": 4}),
 }
 
@@ -146,10 +148,10 @@ def test_the_coordinates_that_are_not_new_are_as_many_as_those_of_the_source(
 
 def test_names_may_have_more_or_fewer_parts_in_front_than_the_checkpoints(clone: Path) -> None:
     model, recipe = models.load(clone), read_recipe(clone)
-    plain = [one.line for one in trained(model, recipe)]
+    plain = [one.parts[0].line for one in trained(model, recipe)]
     wrapped = [(f"module._orig_mod.{name}", parameter) for name, parameter in model.named_parameters()]
-    assert [one.line for one in trained(wrapped, recipe)] == plain
-    assert [one.line for one in trained(model.model, recipe)] == plain
+    assert [one.parts[0].line for one in trained(wrapped, recipe)] == plain
+    assert [one.parts[0].line for one in trained(model.model, recipe)] == plain
 
 
 def test_what_the_recipe_does_not_tell_is_named_and_a_model_of_another_size_is_refused(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -48,10 +48,11 @@ class Rows:
         return prod(shape) == (self.stop - self.start) * self.width
 
 
-def stored_rows(model: PreTrainedModel) -> dict[str, Rows]:
+def stored_rows(model: PreTrainedModel, only: Collection[str] | None = None) -> dict[str, Rows]:
     """Name as stored → the rows of a parameter of `model` that it is; without those that are more than rows of one.
 
-    model  on the meta device
+    model  its weights are not read: the meta device will do
+    only   the parameters that are asked for; None: all
 
     Rows are numbered, and put through what transformers does as it saves.
     """
@@ -59,6 +60,8 @@ def stored_rows(model: PreTrainedModel) -> dict[str, Rows]:
 
     found: dict[str, Rows] = {}
     for name, parameter in model.named_parameters():
+        if only is not None and name not in only:
+            continue
         *leading, width = parameter.shape if parameter.dim() > 1 else (*parameter.shape, 1)
         numbers = torch.arange(prod(leading)).view(*leading, *(1,) * (parameter.dim() > 1))
         for stored, part in _saved(model, {name: numbers}).items():

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -33,34 +34,29 @@ def read_recipe(clone: str | Path) -> Recipe:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A parameter that is trained.
+class Stored:
+    """A tensor of the checkpoint, as it lies in a parameter.
 
+    shape    there
     line     what the recipe says of it; None if that says nothing: it is trained as the source's were
     numbers  those in its name: the layer, then the expert or other unit
     """
 
     name: str
-    parameter: nn.Parameter
+    shape: tuple[int, ...]
     line: TensorLine | None
     numbers: tuple[int, ...] = ()
 
     @property
     def rate(self) -> float:
-        """Its rate, over that of the source."""
         return self.line.rate if self.line else 1.0
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay is for it."""
-        return self.line.decays if self.line else self.parameter.dim() > 1
+        return self.line.decays if self.line else len(self.shape) > 1
 
     def new(self, recipe: Recipe) -> torch.Tensor | None:
-        """Which of its coordinates are new: True where they are, of a shape that broadcasts to its own; None: none is.
-
-        Copy 0 of every unit is the source's own. All else is new: other copies, padding, new layers and experts.
-        Raises CheckpointError if the parameter is not as large as the recipe says.
-        """
+        """As `Trained.new`, of a shape that broadcasts to this one's."""
         line = self.line
         if line is None or not line.dimensions:
             return None
@@ -69,19 +65,18 @@ class Trained:
         if line.numbered and bool(_new_units(line.numbered, recipe)[self.numbers[-1]]):
             return torch.ones((), dtype=torch.bool)
         parts = [
-            self._spread(_new_units(packed, recipe), place)
+            self._spread(line, _new_units(packed, recipe), place)
             for place, packed in enumerate(line.dimensions)
-            if packed != ANY and self.parameter.dim()
+            if packed != ANY and self.shape
         ]
         return reduce(torch.logical_or, parts) if any(bool(part.any()) for part in parts) else None
 
-    def _spread(self, units: torch.Tensor, place: int) -> torch.Tensor:
-        """What is so of the units of one dimension, (out, in, …), as it broadcasts to the parameter."""
-        assert self.line is not None
-        shape, matrices = list(self.parameter.shape), self.line.matrices
-        matrix = shape[1:] if matrices and len(shape) == len(self.line.dimensions) + 1 else shape
+    def _spread(self, line: TensorLine, units: torch.Tensor, place: int) -> torch.Tensor:
+        """What is so of the units of one dimension, (out, in, …), as it broadcasts to the tensor."""
+        shape, matrices = list(self.shape), line.matrices
+        matrix = shape[1:] if matrices and len(shape) == len(line.dimensions) + 1 else shape
         stacked, first = len(matrix) < len(shape), len(shape) - len(matrix)
-        at = first + (len(matrix) - 1 - place if self.line.transposed else place)
+        at = first + (len(matrix) - 1 - place if line.transposed else place)
         sizes = [1] * len(shape)
         sizes[at] = shape[at]
         if stacked and place == 0:  # the rows of all matrices
@@ -94,34 +89,109 @@ class Trained:
         return units.reshape(sizes)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A parameter that is trained.
+
+    parts  first row → the tensor of the checkpoint that lies from there on, all dimensions but the last merged into
+           rows; more than one where transformers fuses tensors as it loads, such as those of experts
+    """
+
+    name: str
+    parameter: nn.Parameter
+    parts: Mapping[int, Stored]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the recipe says something of it."""
+        return all(part.line for part in self.parts.values())
+
+    @property
+    def rate(self) -> float:
+        """Its rate, over that of the source: of tensors with several, the lowest."""
+        return min(part.rate for part in self.parts.values())
+
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay is for it."""
+        return all(part.decays for part in self.parts.values())
+
+    def new(self, recipe: Recipe) -> torch.Tensor | None:
+        """Which of its coordinates are new: True where they are, of a shape that broadcasts to its own; None: none is.
+
+        Copy 0 of every unit is the source's own. All else is new: other copies, padding, new layers and experts.
+        Raises CheckpointError if the parameter is not as large as the recipe says.
+        """
+        if len(self.parts) == 1:
+            return self.parts[0].new(recipe)
+        new = torch.zeros(self.parameter.shape, dtype=torch.bool)
+        rows = new.view(-1, new.shape[-1])
+        for first, part in self.parts.items():
+            if (found := part.new(recipe)) is not None:
+                rows[first : first + part.shape[0]] = found
+        return new if bool(new.any()) else None
+
+
 def trained(model: Model, recipe: Recipe) -> list[Trained]:
-    """The parameters of a model that are trained, each with its line of the recipe.
+    """The parameters of a model that are trained, each with its lines of the recipe.
 
     Names may have more or fewer parts in front than the checkpoint's, as wrappers give them. A warning names parameters
-    of which the recipe says nothing, such as experts that transformers computes with in another layout than it stores.
+    of which the recipe says nothing: those of an adapter, or what transformers computes with in a layout that is no
+    rows of what it stores.
     """
-    named = model.named_parameters() if isinstance(model, nn.Module) else model
+    named = dict(model.named_parameters() if isinstance(model, nn.Module) else model)
     lines = _by_name(recipe)
-    found = [_find(name, parameter, lines) for name, parameter in named if parameter.requires_grad]
-    unknown = [one.name for one in found if one.line is None]
+    found = {name: _whole(name, one, lines) for name, one in named.items() if one.requires_grad}
+    unknown = [name for name, one in found.items() if not one.is_known]
+    if unknown and isinstance(model, nn.Module):
+        found |= _fused(model, {name: named[name] for name in unknown}, lines)
+        unknown = [name for name in unknown if not found[name].is_known]
     if unknown:
         warnings.warn(
             f"recipe.json says nothing of {first_of(unknown, 3)}: the source's rate, and nothing new.", stacklevel=3
         )
-    return found
+    return list(found.values())
 
 
-def _find(name: str, parameter: nn.Parameter, lines: Mapping[str, list[TensorLine]]) -> Trained:
+def _whole(name: str, parameter: nn.Parameter, lines: Mapping[str, list[TensorLine]]) -> Trained:
+    """A parameter that is one tensor of the checkpoint."""
+    return Trained(name, parameter, {0: _stored(name, tuple(parameter.shape), lines)})
+
+
+def _fused(
+    model: nn.Module, unknown: Mapping[str, nn.Parameter], lines: Mapping[str, list[TensorLine]]
+) -> dict[str, Trained]:
+    """Of these parameters, those that are rows of tensors which transformers stores under other names."""
+    parts: dict[str, dict[int, Stored]] = defaultdict(dict)
+    for prefix, inner in model.named_modules():
+        if hasattr(inner, "save_pretrained") and hasattr(inner, "config"):
+            from hyperclone_cli.checkpoint.fused_parameters import stored_rows
+
+            names = {name.removeprefix(prefix and f"{prefix}."): name for name in unknown if name.startswith(prefix)}
+            for stored, rows in stored_rows(inner, names.keys()).items():
+                whole = tuple(unknown[names[rows.parameter]].shape)
+                shape = whole if rows.whole else (rows.stop - rows.start, rows.width)
+                parts[names[rows.parameter]][rows.start] = _stored(stored, shape, lines)
+            break
+    found = {name: Trained(name, unknown[name], dict(sorted(of.items()))) for name, of in parts.items()}
+    return {name: one for name, one in found.items() if _is_covered(one)}
+
+
+def _is_covered(one: Trained) -> bool:
+    return sum(math.prod(part.shape) for part in one.parts.values()) == one.parameter.numel()
+
+
+def _stored(name: str, shape: tuple[int, ...], lines: Mapping[str, list[TensorLine]]) -> Stored:
     parts = name.split(".")
-    for first in range(len(parts)):
+    for first in takewhile(lambda number: not any(part.isdecimal() for part in parts[:number]), range(len(parts))):
         inside = ".".join(parts[first:])
         for line in lines.get(_starred(inside), ()):
             numbers = line.numbers_in(inside)
             if numbers is None:  # the line has a part more in front
                 numbers = line.numbers_in(f"{line.name.partition('.')[0]}.{inside}")
             if numbers is not None:
-                return Trained(name, parameter, line, numbers)
-    return Trained(name, parameter, None)
+                return Stored(name, shape, line, numbers)
+    return Stored(name, shape, None)
 
 
 def _by_name(recipe: Recipe) -> dict[str, list[TensorLine]]:
@@ -130,7 +200,8 @@ def _by_name(recipe: Recipe) -> dict[str, list[TensorLine]]:
     for line in recipe.tensors:
         lines[_starred(line.name)].append(line)
     for name in [*lines]:
-        lines.setdefault(name.partition(".")[2], lines[name])
+        if "." in (inside := name.partition(".")[2]):  # what is left of lm_head.weight is the name of no tensor
+            lines.setdefault(inside, lines[name])
     return lines
 
 
