@@ -126,6 +126,8 @@ OLD: dict[str, tuple[str, dict[str, Any]]] = {
     "recurrent": ("mamba2", TWICE),
     "experts that transformers fuses as it loads": ("mixtral", TWICE),
     "more of such experts": ("qwen3_moe", {**TWICE, "num_experts": 8, "experts_per_token": 4}),
+    "experts that are stored as (in, out), one below the other": ("dbrx", TWICE),
+    "convolutions of queries, keys and values, one tensor each": ("olmo_hybrid", TWICE),
     "stacked experts": ("qwen3_moe (fused experts)", {**TWICE, "num_experts": 8, "experts_per_token": 4}),
 }
 

@@ -64,26 +64,38 @@ class Stored:
             return torch.ones((), dtype=torch.bool)
         if line.numbered and bool(_new_units(line.numbered, recipe)[self.numbers[-1]]):
             return torch.ones((), dtype=torch.bool)
+        shape = self._in_matrices(line)
+        packed = [width for width in line.dimensions if width != "1" or len(shape) >= len(line.dimensions)]
         parts = [
-            self._spread(line, _new_units(packed, recipe), place)
-            for place, packed in enumerate(line.dimensions)
-            if packed != ANY and self.shape
+            self._spread(line, _new_units(width, recipe), shape, place, len(packed))
+            for place, width in enumerate(packed)
+            if width != ANY and shape
         ]
-        return reduce(torch.logical_or, parts) if any(bool(part.any()) for part in parts) else None
+        if not any(bool(part.any()) for part in parts):
+            return None
+        new = reduce(torch.logical_or, parts)
+        return new if shape == self.shape else new.expand(shape).reshape(self.shape)
 
-    def _spread(self, line: TensorLine, units: torch.Tensor, place: int) -> torch.Tensor:
-        """What is so of the units of one dimension, (out, in, …), as it broadcasts to the tensor."""
-        shape, matrices = list(self.shape), line.matrices
-        matrix = shape[1:] if matrices and len(shape) == len(line.dimensions) + 1 else shape
-        stacked, first = len(matrix) < len(shape), len(shape) - len(matrix)
-        at = first + (len(matrix) - 1 - place if line.transposed else place)
+    def _in_matrices(self, line: TensorLine) -> tuple[int, ...]:
+        """The shape, of (in, out) matrices that lie below each other with a dimension more for their number."""
+        if line.transposed and line.matrices and len(self.shape) == len(line.dimensions):
+            return (line.matrices, self.shape[0] // line.matrices, *self.shape[1:])
+        return self.shape
+
+    def _spread(
+        self, line: TensorLine, units: torch.Tensor, shape: tuple[int, ...], place: int, dimensions: int
+    ) -> torch.Tensor:
+        """What is so of the units of one of the `dimensions`, (out, in, …), as it broadcasts to `shape`."""
+        first = int(line.matrices > 0 and len(shape) == dimensions + 1)
+        at = first + (len(shape) - first - 1 - place if line.transposed else place)
         sizes = [1] * len(shape)
-        sizes[at] = shape[at]
-        if stacked and place == 0:  # the rows of all matrices
+        if at < len(shape):
+            sizes[at] = shape[at]
+        if first and place == 0:  # the rows of all matrices
             sizes[0] = shape[0]
         if units.numel() != math.prod(sizes):
             raise CheckpointError(
-                f"parameter {self.name}: recipe.json makes dimension {at} {units.numel()}, found shape {shape}.",
+                f"parameter {self.name}: recipe.json makes dimension {at} {units.numel()}, found shape {list(shape)}.",
                 "The model and the recipe do not belong together; parameters that are cut into shards are not told.",
             )
         return units.reshape(sizes)
@@ -144,7 +156,7 @@ def trained(model: Model, recipe: Recipe) -> list[Trained]:
     found = {name: _whole(name, one, lines) for name, one in named.items() if one.requires_grad}
     unknown = [name for name, one in found.items() if not one.is_known]
     if unknown and isinstance(model, nn.Module):
-        found |= _fused(model, {name: named[name] for name in unknown}, lines)
+        found |= _fused(model, {name: named[name] for name in unknown}, lines, recipe)
         unknown = [name for name in unknown if not found[name].is_known]
     if unknown:
         warnings.warn(
@@ -159,9 +171,9 @@ def _whole(name: str, parameter: nn.Parameter, lines: Mapping[str, list[TensorLi
 
 
 def _fused(
-    model: nn.Module, unknown: Mapping[str, nn.Parameter], lines: Mapping[str, list[TensorLine]]
+    model: nn.Module, unknown: Mapping[str, nn.Parameter], lines: Mapping[str, list[TensorLine]], recipe: Recipe
 ) -> dict[str, Trained]:
-    """Of these parameters, those that are rows of tensors which transformers stores under other names."""
+    """Of these parameters, those that are whole tensors which transformers stores under other names."""
     parts: dict[str, dict[int, Stored]] = defaultdict(dict)
     for prefix, inner in model.named_modules():
         if hasattr(inner, "save_pretrained") and hasattr(inner, "config"):
@@ -174,10 +186,15 @@ def _fused(
                 parts[names[rows.parameter]][rows.start] = _stored(stored, shape, lines)
             break
     found = {name: Trained(name, unknown[name], dict(sorted(of.items()))) for name, of in parts.items()}
-    return {name: one for name, one in found.items() if _is_covered(one)}
+    return {name: one for name, one in found.items() if _is_covered(one, recipe)}
 
 
-def _is_covered(one: Trained) -> bool:
+def _is_covered(one: Trained, recipe: Recipe) -> bool:
+    """Whether a parameter is its parts, and each of these all of a tensor and no share of one."""
+    try:
+        one.new(recipe)
+    except CheckpointError:
+        return False
     return sum(math.prod(part.shape) for part in one.parts.values()) == one.parameter.numel()
 
 
