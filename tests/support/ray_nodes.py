@@ -48,7 +48,9 @@ def nodes(count: int = 2) -> Iterator[Nodes]:
     """Start so many nodes, and end them at the end."""
     temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of sockets must be short
     (temporary / "ray").mkdir()  # where the address of the cluster is written, before anything else is
-    with patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0", RAY_TMPDIR=str(temporary)):
+    # workers have their share of a machine that does other things too: Ray gives them a low priority
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(temporary), "RAY_worker_niceness": "0"}
+    with patch.dict(os.environ, settings):
         started = Nodes(count)
         try:
             yield started

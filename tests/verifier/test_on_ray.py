@@ -1,9 +1,11 @@
-"""The files of a clone read by the workers of a Ray cluster: the figures of a single process. What a worker does is a
-function of values, and is tested without Ray.
+"""The files of a clone read by the workers of a Ray cluster: the figures of a single process.
+
+What a worker does is a function of values, and is tested without Ray. The tests on a cluster are for `-m stress`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -17,10 +19,14 @@ from hyperclone_cli import expand
 from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.verifier import verify
 from hyperclone_cli.verifier.on_ray import Comparison, compare_as_told, compare_on_ray, hash_on_ray
 from hyperclone_cli.verifier.verification_record import file_digests, hashed_files
 from hyperclone_cli.verifier.weights import compare_weights
+from hyperclone_cli.writing.options import Executing
 from hyperclone_cli.writing.ray_cluster import Result, Task, Work
+from support import faults, ray_nodes
+from support.heard import Heard
 
 Sources = Callable[[str], Path]
 
@@ -87,3 +93,53 @@ def test_a_worker_that_sees_something_else_compares_nothing(
     assert list(compare_as_told(told[0], ()))
     with pytest.raises(StorageError, match=words):
         list(compare_as_told(replace(told[0], **changes), ()))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ray_nodes.Nodes]:
+    with ray_nodes.nodes() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two clones of 0.2 GB in 30 files, which recorded their SHA-256: as it was written, and with one bit changed."""
+    src = faults.wide_source(tmp_path_factory.mktemp("wide") / "src")
+    clones = {state: src.with_name(state) for state in ("whole", "damaged")}
+    for out in clones.values():
+        expand(src, out, embed_mult=4, ffn_mult=4, max_shard_size="8MB", checksum=True)
+    with sorted(clones["damaged"].glob("*.safetensors"))[7].open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([last[0] ^ 1]))  # an exponent
+    return clones
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=ray_nodes.MISSING)
+@pytest.mark.filterwarnings("ignore")  # ray's own
+@pytest.mark.parametrize("state, ended", [("whole", None), ("whole", 0.3), ("damaged", 0.6)])
+def test_a_cluster_says_what_threads_say(
+    state: str, ended: float | None, wide: dict[str, Path], cluster: ray_nodes.Nodes
+) -> None:
+    """Also if a node ends when so much is compared."""
+    clone, compared = wide[state], 0
+
+    def watch(weights: int, total: int) -> None:
+        nonlocal compared
+        before, compared = compared, compared + weights
+        if ended is not None and before <= ended * total < compared:
+            cluster.replace(0)
+
+    on_ray = Executing("ray", cluster.address)
+    found = verify(clone, weights_only=True, checksum=True, executing=on_ray, progress=Heard(watch))
+    by_threads = verify(clone, weights_only=True, checksum=True)
+    assert replace(found, background=None) == replace(by_threads, background=None)
+    assert found.passed is (state == "whole")
+    assert found.weights
+    assert compared == found.weights.elements
+    if state == "damaged":
+        shard = sorted(clone.glob("*.safetensors"))[7].name
+        assert any(shard in failure for failure in found.failures)
+        assert any("weights are off" in failure for failure in found.failures)

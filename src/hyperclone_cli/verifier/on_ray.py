@@ -89,7 +89,7 @@ def compare_as_told(told: Comparison, names: tuple[str, ...]) -> Iterator[Weight
 
 
 def _together(one: WeightFigures, other: WeightFigures) -> WeightFigures:
-    worst = max(one, other, key=lambda figures: figures.worst)
+    worst = max(one, other, key=lambda figures: (figures.worst, figures.worst_tensor))
     return replace(
         worst,
         tensors=one.tensors + other.tensors,

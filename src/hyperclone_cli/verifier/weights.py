@@ -89,8 +89,7 @@ def compare_tensors(
                 bad[tensor.name] = (
                     f"{wrong:,} of {tensor.elements:,} weights are off, by up to {error:.1e} of their size"
                 )
-            if error >= worst:
-                worst, worst_tensor = error, tensor.name
+            worst, worst_tensor = max((worst, worst_tensor), (error, tensor.name))
     elements = sum(tensor.elements for tensor in tensors)
     return WeightFigures(len(tensors), elements, worst, worst_tensor, bad, tuple(sorted(non_finite)))
 

@@ -114,7 +114,8 @@ def _check_room(nodes: Iterable[Any], cpus: int, nbytes: int) -> None:
 def _results(work: Work[Task, Result], task: Task) -> Iterator[Result]:
     """What runs on a worker. Errors name its machine."""
     try:
-        yield from work(task)
+        for result in work(task):  # noqa: UP028  # Ray sends values in, which `yield from` would hand to an iterator
+            yield result
     except HypercloneError as error:
         error.message = f"on {socket.gethostname()}: {error.message}"
         raise
