@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.convergence.plots import write_plots
-from benchmarks.convergence.presets import CLONES, CONTINUED, PRESETS, RANDOM, RANDOMS, SOURCE, baseline
+from benchmarks.convergence.presets import CLONES, CONTINUED, PADDED, PRESETS, RANDOM, RANDOMS, SOURCE, baseline
 from benchmarks.convergence.report import print_tables, write_results
 from benchmarks.convergence.runs import Bench, complete
 from benchmarks.convergence.summary import break_even, loss_at, regained, schedule_ends, steps_to
@@ -34,7 +34,7 @@ def results(bench: Bench) -> dict[str, Any]:
 def test_every_clone_starts_at_the_loss_that_its_source_ended_with(results: dict[str, Any]) -> None:
     (curves,) = results["curves"].values()
     (source,) = curves[SOURCE]
-    for arm in curves.keys() - {SOURCE, *RANDOMS, "larger, copies"}:
+    for arm in curves.keys() - {SOURCE, *RANDOMS, "larger, copies", *PADDED}:
         (clone,) = curves[arm]
         assert clone["losses"][0] == pytest.approx(source["losses"][-1], abs=1e-5)
     for arm in RANDOMS:
@@ -42,10 +42,11 @@ def test_every_clone_starts_at_the_loss_that_its_source_ended_with(results: dict
         assert random["losses"][0] > source["losses"][-1] + 0.1
 
 
-def test_plain_copies_of_layers_are_another_function(results: dict[str, Any]) -> None:
+@pytest.mark.parametrize("arm", ["larger, copies", *PADDED])
+def test_plain_copies_of_layers_and_padded_weights_are_another_function(arm: str, results: dict[str, Any]) -> None:
     (curves,) = results["curves"].values()
-    ((source,), (copies,)) = (curves[arm] for arm in (SOURCE, "larger, copies"))
-    assert abs(copies["losses"][0] - source["losses"][-1]) > 1e-3
+    ((source,), (started,)) = (curves[name] for name in (SOURCE, arm))
+    assert abs(started["losses"][0] - source["losses"][-1]) > 1e-3
 
 
 def test_every_arm_is_held_against_a_random_start_of_its_own_shape(results: dict[str, Any]) -> None:
@@ -89,10 +90,11 @@ def test_speed_ups_are_over_the_random_start_and_less_once_the_source_is_counted
 def test_the_table_has_a_row_for_every_arm_and_the_plots_are_written(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_tables(bench, Console(width=200))
+    print_tables(bench, Console(width=260))
     table = capsys.readouterr().out
     assert all(f"│ {arm} " in table for arm in bench.preset.arms)
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in write_plots(bench))
+    starts = {path.suffix: path.read_bytes()[:5] for path in write_plots(bench)}
+    assert starts == {".png": b"\x89PNG\r", ".svg": b"<?xml"}
 
 
 def test_a_benchmark_that_was_interrupted_does_only_what_is_missing(bench: Bench) -> None:

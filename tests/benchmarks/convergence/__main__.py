@@ -61,7 +61,7 @@ def main() -> None:
         complete(bench, jobs, lambda line: print(line, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    print_tables(bench, Console(width=200 if not sys.stdout.isatty() else None))
+    print_tables(bench, Console(width=260 if not sys.stdout.isatty() else None))
     for path in (write_results(bench), *write_plots(bench)):
         print(f"Wrote {path}", file=sys.stderr)
 

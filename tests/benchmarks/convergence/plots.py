@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.convergence.presets import CLONES, CONTINUED, RANDOM, RANDOMS, SOURCE, STRATEGIES
+from benchmarks.convergence.presets import CLONES, CONTINUED, PADDED, RANDOM, RANDOMS, SOURCE, STRATEGIES
 from benchmarks.convergence.runs import Bench
 from benchmarks.convergence.summary import ArmFigures, curves, flops, schedule_ends, summarise
 
@@ -21,6 +22,7 @@ COLOURS = {
     CONTINUED: "grey",
     **{arm: f"C{number // 2}" for number, arm in enumerate(STRATEGIES)},
     **{arm: f"C{number}" for number, arm in enumerate(_DEEPER, len(STRATEGIES) // 2)},
+    **dict(zip(PADDED, ("olive", "teal"), strict=True)),
 }
 """One for each strategy; its arm with noise is dashed. Random starts of all shapes have one."""
 
@@ -29,7 +31,7 @@ EQUAL = 1e-9
 
 
 def write_plots(bench: Bench) -> list[Path]:
-    """One PNG of each kind for each shape, beside the results."""
+    """One PNG of each kind for each shape, and complete schedules of all shapes as SVG, beside the results."""
     paths = []
     figures = summarise(bench)
     for shape in bench.preset.shapes:
@@ -39,11 +41,13 @@ def write_plots(bench: Bench) -> list[Path]:
             "speedup": draw_speedups(own, shape),
             "copies": draw_copies(bench, shape),
         }
-        if bench.preset.schedules:
-            drawings["schedules"] = draw_schedules(bench, shape)
         for name, drawing in drawings.items():
             paths.append(bench.work / f"{shape}-{name}.png")
             drawing.savefig(paths[-1], dpi=150)
+    if bench.preset.schedules:
+        paths.append(bench.work / "schedules.svg")
+        rcParams.update({"svg.hashsalt": "schedules", "svg.fonttype": "none"})  # the same file from the same figures
+        draw_schedules(bench).savefig(paths[-1], metadata={"Date": None})
     return paths
 
 
@@ -102,20 +106,25 @@ def draw_speedups(rows: list[ArmFigures], shape: str) -> Figure:
     return drawing
 
 
-def draw_schedules(bench: Bench, shape: str) -> Figure:
-    """What complete schedules of several lengths end with, over their FLOPs: below whose line it pays to grow."""
-    drawing = Figure(figsize=(8, 5), layout="constrained")
-    axes = drawing.subplots()
-    for arm in bench.preset.arms:
-        ends = schedule_ends(bench, shape, arm)
-        costs = [flops(ends[0], steps) for steps in ends[0].steps[1:]]
-        columns = list(zip(*(curve.losses[1:] for curve in ends), strict=True))
-        _band(axes, costs, columns, arm)
-    axes.set_xscale("log")
-    axes.set_xlabel("FLOPs of the schedule, the source's training left out")
-    axes.set_ylabel("loss at its end, nats a token")
-    axes.set_title(shape, loc="left")
-    axes.legend(frameon=False)
+def draw_schedules(bench: Bench) -> Figure:
+    """What complete schedules of several lengths end with, over their FLOPs, a panel for each shape.
+
+    An arm pays for its growth where its line is below that of the source which was trained on.
+    """
+    shapes = bench.preset.shapes
+    drawing = Figure(figsize=(3.2 * len(shapes) + 1.5, 4.2), layout="constrained")
+    panels = drawing.subplots(1, len(shapes), sharey=True, squeeze=False)[0]
+    for axes, shape in zip(panels, shapes, strict=True):
+        for arm in bench.preset.arms:
+            ends = schedule_ends(bench, shape, arm)
+            costs = [flops(ends[0], steps) for steps in ends[0].steps[1:]]
+            columns = list(zip(*(curve.losses[1:] for curve in ends), strict=True))
+            _band(axes, costs, columns, arm)
+        axes.set_xscale("log")
+        axes.set_xlabel("FLOPs of the schedule")
+        axes.set_title(shape, loc="left", fontsize="medium")
+    panels[0].set_ylabel("loss at its end, nats a token")
+    drawing.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     return drawing
 
 

@@ -223,7 +223,10 @@ SMOLLM2 = Preset(
 PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         shapes=("llama-tiny",),
-        arms=(*RANDOMS, CONTINUED, "symmetric", "symmetric + 10 dB", "diagonal", "halving", "deeper", "larger, copies"),
+        arms=(
+            *(*RANDOMS, CONTINUED, "symmetric", "symmetric + 10 dB", "diagonal", "halving", "deeper", "larger, copies"),
+            *PADDED,
+        ),
         seeds=1,
         source_steps=20,
         source_rate=1e-2,
