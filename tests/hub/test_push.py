@@ -99,12 +99,19 @@ def test_hidden_files_stay_here(hub: LocalHub, push: Push, clone: Path) -> None:
 
 def test_what_resumes_a_training_run_stays_here_and_is_named(hub: LocalHub, push: Push, clone: Path) -> None:
     published = {*contents(clone), ".gitattributes"}
-    for name in ("optimizer.pt", "scheduler.pt", "optimizer_0/__0_0.distcp", "optimizer_0/.metadata"):
+    for name in (
+        "optimizer.pt",
+        "optimizer_state.safetensors",
+        "scheduler.pt",
+        "optimizer_0/__0_0.distcp",
+        "optimizer_0/.metadata",
+    ):
         (clone / name).parent.mkdir(exist_ok=True)
         (clone / name).write_bytes(bytes(1000))
     said = push("clone", REPO).stderr
     assert set(hub.repos[REPO].files()) == published
-    assert "3.0 kB that resume a training run: optimizer.pt, optimizer_0/__0_0.distcp, scheduler.pt." in said
+    listed = "optimizer.pt, optimizer_0/__0_0.distcp, optimizer_state.safetensors, scheduler.pt"
+    assert f"4.0 kB that resume a training run: {listed}." in said
     assert f"hf upload {REPO} clone ." in said
 
 

@@ -19,7 +19,7 @@ from hyperclone_cli.checkpoint.fused_parameters import stored_rows
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.planning.moments import shares_are_exact
 from hyperclone_cli.writing import open_numbers
-from support import distributed, faults, models, training_run
+from support import distributed, faults, flat_optimizer, models, training_run
 from support.heard import Heard
 
 Sources = Callable[[str], Path]
@@ -165,12 +165,14 @@ def step(model: Any, optimizer: torch.optim.Optimizer, seed: int) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("kind", ["optimizer.pt", "distributed checkpoints"])
+@pytest.mark.parametrize("kind", ["optimizer.pt", "safetensors", "distributed checkpoints"])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     kind: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"embed_mult": 2, "noise_snr_db": 20.0, "optimizer": True}
-    src = run if kind == "optimizer.pt" else fsdp(run, tmp_path / "run", 1)
+    src = run
+    if kind != "optimizer.pt":
+        src = (flattened if kind == "safetensors" else fsdp)(run, tmp_path / "run")
     expand(src, tmp_path / "whole", **options, threads=3)
     monkeypatch.setattr(open_numbers, "_SYNC_BYTES", 1)
 
@@ -189,7 +191,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert faults.contents(tmp_path / "clone") == faults.contents(tmp_path / "whole")
 
 
-def fsdp(run: Path, out: Path, parts: int) -> Path:
+def flattened(run: Path, out: Path) -> Path:
+    """The checkpoint of the Trainer with its optimizer in safetensors."""
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("optimizer.pt"))
+    flat_optimizer.save(state_of(run), out)
+    return out
+
+
+def fsdp(run: Path, out: Path, parts: int = 1) -> Path:
     """The checkpoint of the Trainer with model and optimizer as FSDP writes them."""
     shutil.copytree(run, out, ignore=shutil.ignore_patterns("optimizer.pt", "*.safetensors"))
     made = training_run.trainer(run, out, 6).create_optimizer()
@@ -212,7 +221,7 @@ def test_parts_of_any_size_grow_to_the_same_distributed_checkpoint(run: Path, tm
 
 
 def test_damage_to_a_distributed_optimizer_is_a_refusal(run: Path, tmp_path: Path) -> None:
-    src = fsdp(run, tmp_path / "run", 1)
+    src = fsdp(run, tmp_path / "run")
     for path in (src / "optimizer_0").iterdir():
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match="damaged, or not of a distributed checkpoint"):
@@ -280,6 +289,7 @@ def test_a_link_out_of_the_checkpoint_is_not_followed(run: Path, source: Sources
         ("optimizer.bin", "copied to optimizer.pt, it is grown"),
         ("optimizer_0", "in parts (FSDP)"),
         ("optimizer_0_rank3.bin", "save it again with use_dcp"),
+        ("optimizer_state.safetensors", "--optimizer grows it where there is no optimizer.pt"),
         ("optimizer.safetensors", "torch.save(optimizer.state_dict(), 'optimizer.pt')"),
         ("global_step500", "DeepSpeed's parts: zero_to_fp32.py makes a model of the weights"),
         ("iter_0000500", "Megatron's parts: Megatron Bridge makes a model of the weights"),

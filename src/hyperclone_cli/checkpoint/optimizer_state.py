@@ -1,19 +1,29 @@
-"""The state of an optimizer, as a trainer leaves it: AdamW's, in optimizer.pt or a distributed checkpoint (DCP)."""
+"""The state of an optimizer, as a trainer leaves it: AdamW's, in optimizer.pt, safetensors or DCP."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
-from hyperclone_cli.checkpoint.boundary import regular_file
+from hyperclone_cli.checkpoint.boundary import read_file, regular_file
 from hyperclone_cli.checkpoint.distributed import Layout, layout_of, optimizer_parts_of, read_optimizer_parts
 from hyperclone_cli.checkpoint.leftovers import plain_names
-from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor
+from hyperclone_cli.checkpoint.safetensors_file import FLOAT_DTYPES, StoredTensor, read_header
 from hyperclone_cli.checkpoint.source import Source, TensorSource, read_tensors, stored_tensors
-from hyperclone_cli.checkpoint.training_state import OPTIMIZER_NAME, state_note
+from hyperclone_cli.checkpoint.training_state import (
+    FLAT_GROUPS_NAME,
+    FLAT_NAME,
+    OPTIMIZER_NAME,
+    state_note,
+    whole_optimizer,
+)
 from hyperclone_cli.errors import CheckpointError, first_of
 
 _ADAM, _ADAM_MAXIMUM = frozenset({"exp_avg", "exp_avg_sq"}), "max_exp_avg_sq"
@@ -37,6 +47,9 @@ _OTHERS: Mapping[str, str] = {
 POWERS: Mapping[str, int] = {"exp_avg": 1, "exp_avg_sq": 2, _ADAM_MAXIMUM: 2}
 """A moment of AdamW → the power of the gradient that it is a mean of."""
 
+_FLAT = re.compile(r"state/(0|[1-9][0-9]*)/([^/]+)")
+"""The name of a tensor in a flattened state: the number of a parameter, and a key of its state."""
+
 
 @dataclass(frozen=True)
 class OptimizerState:
@@ -47,7 +60,7 @@ class OptimizerState:
     steps    number of a parameter → the steps that bias correction counts, as they are stored
     names    number of a parameter → its name, where the state tells
     held     where the moments lie: a checkpoint of its own
-    layout   how the distributed checkpoint that it lies in is put together; None if it is optimizer.pt
+    layout   how the distributed checkpoint that it lies in is put together; None if it lies in one file
     """
 
     path: Path
@@ -71,19 +84,20 @@ class OptimizerState:
 def read_optimizer(directory: Path) -> OptimizerState:
     """The optimizer of a training checkpoint, read without running what its pickle names; moments stay on the disk.
 
-    It is optimizer.pt, or lies in a distributed checkpoint (DCP): in one of its own, as FSDP writes it, or with the
-    model, as torchtitan does.
+    It is optimizer.pt, or the same flattened into optimizer_state.safetensors; or it lies in a distributed checkpoint
+    (DCP): in one of its own, as FSDP writes it, or with the model, as torchtitan does.
 
     Raises CheckpointError if there is none, if it is damaged, and for any other than AdamW, by name.
     """
-    path = directory / OPTIMIZER_NAME
-    if path.exists():
+    path = whole_optimizer(directory)
+    if path:
         regular_file(path, directory)
-        return _read_whole(path)
+        return _read_flat(path, directory) if path.name == FLAT_NAME else _read_whole(path)
     if parts := optimizer_parts_of(directory):
         return _read_parts(parts, directory)
+    beside = state_note(directory, optimizer=False)
     raise CheckpointError(
-        f"{path}: no such file, so there is no optimizer to grow. {state_note(directory, optimizer=False)}".rstrip(),
+        f"{directory / OPTIMIZER_NAME}: no such file, so there is no optimizer to grow. {beside}".rstrip(),
         "Name a checkpoint of the Trainer, such as run/checkpoint-500, or leave --optimizer out.",
     )
 
@@ -112,6 +126,27 @@ def _read_whole(path: Path) -> OptimizerState:
         ) from None
 
 
+def _read_flat(path: Path, directory: Path) -> OptimizerState:
+    """The state in a file of safetensors, each tensor named "state/NUMBER/KEY", and the groups in JSON beside it."""
+    state: dict[int, dict[str, Any]] = defaultdict(dict)
+    for name, tensor in read_header(path).items():
+        found = _FLAT.fullmatch(name)
+        if not found:
+            raise CheckpointError(
+                f"{path}: a flattened state has tensors named state/NUMBER/KEY, this has {short(name)}.",
+                "Load it into the optimizer, and torch.save(optimizer.state_dict(), 'optimizer.pt').",
+            )
+        state[int(found[1])][found[2]] = tensor
+    try:
+        groups = json.loads(read_file(directory / FLAT_GROUPS_NAME, directory))
+        return _stored(path, tuple(groups), state)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: expected the state of a torch optimizer, and its groups in {FLAT_GROUPS_NAME} ({error!r}).",
+            "Save optimizer.state_dict() with torch.save, as optimizer.pt.",
+        ) from None
+
+
 def _read_parts(parts: Path, directory: Path) -> OptimizerState:
     """The optimizer in a distributed checkpoint: parameters are named there, and cut into parts as the model is."""
     tensors, objects = read_optimizer_parts(parts, directory)
@@ -129,17 +164,7 @@ def _read_parts(parts: Path, directory: Path) -> OptimizerState:
             groups.append({**group, "params": list(range(len(numbers), len(numbers) + len(group["params"])))})
             numbers |= dict(zip(group["params"], groups[-1]["params"], strict=True))
         numbered = {numbers[name]: one for name, one in state.items()}
-        _check_adamw(parts, groups, {number: one.keys() for number, one in numbered.items()})
-        moments = {
-            f"{number}.{key}": replace(one, name=f"{number}.{key}")
-            for number, of_one in numbered.items()
-            for key, one in of_one.items()
-            if key in POWERS
-        }
-        counted = {number: one["step"] for number, one in numbered.items() if isinstance(one.get("step"), StoredTensor)}
-        for number, steps in read_tensors(counted).items():
-            numbered[number]["step"] = steps
-        placed = _placed(parts, tuple(groups), numbered, Source(parts, {}, moments))
+        placed = _stored(parts, tuple(groups), numbered)
         plain, _ = plain_names(numbers)
         named = {number: plain[name] for name, number in numbers.items()}
         return replace(placed, names=named, layout=layout_of(parts, directory))
@@ -170,6 +195,25 @@ def _groups_of(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
+def _stored(
+    path: Path, groups: tuple[Mapping[str, Any], ...], state: Mapping[int, Mapping[str, Any]]
+) -> OptimizerState:
+    """The state of parameters by number and key, whose tensors lie in files of the optimizer at `path`."""
+    _check_adamw(path, groups, {number: one.keys() for number, one in state.items()})
+    moments = {
+        f"{number}.{key}": replace(one, name=f"{number}.{key}")
+        for number, of_one in state.items()
+        for key, one in of_one.items()
+        if key in POWERS
+    }
+    counted = {number: one["step"] for number, one in state.items() if isinstance(one.get("step"), StoredTensor)}
+    if any(prod(one.shape) != 1 for one in counted.values()):
+        raise ValueError("its steps are not single numbers")
+    steps = read_tensors(counted)
+    read = {number: {**one, "step": steps[number]} if number in steps else one for number, one in state.items()}
+    return _placed(path, groups, read, Source(path, {}, moments))
+
+
 def _placed(
     path: Path, groups: tuple[Mapping[str, Any], ...], state: Mapping[int, Mapping[str, Any]], held: Source
 ) -> OptimizerState:
@@ -180,6 +224,8 @@ def _placed(
     moments = {
         number: {key: held.tensors[f"{number}.{key}"] for key in POWERS if key in one} for number, one in state.items()
     }
+    if any(len({tensor.shape for tensor in one.values()}) > 1 for one in moments.values()):
+        raise ValueError("the moments of a parameter differ in shape")
     if any(tensor.dtype not in FLOAT_DTYPES.values() for one in moments.values() for tensor in one.values()):
         raise ValueError("its moments are not floating-point numbers")
     named = [group.get("param_names") for group in groups]

@@ -11,19 +11,25 @@ from hyperclone_cli.checkpoint.distributed import keys_beside, metadata_of
 from hyperclone_cli.errors import CheckpointError, first_of
 
 OPTIMIZER_NAME = "optimizer.pt"
-CARRIED = ("scheduler.pt", "trainer_state.json", "rng_state.pth", "rng_state_*.pth", "scaler.pt")
-"""Files that resume a run of the Trainer and do not depend on the sizes of its model: copied with `--optimizer`."""
+FLAT_NAME, FLAT_GROUPS_NAME = "optimizer_state.safetensors", "optimizer_param_groups.json"
+"""An optimizer without a pickle: its state, flattened, and its groups. LeRobot and others name these files so."""
+CARRIED = (
+    "scheduler.pt", "trainer_state.json", "rng_state.pth", "rng_state_*.pth", "scaler.pt",
+    "scheduler_state.json", "training_step.json", "rng_state.safetensors",
+)  # fmt: skip
+"""Files that resume a run and do not depend on the sizes of its model: copied with `--optimizer`."""
 
 _LEFT_OUT: Mapping[str, str] = {
     "training_args.bin": "a pickle of arguments that runs code when it is read; a run that goes on states its own",
     "optimizer.bin": "the optimizer as accelerate's save_state writes it: copied to optimizer.pt, it is grown",
+    FLAT_NAME: "the optimizer without a pickle: --optimizer grows it where there is no optimizer.pt, and writes it so",
     "optimizer_[0-9]": "the optimizer in parts (FSDP): --optimizer grows it, and writes it in that form",
     "pytorch_model_fsdp_[0-9]": "the weights in parts (FSDP), which are read where no others lie beside them",
     "optimizer*_rank[0-9]*.bin": "the optimizer in parts of accelerate's own, not grown: save it again with use_dcp",
     "pytorch_model_fsdp*.bin": "the weights as FSDP writes them, beside those that are read",
     "rank*-of-*-optimizer.pt": "the optimizer in parts (FSDP on TPUs), not grown",
-    "*optimizer*.safetensors": "moments in safetensors, for which there is no usual layout, not grown: load them into"
-    " the optimizer, and torch.save(optimizer.state_dict(), 'optimizer.pt')",
+    "optimizer.safetensors": "moments in safetensors by names of a library's own, not grown: load them into the"
+    " optimizer, and torch.save(optimizer.state_dict(), 'optimizer.pt')",
     "*exp_avg*.safetensors": "moments in safetensors, not grown: load them into the optimizer, and"
     " torch.save(optimizer.state_dict(), 'optimizer.pt')",
     "global_step[0-9]*": "weights and optimizer in DeepSpeed's parts: zero_to_fp32.py makes a model of the weights; the"
@@ -40,8 +46,13 @@ _LEFT_OUT: Mapping[str, str] = {
 }
 """What else trainers leave → what it is, what becomes of it, and what could be done. All of it stays behind."""
 
-_WRITTEN_AGAIN = ("optimizer_[0-9]", "pytorch_model_fsdp_[0-9]")
+_PARTS = ("optimizer_[0-9]", "pytorch_model_fsdp_[0-9]")
 """Distributed checkpoints, which `--optimizer` writes again where the optimizer lies in one."""
+
+
+def whole_optimizer(directory: Path) -> Path | None:
+    """The file of a training checkpoint that holds its optimizer; None if there is none, or it lies in parts."""
+    return next((directory / name for name in (OPTIMIZER_NAME, FLAT_NAME) if (directory / name).exists()), None)
 
 
 def carried_files(directory: Path) -> list[str]:
@@ -52,7 +63,7 @@ def carried_files(directory: Path) -> list[str]:
 def state_files(directory: Path) -> set[str]:
     """The files that resume a training run, as paths in the checkpoint `directory`; none is needed to use the model."""
     parts = {str(path.relative_to(directory)) for path in directory.rglob("*.distcp")}
-    whole = {OPTIMIZER_NAME} if (directory / OPTIMIZER_NAME).is_file() else set()
+    whole = {name for name in (OPTIMIZER_NAME, FLAT_NAME, FLAT_GROUPS_NAME) if (directory / name).is_file()}
     return parts | whole | set(carried_files(directory))
 
 
@@ -60,7 +71,8 @@ def state_note(directory: Path, optimizer: bool) -> str:
     """A note on what else a training checkpoint holds, and what becomes of it; "" if there is nothing."""
     if not directory.is_dir():
         return ""
-    again = _WRITTEN_AGAIN if optimizer and not (directory / OPTIMIZER_NAME).exists() else ()
+    whole = whole_optimizer(directory)
+    again = () if not optimizer else (whole.name,) if whole else _PARTS
     found = {
         pattern: sorted(path.name for path in directory.glob(pattern)) for pattern in _LEFT_OUT if pattern not in again
     }

@@ -69,7 +69,7 @@ class GrownOptimizer:
     names    the names of the parameters, in the order of their numbers
     state    number of a parameter → its moments as planned, and the steps that bias correction counts as they are
     held     where the moments of the source lie
-    layout   how the distributed checkpoint that it lies in is put together; None if it is optimizer.pt
+    layout   how the distributed checkpoint that it lies in is put together; None if it lies in one file
     weights  name in the state dict of the clone's model → the tensor as planned; a tied head is the embedding's
     fused    names in that state dict which are stored as other tensors
     notes    for the user

@@ -54,8 +54,8 @@ class Writing(Executing):
     )
     optimizer: bool = option(
         False,
-        "Of a training checkpoint, also grow the moments of AdamW (optimizer.pt, or a distributed checkpoint), and take"
-        " the schedule along, and what else resumes the run.",
+        "Of a training checkpoint, also grow the moments of AdamW (optimizer.pt, safetensors or a distributed"
+        " checkpoint), and take the schedule along, and what else resumes the run.",
     )
     checksum: bool = option(
         False,

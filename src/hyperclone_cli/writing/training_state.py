@@ -8,12 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from hyperclone_cli.checkpoint.distributed import layout_of, metadata_of, read_beside
 from hyperclone_cli.checkpoint.safetensors_file import read_header
-from hyperclone_cli.checkpoint.training_state import carried_files, read_carried
+from hyperclone_cli.checkpoint.training_state import FLAT_NAME, carried_files, read_carried
 from hyperclone_cli.errors import CheckpointError, StorageError, first_of
 from hyperclone_cli.planning.optimizer import GrownOptimizer, plan_optimizer
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.budget import plan_budget
 from hyperclone_cli.writing.distributed_file import DistributedFile
+from hyperclone_cli.writing.flat_optimizer_file import FlatOptimizerFile
 from hyperclone_cli.writing.journal import Journal
 from hyperclone_cli.writing.open_numbers import OpenFile, write_open_file
 from hyperclone_cli.writing.optimizer_file import OptimizerFile
@@ -40,11 +41,12 @@ class TrainingState:
 def plan_training_state(plan: Plan) -> TrainingState:
     """The training state of the checkpoint that `plan` grows, as the clone's will be.
 
-    What is a distributed checkpoint in the source is one in the clone. Raises as `plan_optimizer`.
+    It lies in files of the same kind as the source's. Raises as `plan_optimizer`.
     """
     optimizer, source = plan_optimizer(plan), plan.source.path
     if optimizer.layout is None:
-        return TrainingState(source, optimizer, (OptimizerFile.of(optimizer),), optimizer.notes)
+        kind = FlatOptimizerFile if optimizer.path.name == FLAT_NAME else OptimizerFile
+        return TrainingState(source, optimizer, (kind.of(optimizer),), optimizer.notes)
     files, notes = [], list(optimizer.notes)
     for parts in sorted({optimizer.path, *filter(None, [metadata_of(source)])}):
         layout, beside = layout_of(parts, source), read_beside(parts, source)
