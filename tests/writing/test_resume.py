@@ -69,6 +69,13 @@ def test_a_journal_remembers_the_tensors_of_each_shard(journal: Path) -> None:
     assert open_journal(journal, KEY, restart=True).done == {}
 
 
+def test_a_journal_may_begin_with_its_first_record(journal: Path) -> None:
+    begun = open_journal(journal, KEY, begin=False)
+    assert journal.read_bytes() == b""
+    begun.record("one", ["a"])
+    assert open_journal(journal, KEY).done == {"one": {"a"}}
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -169,7 +169,10 @@ _LOADING = RLock()
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Switch off the bars and warnings of transformers and accelerate meanwhile. One thread at a time."""
+    """Switch off the bars and warnings of transformers and accelerate meanwhile.
+
+    One thread at a time: it must not wait for another that loads, as `expand` does.
+    """
     with _LOADING:
         yield from _quietly()
 

@@ -139,19 +139,21 @@ def check_families(families: Collection[Family], progress: Progress) -> dict[str
 def check_family(family: Family) -> FamilyCheck:
     """Grow a tiny random model in each way, and compare the logits of the clones under stock transformers."""
     errors: dict[str, float] = {}
-    with quiet_transformers(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
         warnings.simplefilter("ignore")
         source = Path(directory) / "source"
         try:
-            _save_tiny(family, source)
-            expected = _logits(source, family)
+            with quiet_transformers():
+                _save_tiny(family, source)
+                expected = _logits(source, family)
         except Exception as error:  # each architecture raises its own kinds
             return FamilyCheck(errors, not_run=last_line(error))
         try:
             for name, request in (GROWTHS | _deeper(open_source(source))).items():
                 clone = Path(directory) / name
                 expand(source, clone, request)
-                errors[name] = _error(_logits(clone, family), expected)
+                with quiet_transformers():
+                    errors[name] = _error(_logits(clone, family), expected)
         except Exception as error:
             return FamilyCheck(errors, last_line(error))
     return FamilyCheck(errors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,11 @@ from hyperclone_cli.checkpoint.training_state import state_note
 from hyperclone_cli.errors import StorageError
 from hyperclone_cli.hub.download import cache_of
 from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.writing.acceptance import Acceptance, Replanned
 from hyperclone_cli.writing.beside_shards import complete, write_beside_shards
 from hyperclone_cli.writing.budget import plan_budget
 from hyperclone_cli.writing.journal import Journal, RunKey
+from hyperclone_cli.writing.preflight import check_loads
 from hyperclone_cli.writing.provenance import read_provenance
 from hyperclone_cli.writing.publish import (
     check_places,
@@ -27,7 +29,7 @@ from hyperclone_cli.writing.publish import (
     remove_stale_journal,
     take_place,
 )
-from hyperclone_cli.writing.ranks import finish, joined, share_of
+from hyperclone_cli.writing.ranks import Rank, finish, joined, share_of
 from hyperclone_cli.writing.run import Run, Written, check_unchanged, with_notes
 from hyperclone_cli.writing.shard_task import ShardTask, ShardWritten, shard_tasks
 
@@ -46,44 +48,81 @@ def into_directory(run: Run, out: Path) -> Written:
     remove_stale_journal(out)
     check_places(directory, out, writing.overwrite or rank is not None)
     plan = run.plan(lambda plan: check_space(plan, out))
-    if rank is not None and not writing.overwrite and _is_published(plan, out):
+    if rank is None:
+        # what resumes an earlier run, or is handed to others, is accepted first
+        beside = not (partial_of(out).exists() or writing.executor == "ray" or writing.optimizer)
+        acceptance = Acceptance(plan) if beside else None
+        plan = plan if beside else check_loads(plan)
+        run.planned(plan)
+        try:
+            return _write_alone(run, plan, directory, out, shown, acceptance)
+        except Replanned as other:
+            return _write_alone(run, other.plan, directory, out, shown)
+    plan = check_loads(plan)
+    if not writing.overwrite and _is_published(plan, out):
         return Written(plan, rank)
     check_places(directory, out, writing.overwrite)
-    state = _plan_state(plan, out) if writing.optimizer else None
-    more = [*(state.notes if state else ()), state_note(plan.source.path, writing.optimizer)]
-    plan = replace(plan, notes=(*plan.notes, *filter(None, more)))
     run.planned(plan)
+    return _write_share(run, plan, directory, out, shown, rank)
+
+
+def _write_alone(
+    run: Run, plan: Plan, directory: Path | None, out: Path, shown: Path, acceptance: Acceptance | None = None
+) -> Written:
+    """Write the clone as the only process; by a plan that is not accepted yet, or if there is no `acceptance`, is.
+
+    Raises Replanned, with nothing written, if transformers accepts another plan.
+    """
+    writing = run.writing
+    check_places(directory, out, writing.overwrite)
+    state = _plan_state(plan, out) if writing.optimizer else None
+    plan = _noted(plan, writing.optimizer, state.notes if state else ())
     key = run.key(plan, out, state)
+    begin = acceptance is None
+    with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart, begin) as journal:
+        non_finite = _write(run, plan, journal, key, shown, state, acceptance)
+        complete(plan, journal.directory, out, non_finite, writing.checksum, run.progress, shown)
+    return Written(with_notes(plan, plan, journal, non_finite))
 
-    def finish_clone(partial: Path, non_finite: frozenset[str]) -> None:
-        complete(plan, partial, out, non_finite, writing.checksum, run.progress, shown)
 
-    if rank is None:
-        with _disk_errors(out), new_directory(directory, out, key, writing.overwrite, writing.restart) as journal:
-            non_finite = _write(run, plan, journal, key, shown, state)
-            finish_clone(journal.directory, non_finite)
-        return Written(with_notes(plan, plan, journal, non_finite))
+def _write_share(run: Run, plan: Plan, directory: Path | None, out: Path, shown: Path, rank: Rank) -> Written:
+    """Write the share of a rank, and publish the clone if all others have finished."""
+    writing = run.writing
+    plan = _noted(plan, writing.optimizer)
+    key = run.key(plan, out)
     with _disk_errors(out), joined(directory, out, key, rank, writing.overwrite) as journal:
         share = share_of(plan, rank)
         _write(run, share, journal, key, shown)
         standing = finish(journal, plan, key, rank)
         if standing.publisher == rank.number:
             remove_leftovers(journal.directory, plan.shards)
-            finish_clone(journal.directory, standing.non_finite)
+            complete(plan, journal.directory, out, standing.non_finite, writing.checksum, run.progress, shown)
             take_place(directory, out, writing.overwrite)
     return Written(with_notes(plan, share, journal, standing.non_finite), rank, share, standing)
 
 
+def _noted(plan: Plan, optimizer: bool, more: Sequence[str] = ()) -> Plan:
+    """The plan with notes on what resumes the source's training."""
+    return replace(plan, notes=(*plan.notes, *more, *filter(None, [state_note(plan.source.path, optimizer)])))
+
+
 def _write(
-    run: Run, part: Plan, journal: Journal, key: RunKey, shown: Path, state: TrainingState | None = None
+    run: Run,
+    part: Plan,
+    journal: Journal,
+    key: RunKey,
+    shown: Path,
+    state: TrainingState | None = None,
+    acceptance: Acceptance | None = None,
 ) -> frozenset[str]:
     """Write what the journal does not list of `part`, and of the optimizer; names of the source's non-finite tensors.
 
-    Raises OSError if the disk fails, RequestError if a storage dtype overflows, StorageError if the source changes.
+    Raises OSError if the disk fails, RequestError if a storage dtype overflows, StorageError if the source changes, and
+    what the acceptance of `part` raises.
     """
     source, progress = part.source, run.progress
     progress.step(f"Writing {shown}", "bytes")
-    non_finite = _do_tasks(run, part, journal)
+    non_finite = _do_tasks(run, part, journal, acceptance)
     if state:
         from hyperclone_cli.writing.training_state import check_training_state, write_training_state
 
@@ -94,10 +133,15 @@ def _write(
     return non_finite | journal.non_finite
 
 
-def _do_tasks(run: Run, part: Plan, journal: Journal) -> frozenset[str]:
-    """Write what the journal does not list of `part`, by whom the run says."""
+def _do_tasks(run: Run, part: Plan, journal: Journal, acceptance: Acceptance | None) -> frozenset[str]:
+    """Write what the journal does not list of `part`, by whom the run says.
+
+    Nothing is recorded before the plan is accepted, so that no more than 512 MB of each open shard are written by then.
+    """
 
     def record(written: ShardWritten) -> None:
+        if acceptance:
+            acceptance.wait()
         journal.record(written.shard, written.tensors, written.non_finite)
 
     writing, advance = run.writing, run.progress.advance

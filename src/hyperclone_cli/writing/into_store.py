@@ -5,6 +5,7 @@ from __future__ import annotations
 from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.writing.beside_shards import complete
+from hyperclone_cli.writing.preflight import check_loads
 from hyperclone_cli.writing.ranks import share_of
 from hyperclone_cli.writing.run import Run, Written, check_unchanged, with_notes
 from hyperclone_cli.writing.shard_task import shard_tasks
@@ -24,7 +25,7 @@ def into_store(run: Run, out: StoreUrl) -> Written:
     there = clone.published()
     if rank is None or not there:
         clone.check_vacant(run.place)
-    plan = run.plan(check_room)
+    plan = check_loads(run.plan(check_room))
     if rank is not None and there == plan.digest:
         return Written(plan, rank)
     clone.check_vacant(run.place)

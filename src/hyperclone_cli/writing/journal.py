@@ -51,6 +51,7 @@ class Journal:
     path: Path
     done: Mapping[str, frozenset[str]]
     non_finite: frozenset[str]
+    _key: RunKey
     _lock: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @property
@@ -62,11 +63,14 @@ class Journal:
         """Add tensors whose bytes are already on the disk. Several threads may do so. Raises OSError if it fails."""
         if named := list(tensors):
             with self._lock:
+                _begin(self.path, self._key)
                 _append(self.path, {"shard": shard, "tensors": named, "not_finite": sorted(non_finite)})
 
 
-def open_journal(path: Path, key: RunKey, restart: bool = False) -> Journal:
+def open_journal(path: Path, key: RunKey, restart: bool = False, begin: bool = True) -> Journal:
     """Open the journal of the run `key` at `path`, an existing file; begin it if that is empty, or on `restart`.
+
+    begin  whether it begins now, or with the first record: before, it is nobody's, and whoever comes next empties it
 
     Raises RequestError, and changes nothing, if the file is the journal of another run.
     """
@@ -74,9 +78,14 @@ def open_journal(path: Path, key: RunKey, restart: bool = False) -> Journal:
     if lines:
         _check_same(path.parent, RunKey(**lines[0]), key)
     os.truncate(path, valid_bytes)
-    if not lines:
+    if begin:
+        _begin(path, key)
+    return _journal(path, lines, key)
+
+
+def _begin(path: Path, key: RunKey) -> None:
+    if not path.stat().st_size:
         _append(path, asdict(key))
-    return _journal(path, lines)
 
 
 def read_journal(path: Path, key: RunKey) -> Journal:
@@ -87,15 +96,15 @@ def read_journal(path: Path, key: RunKey) -> Journal:
     lines, _ = _read(path)
     if lines:
         _check_same(path.parent, RunKey(**lines[0]), key)
-    return _journal(path, lines)
+    return _journal(path, lines, key)
 
 
-def _journal(path: Path, lines: Sequence[Mapping[str, Any]]) -> Journal:
+def _journal(path: Path, lines: Sequence[Mapping[str, Any]], key: RunKey) -> Journal:
     done = defaultdict(set)
     for line in lines[1:]:
         done[line["shard"]].update(line["tensors"])
     non_finite = frozenset(name for line in lines[1:] for name in line["not_finite"])
-    return Journal(path, {shard: frozenset(tensors) for shard, tensors in done.items()}, non_finite)
+    return Journal(path, {shard: frozenset(tensors) for shard, tensors in done.items()}, non_finite, key)
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:

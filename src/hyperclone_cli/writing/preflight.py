@@ -1,4 +1,4 @@
-"""Whether stock transformers takes the source and the clone: asked on the meta device, before anything is written."""
+"""Whether stock transformers takes the source and the clone: asked on the meta device."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hyperclone_cli.checkpoint.json_config import read_json
-from hyperclone_cli.errors import CheckpointError, RequestError, StorageError
+from hyperclone_cli.errors import CheckpointError, HypercloneError, RequestError, StorageError
 from hyperclone_cli.writing.clone_files import CARD_NAME, PROVENANCE_NAME, VERIFICATION_NAMES
 from hyperclone_cli.writing.journal import Journal, RunKey, open_journal
 
@@ -75,17 +75,19 @@ def _check_is_clone(out: Path) -> None:
 
 @contextmanager
 def new_directory(
-    src: Path | None, out: Path, key: RunKey, overwrite: bool = False, restart: bool = False
+    src: Path | None, out: Path, key: RunKey, overwrite: bool = False, restart: bool = False, begin: bool = True
 ) -> Iterator[Journal]:
     """Yield the journal of `<out>.partial`; rename that directory to `out` (absolute) if the block raises nothing.
 
     The directory contains only the journal and the shards that it lists: those that an earlier run with the same
     `key` wrote, none after a `restart`. If the block fails, `out` is unchanged; a RequestError removes the directory,
-    any other error leaves it to be resumed.
+    and so does any refusal before the journal has begun. Other errors leave it to be resumed.
+
+    begin  whether the journal begins now, or with its first record
 
     Raises RequestError, also if the directory is of another run, or StorageError if another run is writing it.
     """
-    lock = begin(out)
+    lock = make_partial(out)
     partial = lock.parent
     with locked(lock):
         _recover_overwrite(out)
@@ -101,19 +103,20 @@ def new_directory(
                 "Run those that have not finished, each with its --rank, add --restart to discard what they have"
                 " written, or choose another --out.",
             )
-        journal = open_journal(lock, key, restart)
+        journal = open_journal(lock, key, restart, begin)
         for mark in marks_of_ranks(partial):
             mark.unlink()
         try:
             remove_leftovers(partial, journal.done)
             yield journal
-        except RequestError:
-            shutil.rmtree(partial)
+        except HypercloneError as error:
+            if isinstance(error, RequestError) or not lock.stat().st_size:
+                shutil.rmtree(partial)
             raise
         take_place(src, out, overwrite)
 
 
-def begin(out: Path) -> Path:
+def make_partial(out: Path) -> Path:
     """Make `<out>.partial` unless it is there; returns the file in it that a run locks, which need not exist yet.
 
     Raises RequestError if something else has that name.

@@ -25,7 +25,7 @@ from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.journal import Journal, RunKey, open_journal, read_journal
 from hyperclone_cli.writing.options import Writing
-from hyperclone_cli.writing.publish import begin, check_places, locked, mark_of_ranks, marks_of_ranks
+from hyperclone_cli.writing.publish import check_places, locked, make_partial, mark_of_ranks, marks_of_ranks
 
 _VARIABLES = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 """Where launchers say which process this is, and of how many. torchrun first: Slurm may have started it."""
@@ -119,7 +119,7 @@ def joined(src: Path | None, out: Path, key: RunKey, rank: Rank, overwrite: bool
     Raises RequestError if the directory is of another run, or of another number of ranks; StorageError if a process
     of the same rank is writing it.
     """
-    lock = begin(out)
+    lock = make_partial(out)
     partial = lock.parent
     discard = f"Give every rank the same command, or remove {partial} first."
     with locked(lock, shared=True):

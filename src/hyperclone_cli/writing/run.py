@@ -29,7 +29,6 @@ from hyperclone_cli.writing.card import command
 from hyperclone_cli.writing.integrity import finiteness_note
 from hyperclone_cli.writing.journal import Journal, RunKey
 from hyperclone_cli.writing.options import Writing
-from hyperclone_cli.writing.preflight import check_loads
 from hyperclone_cli.writing.ranks import Rank, Standing
 
 if TYPE_CHECKING:
@@ -55,9 +54,9 @@ class Run:
     planned: Callable[[Plan], None]
 
     def plan(self, check_room: Callable[[Plan], None]) -> Plan:
-        """The plan, which transformers accepts.
+        """The plan, of which transformers is to be asked next.
 
-        check_room  called with it before transformers is asked: raises StorageError if there is no room for the clone
+        check_room  called with it: raises StorageError if there is no room for the clone
 
         Raises RequestError or CheckpointError, if the config alone rules it out before gigabytes are fetched.
         """
@@ -65,7 +64,7 @@ class Run:
         plan = make_plan(source, self.request)
         check_room(plan)
         self.progress.step("Checking that transformers accepts the clone")
-        return check_loads(plan)
+        return plan
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
         family = find_family(config, instead=self.request.family)
