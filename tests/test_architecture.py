@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from support.command_line import hyperclone
 
 PACKAGE = Path(__file__).parent.parent / "src" / "hyperclone_cli"
 
@@ -107,6 +110,16 @@ def test_help_imports_no_more_than_parsing_needs() -> None:
         "assert ours == {'errors', 'cli', *commands, *declared}, ours"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_one_machine_and_its_disk_need_no_library_of_clusters_or_stores(
+    source: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ray", "obstore"):
+        monkeypatch.setitem(sys.modules, name, None)  # whoever imports it now fails
+    hyperclone("plan", "--src", source("qwen3"), "--embed-mult", 2)
+    hyperclone("expand", "--src", source("qwen3"), "--out", tmp_path / "clone", "--embed-mult", 2, "--checksum")
+    hyperclone("verify", tmp_path / "clone", "--weights-only", "--checksum")
 
 
 def test_make_says_what_it_installs_and_pip_says_nothing_but_errors() -> None:

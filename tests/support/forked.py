@@ -8,8 +8,9 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
@@ -23,17 +24,29 @@ class Forked:
 
     words        those after `hyperclone`
     limit_bytes  that no file which it writes can outgrow
+    environment  variables that it has beside those of the first process that was forked
     """
 
-    def __init__(self, words: Sequence[object], limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, words: Sequence[object], limit_bytes: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._stderr, theirs = _SERVER.Pipe(duplex=False)
-        self._process = _SERVER.Process(target=_run, args=([*map(str, words)], theirs, limit_bytes))
+        given = [*map(str, words)], theirs, limit_bytes, dict(environment or {})
+        self._process = _SERVER.Process(target=_run, args=given)
         self._process.start()
         theirs.close()
 
     def poll(self) -> int | None:
         """Its exit status, -N if signal N ended it; None while it runs."""
         return self._process.exitcode
+
+    def anonymous_bytes(self) -> int:
+        """Anonymous memory that it has now; 0 when it has ended."""
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
     def send_signal(self, sent: signal.Signals) -> None:
         """Send it a signal, unless it has ended."""
@@ -52,7 +65,8 @@ class Forked:
         return status, stderr.decode()
 
 
-def _run(words: list[str], stderr: Connection, limit_bytes: int | None) -> None:
+def _run(words: list[str], stderr: Connection, limit_bytes: int | None, environment: dict[str, str]) -> None:
+    os.environ |= environment
     from hyperclone_cli.__main__ import main
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
