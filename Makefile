@@ -2,6 +2,7 @@
 # make test   lint, types and every test
 # make convergence   train clones and random starts on the CPU and compare them: 46 minutes on two cores
 # make midrun   grow a small Llama in the middle of a run, with its optimizer and without: half an hour on one core
+# make downstream  tasks for the lm-evaluation-harness, made of Python's library: SmolLM2 135M and its 2×2 clone
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then thousands of damaged inputs
 # make fuzz   2,000 random requests to random architectures, judged by transformers alone: half an hour on two cores
 # make bench  against cp, dd and reading headers, on a disk and in /dev/shm: needs 12 GB of each
@@ -22,7 +23,7 @@ VERIFY := $(BIN)/hyperclone verify --new-tokens 64
 # Errors alone: of every place in pip's configuration that it does not find, it warns for every package.
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test lint stress fuzz bench bench-memory convergence midrun real docs clean
+.PHONY: demo test lint stress fuzz bench bench-memory convergence midrun downstream real docs clean
 
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	@echo "Setting up $(VENV): a virtual environment"
@@ -85,6 +86,15 @@ convergence: $(VENV)/ready $(SOURCE:%=%/config.json)
 
 midrun: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.midrun $(ARGS)
+
+$(VENV)/harness: $(VENV)/ready
+	@echo "Installing the lm-evaluation-harness, which benchmarks.downstream needs (500 MB)"
+	@$(PIP) --constraint .ci/constraints.txt --editable '.[downstream]'
+	@touch $@
+
+downstream: $(VENV)/harness $(SMOLLM2)/config.json
+	$(EXPAND) --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2 --out demo/smollm2-2x2
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.downstream $(SMOLLM2) demo/smollm2-2x2 $(ARGS)
 
 real: $(SMOLLM2)/config.json $(GEMMA3)/config.json
 	$(EXPAND) --src $(SMOLLM2) --embed-mult 2 --ffn-mult 2 --out demo/smollm2-2x2

@@ -38,6 +38,7 @@ LAYERS = [
 NOT_IMPORTED = {
     "": {"accelerate"},  # transformers places models with it, and reads weights layer by layer
     "gguf": {"gguf"},  # transformers reads GGUF files through it
+    "downstream": {"lm_eval"},  # a benchmark runs its tasks by it
 }
 """Extra → packages that are declared for what others import; "" stands for what is always installed."""
 
@@ -124,11 +125,11 @@ def test_one_machine_and_its_disk_need_no_library_of_clusters_or_stores(
 
 def test_make_says_what_it_installs_and_pip_says_nothing_but_errors() -> None:
     """Pip warns at length of places in a user's configuration that it does not find."""
-    command = ["make", "--dry-run", "--always-make", "demo", "real", "convergence"]
+    command = ["make", "--dry-run", "--always-make", "demo", "real", "convergence", "downstream"]
     result = subprocess.run(command, cwd=PACKAGE.parent.parent, capture_output=True, text=True, check=True)
     lines = result.stdout.splitlines()
     installs = [number for number, line in enumerate(lines) if "/pip " in line]
-    assert len(installs) == 3
+    assert len(installs) == 4
     for number in installs:
         assert " install --quiet --quiet " in lines[number]
         assert lines[number - 1].startswith("echo ")
