@@ -7,7 +7,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -171,6 +173,38 @@ def test_a_source_that_changes_while_it_is_read_makes_no_clone(source: Sources, 
 def test_what_the_library_says_is_shown_without_a_signature() -> None:
     error = Exception("Error performing GET https://a.blob/x?sv=1&sig=secret in 2s\n\nDebug source: secret")
     assert object_store._said(error) == "Error performing GET https://a.blob/x in 2s"
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A store, and the machine's service of roles, that refuse everything."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_PUT = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is noted."""
+
+
+@pytest.mark.parametrize("given, words", [(True, "access was refused"), (False, "no credentials were found")])
+def test_whoever_is_refused_is_told_to_give_credentials(
+    given: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as refusing:
+        Thread(target=refusing.serve_forever).start()
+        url = f"http://127.0.0.1:{refusing.server_port}"
+        for name in ("AWS_ENDPOINT_URL", "AWS_METADATA_ENDPOINT"):
+            monkeypatch.setenv(name, url)
+        if not given:
+            monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+            monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        failed = hyperclone("plan", "--src", f"{URL}/qwen3", code=5)
+        refusing.shutdown()
+    assert f"{URL}/qwen3: {words}" in failed.stderr
+    assert "Give credentials in the environment" in failed.stderr
 
 
 def test_a_url_has_no_revision() -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,6 +29,16 @@ PART_BYTES = 32 << 20
 """Bytes of a part of an upload. S3 takes 10,000 parts, and so objects of up to 335 GB."""
 
 _PARTS_AT_ONCE = 4
+
+_PATIENCE: dict[str, Any] = {
+    "max_retries": 14,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 3},
+}
+"""How long a request is tried again to a store that fails or is not reached: about a minute."""
+
+_ASKING_FOR_A_ROLE = re.compile(r"/latest/api/token|/latest/meta-data|/metadata/identity|/computeMetadata/")
+"""In the URLs by which the library asks a machine of a cloud for credentials, as it does where none are given."""
 
 
 @dataclass(frozen=True)
@@ -151,17 +162,16 @@ class Objects:
             yield
         except known.NotFoundError as error:
             raise FileNotFoundError(2, _said(error), str(self.place)) from None
-        except (known.PermissionDeniedError, known.UnauthenticatedError) as error:
-            raise StorageError(
-                f"{self.place}: access was refused ({_said(error)}).",
-                "Give credentials in the environment, such as AWS_ACCESS_KEY_ID, or run where a role provides them.",
-            ) from None
+        except known.AlreadyExistsError:
+            raise
         except known.BaseError as error:
-            if isinstance(error, known.AlreadyExistsError):
-                raise
-            raise StorageError(
-                f"{self.place}: {_said(error)}.", "Check the bucket, its region and endpoint, and the network."
-            ) from None
+            said, hint = _said(error), "Check the bucket, its region and endpoint, and the network."
+            without = _ASKING_FOR_A_ROLE.search(said) is not None
+            refused = isinstance(error, known.PermissionDeniedError | known.UnauthenticatedError)
+            if without or refused or re.search(r"status code: 40[13]\b", said):
+                said = f"no credentials were found ({said})" if without else f"access was refused ({said})"
+                hint = "Give credentials in the environment, such as AWS_ACCESS_KEY_ID, or run where a role has them."
+            raise StorageError(f"{self.place}: {said}.", hint) from None
 
 
 def _connect(place: StoreUrl) -> ObjectStore:
@@ -169,7 +179,8 @@ def _connect(place: StoreUrl) -> ObjectStore:
 
     # a server of one's own may have no certificate: whoever names it so asks for that
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") and place.url.startswith("s3://")
-    return from_url(place.url, client_options={"allow_http": True} if plain else None)
+    options: Any = {"allow_http": True} if plain else None
+    return from_url(place.url, client_options=options, retry_config=_PATIENCE)
 
 
 def _said(error: Exception) -> str:
