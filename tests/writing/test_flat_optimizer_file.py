@@ -115,7 +115,7 @@ GROUP = [{"lr": 0.1, "params": [0]}]
         (
             {"state/0/step": VECTOR, "state/0/exp_avg": VECTOR, "state/0/exp_avg_sq": VECTOR},
             GROUP,
-            "steps are not single numbers",
+            "steps of a parameter are no single number",
         ),
         ({"state/1/exp_avg": VECTOR, "state/1/exp_avg_sq": VECTOR}, GROUP, "not those of its groups"),
         ({"state/0/exp_avg": VECTOR, "state/0/exp_avg_sq": VECTOR}, GROUP, "groups of 1 parameters are not those"),

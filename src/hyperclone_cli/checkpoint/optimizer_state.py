@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperclone_cli.checkpoint.boundary import read_file, regular_file
 from hyperclone_cli.checkpoint.distributed import Layout, layout_of, optimizer_parts_of, read_optimizer_parts
@@ -25,6 +25,9 @@ from hyperclone_cli.checkpoint.training_state import (
     whole_optimizer,
 )
 from hyperclone_cli.errors import CheckpointError, first_of
+
+if TYPE_CHECKING:
+    import torch
 
 _ADAM, _ADAM_MAXIMUM = frozenset({"exp_avg", "exp_avg_sq"}), "max_exp_avg_sq"
 _OTHERS: Mapping[str, str] = {
@@ -110,13 +113,13 @@ def _read_whole(path: Path) -> OptimizerState:
 
     content = load_mapped(path)
     try:
-        groups = tuple(content["param_groups"])
+        groups = tuple(_plain(group) for group in content["param_groups"])
         state = {number: dict(one) for number, one in content["state"].items() if one}
         _check_adamw(path, groups, {number: one.keys() for number, one in state.items()})
         weights = {
             f"{number}.{key}": moment for number, one in state.items() for key, moment in one.items() if key in POWERS
         }
-        if not all(isinstance(one, torch.Tensor) and one.layout == torch.strided for one in weights.values()):
+        if not all(isinstance(one, torch.Tensor) and _is_plain(one) for one in weights.values()):
             raise ValueError("its moments are not plain tensors")
         return _placed(path, groups, state, TensorSource(path, {}, stored_tensors(path, weights), weights))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -163,6 +166,8 @@ def _read_parts(parts: Path, directory: Path) -> OptimizerState:
         for group in _groups_of(settings):
             groups.append({**group, "params": list(range(len(numbers), len(numbers) + len(group["params"])))})
             numbers |= dict(zip(group["params"], groups[-1]["params"], strict=True))
+        if len(numbers) != sum(len(group["params"]) for group in groups):
+            raise ValueError("a parameter is in its groups twice")
         numbered = {numbers[name]: one for name, one in state.items()}
         placed = _stored(parts, tuple(groups), numbered)
         plain, _ = plain_names(numbers)
@@ -208,7 +213,7 @@ def _stored(
     }
     counted = {number: one["step"] for number, one in state.items() if isinstance(one.get("step"), StoredTensor)}
     if any(prod(one.shape) != 1 for one in counted.values()):
-        raise ValueError("its steps are not single numbers")
+        raise ValueError("the steps of a parameter are no single number")
     steps = read_tensors(counted)
     read = {number: {**one, "step": steps[number]} if number in steps else one for number, one in state.items()}
     return _placed(path, groups, read, Source(path, {}, moments))
@@ -221,6 +226,8 @@ def _placed(
     numbers = [number for group in groups for number in group["params"]]
     if sorted(numbers) != list(range(len(numbers))) or not state.keys() <= set(numbers):
         raise ValueError("the numbers of its parameters are not those of its groups")
+    if not all(_is_single(one["step"]) for one in state.values() if "step" in one):
+        raise ValueError("the steps of a parameter are no single number")
     moments = {
         number: {key: held.tensors[f"{number}.{key}"] for key in POWERS if key in one} for number, one in state.items()
     }
@@ -238,6 +245,34 @@ def _placed(
         names=dict(zip(numbers, names, strict=False)) if len(names) == len(numbers) else {},
         held=held,
     )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether the numbers of a tensor lie in its file as they are."""
+    import torch
+
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
+def _is_single(steps: object) -> bool:
+    import torch
+
+    if isinstance(steps, torch.Tensor):
+        return steps.numel() == 1 and _is_plain(steps)
+    return isinstance(steps, (int, float))
+
+
+def _plain(setting: Any) -> Any:
+    """A setting of a group with numbers instead of tensors, as rates and betas may be. Raises ValueError for others."""
+    import torch
+
+    if isinstance(setting, torch.Tensor):
+        if not _is_single(setting):
+            raise ValueError("a setting of a group is a tensor of several numbers")
+        return setting.item()
+    if isinstance(setting, Mapping):
+        return {key: _plain(item) for key, item in setting.items()}
+    return type(setting)(map(_plain, setting)) if isinstance(setting, (list, tuple)) else setting
 
 
 def _check_adamw(path: Path, groups: Iterable[Mapping[str, Any]], state: Mapping[int, Collection[str]]) -> None:

@@ -115,8 +115,9 @@ def _write(
     state: TrainingState | None = None,
     acceptance: Acceptance | None = None,
 ) -> frozenset[str]:
-    """Write what the journal does not list of `part`, and of the optimizer; names of the source's non-finite tensors.
+    """Write what the journal does not list of `part`, and of the optimizer.
 
+    Returns the names of the source's tensors and moments that contain NaN or Inf, of those that were read.
     Raises OSError if the disk fails, RequestError if a storage dtype overflows, StorageError if the source changes, and
     what the acceptance of `part` raises.
     """
@@ -127,7 +128,9 @@ def _write(
         from hyperclone_cli.writing.training_state import check_training_state, write_training_state
 
         progress.step(f"Growing the optimizer of {source.path}", "bytes")
-        write_training_state(state, part, journal, run.writing.threads, run.writing.max_memory, progress.advance)
+        non_finite |= write_training_state(
+            state, part, journal, run.writing.threads, run.writing.max_memory, progress.advance
+        )
         check_training_state(state, journal.directory)
     check_unchanged(source, key, state)
     return non_finite | journal.non_finite

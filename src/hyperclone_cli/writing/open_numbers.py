@@ -22,7 +22,7 @@ from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.planning.grown_tensor import GrownTensor
 from hyperclone_cli.planning.optimizer import GrownMoment
 from hyperclone_cli.writing.arithmetic import grow_block
-from hyperclone_cli.writing.block_loop import run_blocks, workers
+from hyperclone_cli.writing.block_loop import BlockResult, run_blocks, workers
 from hyperclone_cli.writing.blocks import Block
 from hyperclone_cli.writing.budget import Budget
 from hyperclone_cli.writing.journal import Journal
@@ -91,8 +91,10 @@ def write_open_file(
     journal: Journal,
     budget: Budget,
     advance: Callable[[int], None],
-) -> None:
+) -> set[str]:
     """Lay a file out beside the journal, and fill in every tensor that the journal does not list yet.
+
+    Returns the names of moments of the source that contain NaN or Inf, of those that were read.
 
     held     where the source's moments lie
     clone    where the clone's weights lie
@@ -103,13 +105,14 @@ def write_open_file(
     """
     name = file.names[0]
     path, done = journal.directory / name, journal.done.get(name, frozenset())
-    if not all(one in journal.done and (journal.directory / one).exists() for one in file.names):
+    if not done or not all((journal.directory / one).exists() for one in file.names):
         done = frozenset()
         _lay_out(file, journal)
     places = file.places(journal.directory)
     advance(sum(nbytes for one, nbytes in file.room.items() if one in done))
     with path.open("r+b", buffering=0) as opened:
         finished: list[str] = []
+        non_finite: set[str] = set()
         unsynced = 0
 
         def finish(tensors: list[str], nbytes: int, last: bool = False) -> None:
@@ -118,7 +121,7 @@ def write_open_file(
             unsynced += nbytes
             if last or (unsynced >= _SYNC_BYTES and finished):
                 os.fsync(opened.fileno())
-                journal.record(name, finished)
+                journal.record(name, finished, non_finite)
                 finished.clear()
                 unsynced = 0
 
@@ -129,10 +132,13 @@ def write_open_file(
                 _copy(clone[tensor.name], opened.fileno(), places[one].offset, advance)
                 finish([one], tensor.nbytes)
         missing = {one: moment for one, moment in file.moments.items() if one not in done}
-        for ended, nbytes in _grow(missing, places, held, opened.fileno(), budget):
-            advance(nbytes)
-            finish(ended, nbytes)
+        for ended, result in _grow(missing, places, held, opened.fileno(), budget):
+            advance(result.value)
+            if not result.finite:
+                non_finite.add(result.block.tensor.name)
+            finish(ended, result.value)
         finish([], 0, last=True)
+        return non_finite
 
 
 def _lay_out(file: OpenFile, journal: Journal) -> None:
@@ -143,7 +149,8 @@ def _lay_out(file: OpenFile, journal: Journal) -> None:
             allocate(laid_out.fileno(), path.stat().st_size)
         sync(path)
         sync(path.parent)
-        journal.record(name, [])
+    for name in file.names[1:]:
+        journal.record(name, [name])  # has no numbers: it is whole
 
 
 def _copy(stored: StoredTensor, descriptor: int, offset: int, advance: Callable[[int], None]) -> None:
@@ -162,8 +169,8 @@ def _grow(
     held: Source,
     descriptor: int,
     budget: Budget,
-) -> Iterator[tuple[list[str], int]]:
-    """Grow each moment into its place: (moments that this completes, bytes) of every block."""
+) -> Iterator[tuple[list[str], BlockResult[int]]]:
+    """Grow each moment into its place: (moments that this completes, result, whose value is bytes) of every block."""
     targets = {
         tensor.name: tensor.like(place)
         for name, moment in moments.items()
@@ -182,4 +189,4 @@ def _grow(
     with held.rows() as read, workers(budget.threads) as executor:
         for result in run_blocks(tensors, read, executor, budget, write):
             ended = last.get(result.block.tensor.name) if result.last else None
-            yield ([ended] if ended else []), result.value
+            yield ([ended] if ended else []), result

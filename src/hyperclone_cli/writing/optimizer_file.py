@@ -40,10 +40,7 @@ class OptimizerFile(OpenFile):
 
     def lay_out(self, directory: Path) -> None:
         state = {number: dict(one) for number, one in self.optimizer.state.items()}
-        groups = [
-            {key: item.item() if isinstance(item, torch.Tensor) else item for key, item in group.items()}
-            for group in self.optimizer.groups
-        ]
+        groups = list(self.optimizer.groups)
         with numbers_left_open() as empty:
             for name, tensor in self._tensors().items():
                 number, key = name.split(".")

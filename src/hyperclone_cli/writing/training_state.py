@@ -77,19 +77,24 @@ def write_training_state(
     threads: int | None,
     max_memory: int | str | None,
     advance: Callable[[int, int], None],
-) -> None:
+) -> frozenset[str]:
     """Write it beside the journal and the shards of `plan`, which are complete: all that the journal does not list yet.
 
-    `advance` is called with the bytes just written, and with all of them. Raises OSError if the disk fails.
+    `advance` is called with the bytes just written, and with all of them. Returns the names of the source's moments
+    that contain NaN or Inf, of those that were read. Raises OSError if the disk fails.
     """
     total = state.nbytes
     clone = {name: one for shard in plan.shards for name, one in read_header(journal.directory / shard).items()}
     kinds = {part.kind for file in state.files for one in file.moments.values() for part in one.parts.values()}
     budget = plan_budget(kinds, threads, max_memory)
+    non_finite = frozenset[str]()
     for file in state.files:
-        write_open_file(file, state.optimizer.held, clone, journal, budget, lambda written: advance(written, total))
+        non_finite |= write_open_file(
+            file, state.optimizer.held, clone, journal, budget, lambda written: advance(written, total)
+        )
     for name in carried_files(state.source):
         (journal.directory / name).write_bytes(read_carried(state.source, name))
+    return non_finite
 
 
 def check_training_state(state: TrainingState, directory: Path) -> None:
