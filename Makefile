@@ -4,7 +4,7 @@
 # make midrun   grow a small Llama in the middle of a run, with its optimizer and without: half an hour on one core
 # make downstream  tasks for the lm-evaluation-harness, made of Python's library: SmolLM2 135M and its 2×2 clone
 # make stress expansions that are killed or run out of disk, 50 times each, and finished; then thousands of damaged inputs
-# make fuzz   2,000 random requests to random architectures, judged by transformers alone: half an hour on two cores
+# make fuzz   2,000 random requests to random architectures, judged by transformers alone: a quarter of an hour on two cores
 # make bench  against cp, dd and reading headers, on a disk and in /dev/shm: needs 12 GB of each
 # make bench-memory  peaks of the verification in bounded memory: needs 40 GB of disk, and a memory control group
 # make real   the figures on real models: SmolLM2 135M at 2×2 and 2×1, Gemma 3 270M at 2×2, deeper ones of both
