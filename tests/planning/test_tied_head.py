@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hyperclone_cli.errors import RequestError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
@@ -31,6 +32,21 @@ def test_a_tie_can_be_given_up(variant: str, source: Sources, tmp_path: Path) ->
     plan = expand(source(variant), tmp_path / "clone", Request(embed_mult=3, tie_embeddings="untie"))
     assert says_tied(tmp_path / "clone") is False
     assert not plan.head.tied
+    assert verify(tmp_path / "clone").passed
+
+
+def test_a_tie_is_kept_where_transformers_zeroes_the_row_of_the_padding_token_as_it_loads(tmp_path: Path) -> None:
+    """The row is stored, and a head of its own would have it. Without a padding token the tie can be given up."""
+    untied = Request(embed_mult=3, tie_embeddings="untie")
+    src = models.build("youtu", tmp_path / "src")
+    assert not models.load(src).get_input_embeddings().weight[0].count_nonzero()
+    with pytest.raises(RequestError, match="a head of its own: not in youtu, where transformers zeroes"):
+        expand(src, tmp_path / "clone", untied)
+    assert not (tmp_path / "clone").exists()
+    config = json.loads((src / "config.json").read_text())
+    (src / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    expand(src, tmp_path / "clone", untied)
+    assert says_tied(tmp_path / "clone") is False
     assert verify(tmp_path / "clone").passed
 
 

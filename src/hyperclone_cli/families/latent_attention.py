@@ -6,7 +6,7 @@ MiniCPM 3 divides its logits by hidden_size.
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMS
 from hyperclone_cli.families.deepseek import DEEPSEEK_V3, LATENT_ATTENTION, LATENT_SIZES
 from hyperclone_cli.families.layer_rules import ByRoot
-from hyperclone_cli.families.table import Family, HeadRule
+from hyperclone_cli.families.table import Family, HeadRule, Limit
 from hyperclone_cli.families.vocabulary import linear, optional
 
 YOUTU = Family(
@@ -16,7 +16,14 @@ YOUTU = Family(
     aliases=DEEPSEEK_V3.aliases,
     tensors={**EMBEDDING_AND_HEAD, **LATENT_ATTENTION, **GATED_MLP, **NORMS},
     cache=DEEPSEEK_V3.cache,
-    limits=DEEPSEEK_V3.limits,
+    limits=(
+        *DEEPSEEK_V3.limits,
+        Limit(
+            "untie",
+            "where transformers zeroes the embedding of that token as it loads, and so its logit",
+            {"pad_token_id": ...},
+        ),
+    ),
 )
 
 MINICPM3 = YOUTU.variant(
@@ -27,6 +34,7 @@ MINICPM3 = YOUTU.variant(
     tensors={"lm_head": optional(linear("vocab", "embed", forward_power=-1))},
     layer_rules=(ByRoot("scale_depth"),),
     heads=HeadRule.DIVIDES_EMBED,
+    limits=DEEPSEEK_V3.limits,
 )
 
 FAMILIES = (MINICPM3, YOUTU)

@@ -52,8 +52,9 @@ class Limit:
 
     `growth` is "pads" (a hidden size that is no multiple of the source's), "ffn" (a feed-forward width that is
     none), "heads" (their number), "head_dim", "layers" (their number), "between" (new layers anywhere but after the
-    source's), "last" (new layers after the last of the source's) or "experts" (their number). `when` are values of
-    config.json under which it applies; `...` stands for any that is set.
+    source's), "last" (new layers after the last of the source's), "experts" (their number) or "untie" (a head of
+    its own where the source's is tied). `when` are values of config.json under which it applies; `...` stands for any
+    that is set.
     """
 
     growth: str

@@ -19,6 +19,7 @@ _MEANS = {
     "between": "new layers after the source's alone",
     "last": "no new layer after the last",
     "experts": "number of experts kept",
+    "untie": "head kept tied",
 }
 
 

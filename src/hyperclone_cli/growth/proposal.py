@@ -23,6 +23,7 @@ _INSTEAD = {
     "between": "--depth-order top works.",
     "last": "--depth-order middle works.",
     "experts": "Leave --num-experts out.",
+    "untie": "Leave --tie-embeddings out.",
 }
 
 

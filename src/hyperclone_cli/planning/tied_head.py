@@ -80,6 +80,7 @@ def decide_head(
             for tensor in tensors
         ]
         return tensors, Head(True, f"tied: {module} carries the factor {factor:g}", factor), redundant
+    proposal.check_limit("untie", "a head of its own")
     match = Match(f"{family.head}.weight", family.head, "weight", form, ())
     kind = kind_of(embedding.source, match, family, growths, request)
     head = GrownTensor(match.name, match.layer, as_stored(embedding.source, kind), kind)
