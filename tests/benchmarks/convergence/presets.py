@@ -43,6 +43,7 @@ class Preset:
                    evaluations stay in float32
     schedules      lengths of complete schedules, as parts of `steps`, on which each arm is trained besides, at its best
                    rate: what a run reaches in half its steps says little of a run of half as many
+    longer         more of them for the source that is trained on, a step of which costs a third of a clone's
     corpus         "stdlib" or "installed", see corpus.py
     max_bytes      of text that is read; None: all
     """
@@ -63,6 +64,7 @@ class Preset:
     probes: int = 12
     fast: bool = False
     schedules: tuple[float, ...] = ()
+    longer: tuple[float, ...] = ()
     corpus: str = "stdlib"
     max_bytes: int | None = None
 
@@ -163,9 +165,6 @@ GROWTH_ARMS = (
     *("deeper, top", "deeper, stack", "larger", "larger, copies"),
 )
 
-LONGER = (2.0, 4.0)
-"""More lengths of schedules for the source that is trained on: a step of it costs a third of a clone's."""
-
 
 def baseline(arm: str) -> str:
     """The random start that an arm is held against: that of its own shape; of the source's shape there is none."""
@@ -201,6 +200,7 @@ GROWTH = replace(
     probes=2,
     fast=True,
     schedules=(0.25, 0.5),
+    longer=(2.0, 4.0),
 )
 
 SMOLLM2 = Preset(
@@ -240,11 +240,20 @@ PRESETS: dict[str, Preset] = {
         probes=1,
         max_bytes=1_000_000,
         schedules=(0.5,),
+        longer=(2.0, 4.0),
     ),
     "cpu": CPU,
     "cpu-shapes": replace(CPU, shapes=("opt-dropout", "opt", "pythia"), seeds=1, source_steps=2000, steps=1000),
     "growth": GROWTH,
-    "growth-arms": replace(GROWTH, shapes=(MIDDLE,), arms=GROWTH_ARMS, schedules=()),
+    "growth-long": replace(
+        GROWTH,
+        shapes=(MIDDLE, LONG),
+        arms=(RANDOM, CONTINUED, "halving"),
+        seeds=2,
+        schedules=(0.25, 0.5, 2.0, 4.0),
+        longer=(8.0, 13.0),
+    ),
+    "growth-arms": replace(GROWTH, shapes=(MIDDLE,), arms=GROWTH_ARMS, seeds=2, schedules=()),
     "gpu": Preset(
         shapes=("llama-12m",),
         arms=WIDTH_ARMS,

@@ -27,7 +27,6 @@ from benchmarks.convergence.padded import pad_into
 from benchmarks.convergence.presets import (
     CLONES,
     CONTINUED,
-    LONGER,
     PADDED,
     PRETRAINED,
     RANDOM,
@@ -43,7 +42,7 @@ from hyperclone_cli import Request, expand, plan
 Log = Callable[[str], None]
 
 
-_MAY_GROW = ("shapes", "arms", "rates", "seeds", "schedules")
+_MAY_GROW = ("shapes", "arms", "rates", "seeds", "schedules", "longer")
 """Settings of which a work directory may get more."""
 
 
@@ -148,7 +147,7 @@ def _trained_as(shape: str, arm: str) -> str:
 def scheduled(bench: Bench, shape: str, arm: str) -> list[Run]:
     """The runs of `runs_of` on complete schedules of other lengths, the shortest first, those of all seeds together."""
     preset = bench.preset
-    parts = (*preset.schedules, *LONGER) if preset.schedules and arm == CONTINUED else preset.schedules
+    parts = (*preset.schedules, *preset.longer) if arm == CONTINUED else preset.schedules
     return [
         replace(run, steps=round(part * preset.steps)) for part in sorted(parts) for run in runs_of(bench, shape, arm)
     ]
