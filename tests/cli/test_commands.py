@@ -105,6 +105,7 @@ def test_plan_names_what_is_rounded(source: Sources) -> None:
 @pytest.mark.parametrize(
     "tokens, growth, words",
     [
+        ("0.3M", 2, ["Fewer than 3 tokens for each parameter of the clone"]),
         ("1M", 2, []),  # 7 tokens for each of 138,720 parameters
         ("10M", 2, ["More than 20 tokens for each parameter"]),
         ("1M", 3, ["Growth by 2 × was the most reliable", "the residual stream 3 ×"]),

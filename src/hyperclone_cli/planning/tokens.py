@@ -11,6 +11,10 @@ MOST_PER_PARAMETER, MOST_GROWTH = 20, 2
 """Gains of growth were the largest below so many tokens for each parameter, and growth by this factor the most reliable
 (arXiv 2605.13405, from its abstract)."""
 
+BREAK_EVEN = 3
+"""In our benchmark clones of a source that was trained to the full ended below it, trained on for as many FLOPs, from
+less than so many tokens for each of their parameters on (docs/training.md)."""
+
 _DIMENSIONS = ("embed", "ffn", "layers")
 
 
@@ -32,6 +36,11 @@ def token_budget(plan: Plan, tokens: int) -> TokenBudget:
     """What is known of training the clone of a plan on this number of tokens."""
     before, after = (tokens / part.total() for part in plan.parameters())
     notes = []
+    if after < BREAK_EVEN:
+        notes.append(
+            f"Fewer than {BREAK_EVEN} tokens for each parameter of the clone: in our benchmark, on tiny models, the"
+            " source that was trained on for as many FLOPs ended as low or lower then (docs/training.md)."
+        )
     if after > MOST_PER_PARAMETER:
         notes.append(
             f"More than {MOST_PER_PARAMETER} tokens for each parameter: there the gains of growth fade, and a random"
