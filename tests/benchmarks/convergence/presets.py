@@ -251,7 +251,7 @@ PRESETS: dict[str, Preset] = {
         arms=(RANDOM, CONTINUED, "halving"),
         seeds=2,
         schedules=(0.25, 0.5, 2.0, 4.0),
-        longer=(8.0, 13.0),
+        longer=(8.0, 13.1),
     ),
     "growth-arms": replace(GROWTH, shapes=(MIDDLE,), arms=GROWTH_ARMS, seeds=2, schedules=()),
     "gpu": Preset(
