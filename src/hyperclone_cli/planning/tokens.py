@@ -12,8 +12,8 @@ MOST_PER_PARAMETER, MOST_GROWTH = 20, 2
 (arXiv 2605.13405, from its abstract)."""
 
 BREAK_EVEN = 3
-"""In our benchmark clones of a source that was trained to the full ended below it, trained on for as many FLOPs, from
-less than so many tokens for each of their parameters on (docs/training.md)."""
+"""In our benchmark clones ended below their source, trained on for as many FLOPs, from two to three tokens for each of
+their parameters on (docs/training.md)."""
 
 _DIMENSIONS = ("embed", "ffn", "layers")
 
