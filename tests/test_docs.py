@@ -86,6 +86,7 @@ def test_the_map_of_the_code_has_a_phrase_for_every_module_and_for_no_other() ->
         "routing",
         "upcycling",
         "table",
+        "statements",
         "tensor_names",
         "blocks",
     )

@@ -5,7 +5,8 @@
 
 On random Llamas, in each of the places, from process start to exit, with all that is written on the disk at the end:
 
-    hyperclone    expand --no-verify; by request also "hyperclone --threads N"
+    hyperclone    expand --no-verify; by request also "hyperclone --threads N" and "hyperclone --executor ray", on a
+                  cluster that is started for it
     cp            of the clone's weights, then sync
     dd            of the same files, one after another, with conv=fsync
     weights-only  verify --weights-only of the clone
@@ -47,6 +48,7 @@ from benchmarks import synthetic
 
 THREADS = (1, 2, 4)
 OURS, COPY, DD, WEIGHTS, VERIFY, IN_MEMORY = "hyperclone", "cp", "dd", "weights-only", "verify", "in memory"
+RAY = f"{OURS} --executor ray"
 USUAL = {OURS, COPY, DD, WEIGHTS, VERIFY}
 _PARSE = """
 import json, pathlib, sys, time
@@ -111,6 +113,7 @@ def processes(src: Path, place: Path) -> Iterator[tuple[str, list[str], Path, Pa
     for threads in THREADS:
         other = place / "other"
         yield f"{OURS} --threads {threads}", [*expand, str(other), "--threads", str(threads)], src, other
+    yield RAY, [*expand, str(place / "by-ray"), "--executor", "ray"], src, place / "by-ray"
     if 12 * directory_bytes(src) < available_bytes():
         usual = place / "usual"
         load = f"{sys.executable} {__file__} --in-memory {src} {usual} && sync {usual}/*"
@@ -207,7 +210,7 @@ def summary(measured: Mapping[str, list[Measured]], clone_bytes: int) -> dict[st
         for name, runs in measured.items()
     }
     wall = {name: figures["wall_s"] for name, figures in medians.items()}
-    pairs = ((OURS, COPY), (OURS, DD), (WEIGHTS, OURS), (VERIFY, OURS), (IN_MEMORY, OURS))
+    pairs = ((OURS, COPY), (OURS, DD), (WEIGHTS, OURS), (VERIFY, OURS), (RAY, OURS), (IN_MEMORY, OURS))
     return {
         "medians": medians,
         "gb_per_s": {name: clone_bytes / 1e9 / wall[name] for name in (OURS, COPY, DD) if name in wall},

@@ -12,7 +12,8 @@ import pytest
 from hyperclone_cli import plan
 from hyperclone_cli.families import FAMILIES
 from hyperclone_cli.families.positions import Alibi, Learned, Rotary
-from hyperclone_cli.families.table import Family, Fold
+from hyperclone_cli.families.statements import Fold
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import (
     Form,
     bare,

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from hyperclone_cli.checkpoint import safetensors_file as shards
 from hyperclone_cli.errors import RequestError, StorageError
 from hyperclone_cli.families import FAMILIES
-from hyperclone_cli.families.table import HeadRule
+from hyperclone_cli.families.statements import HeadRule
 from hyperclone_cli.growth.request import Dtype, Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand

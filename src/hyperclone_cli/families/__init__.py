@@ -13,7 +13,8 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError, RequestError
 from hyperclone_cli.families.refused import REFUSED
-from hyperclone_cli.families.table import Family, Limit, PerLayer, Stated, stated_value
+from hyperclone_cli.families.statements import Limit, PerLayer, Stated
+from hyperclone_cli.families.table import Family, stated_value
 from hyperclone_cli.families.tensor_names import Match
 from hyperclone_cli.families.wrapper import Wrapper, as_named
 from hyperclone_cli.families.wrappers import WRAPPERS

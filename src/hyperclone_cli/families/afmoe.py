@@ -13,7 +13,7 @@ from hyperclone_cli.families.layer_rules import First, types_by_period
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import experts
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Layout
+from hyperclone_cli.families.statements import Layout
 from hyperclone_cli.families.vocabulary import in_layers, linear, optional, parameter, post_norm
 
 _MLP = "model.layers.*.mlp"

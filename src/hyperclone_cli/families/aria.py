@@ -3,7 +3,7 @@
 from hyperclone_cli.families.blocks import GATED_MLP, gated_mlp, sizes
 from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Layout
+from hyperclone_cli.families.statements import Layout
 from hyperclone_cli.families.vocabulary import Form, bare, conv1d, linear, stacked
 
 _MLP = "model.layers.*.mlp"

@@ -5,7 +5,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import EXPERTS
 from hyperclone_cli.families.routing import in_groups
-from hyperclone_cli.families.table import Limit
+from hyperclone_cli.families.statements import Limit
 from hyperclone_cli.families.vocabulary import in_layers, linear, parameter, post_norm
 
 _LAYER = "model.layers.*"

@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import attention, mlp, norms, sizes
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Layout
+from hyperclone_cli.families.statements import Layout
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import embedding, linear, optional
 
 BIOGPT = Family(

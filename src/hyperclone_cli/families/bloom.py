@@ -3,7 +3,8 @@
 from hyperclone_cli.families.blocks import mlp, norms
 from hyperclone_cli.families.gpt2 import EMBEDDING_AND_HEAD
 from hyperclone_cli.families.positions import Alibi
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import embedding, linear, optional, post_norm
 
 BLOOM = Family(

@@ -3,7 +3,7 @@
 from hyperclone_cli.families.layer_rules import Listed, types_by_period
 from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import HeadRule, Limit
+from hyperclone_cli.families.statements import HeadRule, Limit
 from hyperclone_cli.families.vocabulary import head_norm, optional
 
 COHERE2 = LLAMA.without("model.layers.*.post_attention_layernorm").variant(

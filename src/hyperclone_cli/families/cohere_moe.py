@@ -9,7 +9,8 @@ from hyperclone_cli.families.deepseek import DENSE_OR_SPARSE
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.qwen_moe import experts
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Family, Layout
+from hyperclone_cli.families.statements import Layout
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, in_layers, optional
 
 _TINY = {"num_experts_per_tok": 2, "num_shared_experts": 2}

@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import norms
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import bare, conv1d, embedding, linear, stacked
 
 DBRX = Family(

@@ -10,7 +10,8 @@ from hyperclone_cli.families.llama import ERNIE4_5, MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import EXPERTS
 from hyperclone_cli.families.routing import Routing, in_groups
-from hyperclone_cli.families.table import Family, HeadRule, Limit, NextToken
+from hyperclone_cli.families.statements import HeadRule, Limit, NextToken
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, of_probability, optional, parameter, post_norm
 
 _SHARED = gated_mlp("model.layers.*.mlp.shared_experts", "shared moe_ffn")

@@ -10,7 +10,8 @@ from hyperclone_cli.families.hy_v4 import mixing
 from hyperclone_cli.families.layer_rules import First, Listed
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import experts
-from hyperclone_cli.families.table import Family, Layout, Limit, NextToken
+from hyperclone_cli.families.statements import Layout, Limit, NextToken
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, bare, in_some_layers, kept, linear, norm, parameter
 
 _LAYER = "model.layers.*"

@@ -1,7 +1,8 @@
 """DiffLlama: Llama whose head i and head i + half of them are two attentions of which one is taken from the other."""
 
 from hyperclone_cli.families.llama import LLAMA
-from hyperclone_cli.families.table import Family, HeadRule, Limit
+from hyperclone_cli.families.statements import HeadRule, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import linear, parameter
 
 DIFFLLAMA: Family = LLAMA.variant(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from hyperclone_cli.families.blocks import SIZES
-from hyperclone_cli.families.table import Family, Layout, Limit, Stated
+from hyperclone_cli.families.statements import Layout, Limit, Stated
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import (
     Form,
     embedding,

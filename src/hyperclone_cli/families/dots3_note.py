@@ -11,7 +11,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Overrides
 from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.sparse_attention import GLM_MOE_DSA
-from hyperclone_cli.families.table import NextToken, PerLayer
+from hyperclone_cli.families.statements import NextToken, PerLayer
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm
 
 _ATTENTION = "model.layers.*.self_attn"

@@ -9,7 +9,7 @@ from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import LLAMA, MISTRAL
 from hyperclone_cli.families.olmo import OLMO2
 from hyperclone_cli.families.routing import in_groups
-from hyperclone_cli.families.table import Layout, NextToken
+from hyperclone_cli.families.statements import Layout, NextToken
 from hyperclone_cli.families.vocabulary import in_layers, parameter, post_norm
 
 _PUBLISHED = {

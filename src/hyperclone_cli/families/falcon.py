@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import mlp, sizes
 from hyperclone_cli.families.positions import Alibi, Rotary
-from hyperclone_cli.families.table import Family, Layout, Limit
+from hyperclone_cli.families.statements import Layout, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import embedding, linear, norm, optional
 
 _ALIBI = {"alibi": True}

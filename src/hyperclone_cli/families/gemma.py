@@ -4,7 +4,7 @@ from hyperclone_cli.families.blocks import PLUS_ONE_NORMS, SCALED_EMBEDDING_AND_
 from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import HeadRule
+from hyperclone_cli.families.statements import HeadRule
 from hyperclone_cli.families.vocabulary import norm, post_norm
 
 GEMMA = MISTRAL.variant(

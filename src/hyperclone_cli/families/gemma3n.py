@@ -6,7 +6,8 @@ What is added to a stream is the layer's own input after its norm, so all that r
 from hyperclone_cli.families.blocks import GATED_MLP, SCALED_EMBEDDING_AND_HEAD, SIZES, without_first_norm
 from hyperclone_cli.families.gemma4 import EMBEDDING_PER_LAYER, SANDWICH_NORMS, SHARING_ATTENTION
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, HeadRule, Limit, PerLayer
+from hyperclone_cli.families.statements import HeadRule, Limit, PerLayer
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import factor, from_stream, linear, norm, post_norm
 
 _STREAMS = range(3)

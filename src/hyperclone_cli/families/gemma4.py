@@ -9,7 +9,8 @@ from hyperclone_cli.families.blocks import GATED_MLP, NORMED_ATTENTION, SCALED_E
 from hyperclone_cli.families.layer_rules import Last, Listed, Overrides
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Family, Layout, Limit, PerLayer
+from hyperclone_cli.families.statements import Layout, Limit, PerLayer
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import (
     bare,
     embedding,

@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import causal_mask, mlp, norms
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Layout, Limit
+from hyperclone_cli.families.statements import Layout, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import conv1d, embedding, linear, optional
 
 SIZES = {"embed": "n_embd", "ffn": "n_inner", "heads": "n_head", "vocab": "vocab_size", "layers": "n_layer"}

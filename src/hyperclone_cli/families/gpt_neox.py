@@ -5,7 +5,8 @@ GPT-NeoX Japanese has no biases in its linear layers, but for one in the last at
 
 from hyperclone_cli.families.blocks import causal_mask, mlp, norms, sizes
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, bias, drop, embedding, in_layers, linear, optional
 
 

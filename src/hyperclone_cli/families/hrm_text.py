@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, attention, gated_mlp, sizes, under
 from hyperclone_cli.families.olmo import NO_WEIGHTS
-from hyperclone_cli.families.table import Family, Layout, Limit
+from hyperclone_cli.families.statements import Layout, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, linear, parameter
 
 _GATE = linear("heads value", "embed")

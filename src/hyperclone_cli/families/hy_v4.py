@@ -7,7 +7,8 @@ from dataclasses import replace
 from hyperclone_cli.families.deepseek import MIXTURE, SHARED_EXPERTS
 from hyperclone_cli.families.routing import in_groups
 from hyperclone_cli.families.sparse_attention import GLM_MOE_DSA
-from hyperclone_cli.families.table import Family, Layout
+from hyperclone_cli.families.statements import Layout
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, bare, from_stream, in_layers, linear, parameter, stacked
 
 _LAYER = "model.layers.*"

@@ -14,7 +14,8 @@ from hyperclone_cli.families.blocks import (
 )
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, First, Listed
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Limit, NextToken, PerLayer
+from hyperclone_cli.families.statements import Limit, NextToken, PerLayer
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import (
     bare,
     depthwise,

@@ -10,7 +10,8 @@ from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, norms, renamed, s
 from hyperclone_cli.families.inkling import HEADS_BY_TYPE, HEADS_OF_TWO_SIZES
 from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Family, Layout, Limit
+from hyperclone_cli.families.statements import Layout, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import (
     Form,
     bare,

@@ -17,7 +17,8 @@ from hyperclone_cli.families.deepseek import (
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import Every, Listed, Numbers, types_by_period
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Family, Layout, NextToken
+from hyperclone_cli.families.statements import Layout, NextToken
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, apart, depthwise, in_layers, linear, norm, parameter
 
 _EXPERTS = {"moe_ffn": "moe_intermediate_size", "experts": "num_experts", "shared": "num_shared_experts"}

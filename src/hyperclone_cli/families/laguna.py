@@ -6,7 +6,7 @@ from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.qwen_moe import EXPERTS
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Layout, PerLayer
+from hyperclone_cli.families.statements import Layout, PerLayer
 from hyperclone_cli.families.vocabulary import in_layers, linear, parameter
 
 _MLP = "model.layers.*.mlp"

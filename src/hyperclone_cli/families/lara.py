@@ -11,7 +11,8 @@ from hyperclone_cli.families.blocks import (
 from hyperclone_cli.families.layer_rules import Listed
 from hyperclone_cli.families.qwen_delta import DELTA, PART_BY_PART
 from hyperclone_cli.families.routing import UNLESS_NORMED, Routing
-from hyperclone_cli.families.table import Family, Layout
+from hyperclone_cli.families.statements import Layout
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, bare, in_layers, linear, norm, stacked
 
 _MLP = "model.layers.*.mlp"

@@ -6,7 +6,8 @@ MiniCPM 3 divides its logits by hidden_size.
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, GATED_MLP, NORMS
 from hyperclone_cli.families.deepseek import DEEPSEEK_V3, LATENT_ATTENTION, LATENT_SIZES
 from hyperclone_cli.families.layer_rules import ByRoot
-from hyperclone_cli.families.table import Family, HeadRule, Limit
+from hyperclone_cli.families.statements import HeadRule, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import linear, optional
 
 YOUTU = Family(

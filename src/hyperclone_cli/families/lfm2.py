@@ -7,7 +7,8 @@ from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, SELF_ATTENTION, S
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, First, Numbers
 from hyperclone_cli.families.routing import UNLESS_NORMED, Routing
-from hyperclone_cli.families.table import Family, Stated
+from hyperclone_cli.families.statements import Stated
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import depthwise, in_layers, linear, optional, parameter
 
 LFM2 = Family(

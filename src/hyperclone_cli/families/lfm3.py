@@ -3,7 +3,8 @@
 from hyperclone_cli.families.blocks import SELF_ATTENTION, SIZES, attention, qk_norms
 from hyperclone_cli.families.layer_rules import Listed
 from hyperclone_cli.families.lfm2 import LFM2
-from hyperclone_cli.families.table import Family, Layout
+from hyperclone_cli.families.statements import Layout
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import in_layers, linear, optional, post_norm
 
 _LAYER = "model.layers.*"

@@ -15,7 +15,8 @@ from hyperclone_cli.families.blocks import (
 )
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Every, Listed, types_by_period, windows_from
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, HeadRule, Layout, Limit
+from hyperclone_cli.families.statements import HeadRule, Layout, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import norm, post_norm
 
 LLAMA = Family(

@@ -5,7 +5,7 @@ from hyperclone_cli.families.layer_rules import LAYER_TYPES, Every, Listed, Numb
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Limit
+from hyperclone_cli.families.statements import Limit
 from hyperclone_cli.families.vocabulary import bare, conv1d, in_layers, linear, stacked
 
 _MLP = "model.layers.*.feed_forward"

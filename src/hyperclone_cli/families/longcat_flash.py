@@ -10,7 +10,8 @@ from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, gated_mlp, norms,
 from hyperclone_cli.families.deepseek import DEEPSEEK_V2, LATENT_ATTENTION, LATENT_SIZES
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.qwen_moe import experts
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, bare, from_stream, linear, numbered, parameter, post_norm, stacked
 
 _LAYER = "model.layers.*"

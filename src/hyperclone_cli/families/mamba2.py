@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import norms, under
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, depthwise, embedding, linear, norm, optional, parameter
 
 MIXER: dict[str, Form] = {

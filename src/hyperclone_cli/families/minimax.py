@@ -9,7 +9,7 @@ from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.mixtral import MIXTRAL
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Limit
+from hyperclone_cli.families.statements import Limit
 from hyperclone_cli.families.vocabulary import in_layers, linear, norm, parameter, post_norm
 
 _MOE = "model.layers.*.block_sparse_moe"

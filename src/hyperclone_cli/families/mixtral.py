@@ -3,7 +3,7 @@
 from hyperclone_cli.families.blocks import GATED_MLP, SIZES
 from hyperclone_cli.families.llama import MISTRAL
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Limit
+from hyperclone_cli.families.statements import Limit
 from hyperclone_cli.families.vocabulary import linear
 
 MIXTRAL = MISTRAL.without(*GATED_MLP).variant(

@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import attention, norms
 from hyperclone_cli.families.layer_rules import LAYER_TYPES
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.statements import Fold, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import embedding, in_some_layers, linear, norm, optional, post_norm
 
 MODERNBERT_DECODER = Family(

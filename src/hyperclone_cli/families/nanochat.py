@@ -3,7 +3,7 @@
 from hyperclone_cli.families.blocks import GATED_MLP, NORMS, mlp
 from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.olmo import NO_WEIGHTS
-from hyperclone_cli.families.table import HeadRule
+from hyperclone_cli.families.statements import HeadRule
 from hyperclone_cli.families.vocabulary import linear, normed
 
 NANOCHAT = LLAMA.without(*GATED_MLP, *NORMS).variant(

@@ -5,7 +5,8 @@ from hyperclone_cli.families.layer_rules import Listed, Spelt
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Learned
 from hyperclone_cli.families.routing import in_groups
-from hyperclone_cli.families.table import Family, Layout
+from hyperclone_cli.families.statements import Layout
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import bare, embedding, in_layers, linear, optional, parameter, stacked
 
 

@@ -11,7 +11,7 @@ from hyperclone_cli.families.blocks import (
 )
 from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.llama import LLAMA
-from hyperclone_cli.families.table import HeadRule, Limit
+from hyperclone_cli.families.statements import HeadRule, Limit
 from hyperclone_cli.families.vocabulary import post_norm
 
 NO_WEIGHTS = Limit("pads", "its norms have no weights that could make up for the padding")

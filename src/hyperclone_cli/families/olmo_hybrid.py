@@ -11,7 +11,8 @@ from hyperclone_cli.families.blocks import (
     under,
 )
 from hyperclone_cli.families.layer_rules import LAYER_TYPES
-from hyperclone_cli.families.table import Family, Layout, Limit
+from hyperclone_cli.families.statements import Layout, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, parameter, post_norm
 
 _KEYS, _VALUES = "delta_heads delta_key", "delta_values delta_value"

@@ -1,7 +1,8 @@
 """OpenAI GPT, the first: LayerNorm after each residual sum, learned positions, no key for the width."""
 
 from hyperclone_cli.families.gpt2 import GPT2, SIZES
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.statements import Fold, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import embedding
 
 _ABSENT = ("transformer.wte", "transformer.wpe", "transformer.ln_f", "transformer.h.*.attn.masked_bias")

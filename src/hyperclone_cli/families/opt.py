@@ -6,7 +6,8 @@ the two widths are equal there is no projection and `proj` is the residual strea
 
 from hyperclone_cli.families.blocks import attention, mlp
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Fold, Limit
+from hyperclone_cli.families.statements import Fold, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import drop, embedding, linear, norm, optional
 
 OPT = Family(

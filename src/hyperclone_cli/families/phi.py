@@ -2,7 +2,8 @@
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, NORMS, SELF_ATTENTION, SIZES, attention, mlp, norms
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, HeadRule, Layout, Limit
+from hyperclone_cli.families.statements import HeadRule, Layout, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import linear, post_norm
 
 NORMED_HEADS = Limit(

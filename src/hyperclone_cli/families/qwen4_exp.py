@@ -10,7 +10,8 @@ from hyperclone_cli.families.blocks import SELF_ATTENTION, under
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import Every, Listed
 from hyperclone_cli.families.qwen_delta import QWEN3_5_MOE
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import (
     Form,
     depthwise,

@@ -18,7 +18,8 @@ from hyperclone_cli.families.layer_rules import types_by_period
 from hyperclone_cli.families.positions import Rotary
 from hyperclone_cli.families.qwen_moe import DENSE_LAYERS, EXPERTS, QWEN2_MOE, QWEN3_MOE, SHARED_EXPERT, experts
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import Family, NextToken
+from hyperclone_cli.families.statements import NextToken
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, depthwise, in_layers, linear, norm, normed, parameter
 
 _PARTS = "delta_heads delta_key | delta_heads delta_key | delta_values delta_value"

@@ -5,7 +5,7 @@ from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed, Numbers
 from hyperclone_cli.families.llama import LLAMA, QWEN2, QWEN3
 from hyperclone_cli.families.olmo import CLIPPED_QUERIES, OLMO2
 from hyperclone_cli.families.routing import Routing
-from hyperclone_cli.families.table import HeadRule, Limit, NextToken
+from hyperclone_cli.families.statements import HeadRule, Limit, NextToken
 from hyperclone_cli.families.vocabulary import Form, in_layers, linear, post_norm
 
 

@@ -8,7 +8,8 @@ from fractions import Fraction
 from hyperclone_cli.families.blocks import SIZES, attention, gated_mlp, norms
 from hyperclone_cli.families.layer_rules import Turns
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import Family, Stated
+from hyperclone_cli.families.statements import Stated
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import depthwise, embedding, in_layers, linear, optional, parameter
 
 RECURRENT_GEMMA = Family(

@@ -3,7 +3,8 @@
 from hyperclone_cli.families.blocks import norms, sizes
 from hyperclone_cli.families.layer_rules import Halvings
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import embedding, gating, linear, optional, parameter, post_norm
 
 RWKV = Family(

@@ -4,7 +4,8 @@ from hyperclone_cli.families.deepseek import DEEPSEEK_V3, DENSE_OR_SPARSE
 from hyperclone_cli.families.fused import fused
 from hyperclone_cli.families.layer_rules import LAYER_TYPES, Listed
 from hyperclone_cli.families.routing import in_groups
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import Form, in_some_layers, linear, norm
 
 _INDEXER: dict[str, Form] = {

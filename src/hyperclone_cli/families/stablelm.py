@@ -4,7 +4,7 @@ from hyperclone_cli.families.blocks import sizes
 from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.phi import NORMED_HEADS
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import HeadRule, Layout
+from hyperclone_cli.families.statements import HeadRule, Layout
 from hyperclone_cli.families.vocabulary import norm, numbered, optional, post_norm
 
 STABLELM = LLAMA.variant(

@@ -6,7 +6,7 @@ Jais 2 and Nemotron have LayerNorm, Nemotron's multiplies by (1 + weight); Apert
 from hyperclone_cli.families.blocks import NORMS, PLUS_ONE_NORMS, SELF_ATTENTION, norms, qk_norms
 from hyperclone_cli.families.llama import LLAMA
 from hyperclone_cli.families.positions import Rotary
-from hyperclone_cli.families.table import HeadRule
+from hyperclone_cli.families.statements import HeadRule
 from hyperclone_cli.families.vocabulary import parameter
 
 ARCEE = LLAMA.without("model.layers.*.mlp.gate_proj").variant("arcee", known_as="AFM 4.5B")

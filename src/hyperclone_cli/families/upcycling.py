@@ -14,7 +14,8 @@ from typing import Any
 from hyperclone_cli.families.granite_moe import GRANITEMOE
 from hyperclone_cli.families.mixtral import MIXTRAL
 from hyperclone_cli.families.qwen_moe import FLEX_OLMO, QWEN2_MOE, QWEN3_MOE
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 
 _MLP = "model.layers.*.mlp"
 _GATE, _UP, _DOWN = (f"{_MLP}.{name}_proj" for name in ("gate", "up", "down"))

@@ -8,7 +8,8 @@ from typing import Any
 
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.families.config_defaults import CONFIG_DEFAULTS
-from hyperclone_cli.families.table import Family, Limit
+from hyperclone_cli.families.statements import Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.text_classes import CAUSAL_CLASSES
 from hyperclone_cli.families.vocabulary import KEPT, Form, drop, in_part
 

@@ -7,7 +7,7 @@ from hyperclone_cli.families.blocks import sizes
 from hyperclone_cli.families.glm import GLM4
 from hyperclone_cli.families.llama import QWEN2, QWEN3
 from hyperclone_cli.families.qwen_moe import QWEN3_MOE
-from hyperclone_cli.families.table import Limit
+from hyperclone_cli.families.statements import Limit
 from hyperclone_cli.families.vocabulary import (
     bare,
     conv1d,

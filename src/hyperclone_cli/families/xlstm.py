@@ -4,7 +4,8 @@ from fractions import Fraction
 
 from hyperclone_cli.families.blocks import norms, under
 from hyperclone_cli.families.positions import Learned
-from hyperclone_cli.families.table import Family, Limit, Stated
+from hyperclone_cli.families.statements import Limit, Stated
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import embedding, linear, optional, parameter
 
 _BLOCK = "backbone.blocks.*"

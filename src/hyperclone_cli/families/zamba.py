@@ -11,7 +11,8 @@ from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, gated_mlp, norms,
 from hyperclone_cli.families.layer_rules import Listed
 from hyperclone_cli.families.mamba2 import MIXER, NORMED
 from hyperclone_cli.families.positions import Learned, Rotary
-from hyperclone_cli.families.table import Family, HeadRule, Limit, Stated
+from hyperclone_cli.families.statements import HeadRule, Limit, Stated
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import (
     Form,
     bare,

@@ -6,7 +6,8 @@ layer's router reads what that of the layer before has read.
 
 from hyperclone_cli.families.blocks import EMBEDDING_AND_HEAD, NORMS, sizes, under
 from hyperclone_cli.families.layer_rules import LAYER_TYPES
-from hyperclone_cli.families.table import Family, HeadRule, Limit
+from hyperclone_cli.families.statements import HeadRule, Limit
+from hyperclone_cli.families.table import Family
 from hyperclone_cli.families.vocabulary import (
     Form,
     bare,

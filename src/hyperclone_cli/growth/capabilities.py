@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hyperclone_cli.families import Family, Limit
 from hyperclone_cli.families.axes import AXES
 from hyperclone_cli.families.layer_rules import Every
-from hyperclone_cli.families.table import HeadRule
+from hyperclone_cli.families.statements import HeadRule
 from hyperclone_cli.growth.heads import norms_all_heads
 
 _MEANS = {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import Family
 from hyperclone_cli.families.positions import Alibi
-from hyperclone_cli.families.table import HeadRule
+from hyperclone_cli.families.statements import HeadRule
 from hyperclone_cli.families.vocabulary import Form
 from hyperclone_cli.growth.proposal import Proposal
 
