@@ -219,6 +219,10 @@ def negate(clone: Path, random: Random) -> bool:
 
 
 def swap_layers(clone: Path, random: Random) -> bool:
+    made = json.loads((clone / "hyperclone.json").read_text())["request"]
+    if made["mixing"]["noise_snr_db"] is not None and (made["num_layers"] or made["depth_mult"] != 1):
+        return False  # copies of one layer differ by their noise, which cancels in each: either may stand for the other
+
     def change(tensors: Tensors, name: str) -> bool:
         for other in (re.sub(r"\.\d+\.", f".{layer}.", name, count=1) for layer in range(4)):
             if other != name and other in tensors and tensors[other].shape == tensors[name].shape:
