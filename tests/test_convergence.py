@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers import AutoModelForCausalLM
 
 from benchmarks.convergence.plots import write_plots
 from benchmarks.convergence.presets import CLONES, CONTINUED, PADDED, PRESETS, RANDOM, RANDOMS, SOURCE, baseline
 from benchmarks.convergence.report import print_tables, write_results
-from benchmarks.convergence.runs import Bench, complete
+from benchmarks.convergence.runs import Bench, complete, runs_of
 from benchmarks.convergence.summary import break_even, loss_at, regained, schedule_ends, steps_to
-from benchmarks.convergence.training import Curve, evaluated
+from benchmarks.convergence.training import Curve, evaluate, evaluated
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,23 @@ def test_a_speed_up_by_schedule_takes_the_ends_of_complete_schedules(bench: Benc
     assert rows[RANDOM]["by_schedule"]["mean"] == 1.0
 
 
+def test_a_schedule_has_the_rate_that_was_best_on_the_next_longer_trial(bench: Bench) -> None:
+    def best(steps: int) -> float:
+        records = [path.read_text() for path in bench.work.glob(f"runs/*source,trainedon*-steps{steps}.json")]
+        assert len(records) >= len(bench.preset.rates)
+        return min(map(json.loads, records), key=lambda record: record["curve"]["losses"][-1])["run"]["rate"]  # type: ignore[no-any-return]
+
+    assert [runs_of(bench, "llama-tiny", CONTINUED, steps)[0].rate for steps in (5, 20)] == [best(10), best(40)]
+
+
+def test_a_model_that_is_kept_has_the_loss_that_its_run_ended_with(bench: Bench, results: dict[str, Any]) -> None:
+    (run,) = runs_of(bench, "llama-tiny", "halving")
+    model = AutoModelForCausalLM.from_pretrained(bench.work / "trained" / run.name)
+    held_out = bench.corpus().validation(bench.preset.eval_windows, bench.preset.length)
+    (curves,) = results["curves"].values()
+    assert evaluate(model, held_out, bench.preset.batch) == pytest.approx(curves["halving"][0]["losses"][-1], abs=1e-5)
+
+
 def test_equal_copies_stay_equal_and_noise_makes_them_diverge(results: dict[str, Any]) -> None:
     rows = {row["arm"]: row for row in results["summary"]}
     assert rows["symmetric"]["stream"]["mean"] == pytest.approx(1.0, abs=1e-9)
@@ -107,7 +125,8 @@ def test_a_benchmark_that_was_interrupted_does_only_what_is_missing(bench: Bench
     assert len(lines) == 1
     assert json.loads(missing.read_text())["curve"]["losses"] == first
     changed = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
-    assert changed == {missing}
+    trained = bench.work / "trained" / missing.stem
+    assert missing in changed and {path.parent for path in changed - {missing}} == {trained}
 
 
 def test_arms_at_another_rate_follow_in_the_same_place(bench: Bench) -> None:

@@ -33,7 +33,8 @@ class Preset:
     source_rate    peak learning rate of that
     steps          of each arm
     rates          peak learning rates: each arm is trained at every one of them on the first seed, and at that which
-                   ended with the lowest loss on the others. Shorter trials would favour rates that forget little
+                   ended with the lowest loss on the others. Shorter trials would favour rates that forget little, so
+                   schedules longer than `steps` have the rate that is best on the longest
     warmup         the part of a schedule in which the rate rises
     batch, length  sequences a step, tokens a sequence
     eval_every     steps between evaluations; the first ones are closer together
@@ -44,6 +45,7 @@ class Preset:
     schedules      lengths of complete schedules, as parts of `steps`, on which each arm is trained besides, at its best
                    rate: what a run reaches in half its steps says little of a run of half as many
     longer         more of them for the source that is trained on, a step of which costs a third of a clone's
+    keep           the trained models are kept too, which downstream.py can ask
     corpus         "stdlib" or "installed", see corpus.py
     max_bytes      of text that is read; None: all
     """
@@ -65,6 +67,7 @@ class Preset:
     fast: bool = False
     schedules: tuple[float, ...] = ()
     longer: tuple[float, ...] = ()
+    keep: bool = False
     corpus: str = "stdlib"
     max_bytes: int | None = None
 
@@ -201,6 +204,7 @@ GROWTH = replace(
     fast=True,
     schedules=(0.25, 0.5),
     longer=(2.0, 4.0),
+    keep=True,
 )
 
 SMOLLM2 = Preset(
@@ -241,6 +245,7 @@ PRESETS: dict[str, Preset] = {
         max_bytes=1_000_000,
         schedules=(0.5,),
         longer=(2.0, 4.0),
+        keep=True,
     ),
     "cpu": CPU,
     "cpu-shapes": replace(CPU, shapes=("opt-dropout", "opt", "pythia"), seeds=1, source_steps=2000, steps=1000),

@@ -1,6 +1,6 @@
 """Every run of a preset, each kept as one JSON file, so that a benchmark that was interrupted goes on where it stopped.
 
-Below the work directory: corpus/, sources/ and clones/ hold checkpoints, runs/ the records.
+Below the work directory: corpus/, sources/, clones/ and trained/ hold checkpoints, runs/ the records.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from hyperclone_cli import Request, expand, plan
 Log = Callable[[str], None]
 
 
-_MAY_GROW = ("shapes", "arms", "rates", "seeds", "schedules", "longer")
+_MAY_GROW = ("shapes", "arms", "rates", "seeds", "schedules", "longer", "keep")
 """Settings of which a work directory may get more."""
 
 
@@ -80,12 +80,13 @@ class Run:
     rate: float
     steps: int
 
+    @property
+    def name(self) -> str:
+        return f"{_slug(self.shape)}-{_slug(self.arm)}-seed{self.seed}-rate{self.rate:g}-steps{self.steps}"
+
     def path(self, work: Path) -> Path:
-        return (
-            work
-            / "runs"
-            / f"{_slug(self.shape)}-{_slug(self.arm)}-seed{self.seed}-rate{self.rate:g}-steps{self.steps}.json"
-        )
+        """Of the record."""
+        return work / "runs" / f"{self.name}.json"
 
 
 def complete(bench: Bench, jobs: int, log: Log) -> None:
@@ -98,7 +99,7 @@ def complete(bench: Bench, jobs: int, log: Log) -> None:
     check_settings(bench, bench.corpus())
     execute_all(bench, [run for shape in preset.shapes for run in runs_of(bench, shape, SOURCE)], jobs, log)
     make_clones(bench, log)
-    for wanted in (trials, runs_of, scheduled):  # the trials are the first seed's runs too
+    for wanted in (all_trials, runs_of, scheduled):  # the trials are the first seed's runs too
         execute_all(
             bench,
             [run for shape in preset.shapes for arm in preset.arms for run in wanted(bench, shape, arm)],
@@ -119,18 +120,39 @@ def check_settings(bench: Bench, corpus: Corpus) -> None:
         raise SystemExit(f"{path}: other settings or another corpus than now. Delete {bench.work}, or choose a --work.")
 
 
-def trials(bench: Bench, shape: str, arm: str) -> list[Run]:
+def trials(bench: Bench, shape: str, arm: str, steps: int) -> list[Run]:
     """An arm at every rate, on the first seed."""
-    return [Run(_trained_as(shape, arm), arm, 0, rate, bench.preset.steps) for rate in bench.preset.rates]
+    return [Run(_trained_as(shape, arm), arm, 0, rate, steps) for rate in bench.preset.rates]
 
 
-def runs_of(bench: Bench, shape: str, arm: str) -> list[Run]:
-    """The runs of a source, or of an arm at its best rate; one a seed."""
+def all_trials(bench: Bench, shape: str, arm: str) -> list[Run]:
+    """Those of every length that rates are tried on: the preset's own, and the longest, which asks for other rates."""
+    return [run for steps in tried_lengths(bench, arm) for run in trials(bench, shape, arm, steps)]
+
+
+def tried_lengths(bench: Bench, arm: str) -> tuple[int, ...]:
+    own = bench.preset.steps
+    return tuple(dict.fromkeys((own, max(own, *lengths(bench, arm)))))
+
+
+def lengths(bench: Bench, arm: str) -> list[int]:
+    """Steps of the complete schedules that an arm is trained on, the shortest first."""
+    preset = bench.preset
+    parts = (*preset.schedules, *preset.longer) if arm == CONTINUED else preset.schedules
+    return sorted({preset.steps, *(round(part * preset.steps) for part in parts)})
+
+
+def runs_of(bench: Bench, shape: str, arm: str, steps: int | None = None) -> list[Run]:
+    """The runs of a source, or of an arm at its best rate; one a seed.
+
+    steps   of an arm: None are those of the preset
+    """
     preset = bench.preset
     if arm == SOURCE:
         return [Run(shape, arm, seed, preset.source_rate, source_steps(bench, shape)) for seed in range(preset.seeds)]
-    rate = best_rate(bench, shape, arm)
-    return [Run(_trained_as(shape, arm), arm, seed, rate, preset.steps) for seed in range(preset.seeds)]
+    steps = steps or preset.steps
+    rate = best_rate(bench, shape, arm, steps)
+    return [Run(_trained_as(shape, arm), arm, seed, rate, steps) for seed in range(preset.seeds)]
 
 
 def source_steps(bench: Bench, shape: str) -> int:
@@ -145,17 +167,14 @@ def _trained_as(shape: str, arm: str) -> str:
 
 
 def scheduled(bench: Bench, shape: str, arm: str) -> list[Run]:
-    """The runs of `runs_of` on complete schedules of other lengths, the shortest first, those of all seeds together."""
-    preset = bench.preset
-    parts = (*preset.schedules, *preset.longer) if arm == CONTINUED else preset.schedules
-    return [
-        replace(run, steps=round(part * preset.steps)) for part in sorted(parts) for run in runs_of(bench, shape, arm)
-    ]
+    """The runs on complete schedules of every length, the shortest first, those of all seeds together."""
+    return [run for steps in lengths(bench, arm) for run in runs_of(bench, shape, arm, steps)]
 
 
-def best_rate(bench: Bench, shape: str, arm: str) -> float:
-    """The rate whose trial ended with the lowest loss."""
-    runs = trials(bench, shape, arm)
+def best_rate(bench: Bench, shape: str, arm: str, steps: int) -> float:
+    """The rate whose trial ended with the lowest loss, of the trials as long as `steps` or the next longer ones."""
+    tried = min(length for length in tried_lengths(bench, arm) if length >= steps)
+    runs = trials(bench, shape, arm, tried)
     return min(runs, key=lambda run: _or_infinity(read_curve(run.path(bench.work)).losses[-1])).rate
 
 
@@ -213,7 +232,7 @@ def begin_worker(threads: int) -> None:
 
 
 def execute(bench: Bench, run: Run) -> None:
-    """Build the run's model, train it and write its record; keep the model if it is a source."""
+    """Build the run's model, train it and write its record; keep the model if it is a source, or all are kept."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     preset, corpus = bench.preset, bench.corpus()
@@ -232,6 +251,8 @@ def execute(bench: Bench, run: Run) -> None:
     curve = train(model, corpus, preset, run.steps, run.rate, order, probe)
     if run.arm == SOURCE and run.shape != PRETRAINED:
         _save(model, corpus.tokenizer, source)
+    elif preset.keep:
+        _save(model, corpus.tokenizer, bench.work / "trained" / run.name)
     _write(run.path(bench.work), {"run": asdict(run), "curve": asdict(curve)})
 
 

@@ -115,19 +115,18 @@ def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
 
 def schedule_ends(bench: Bench, shape: str, arm: str) -> list[Curve]:
     """For each seed, the start and the ends of complete schedules, as if they were one curve over their lengths."""
-    whole = curves(bench, shape, arm)
-    others = [read_curve(run.path(bench.work)) for run in scheduled(bench, shape, arm)]
-    seeds = len(whole)
+    runs = scheduled(bench, shape, arm)
+    seeds = bench.preset.seeds
     found = []
-    for seed, curve in enumerate(whole):
-        ends = sorted((run.steps[-1], run.losses[-1]) for run in (curve, *others[seed::seeds]))
-        steps, losses = zip((0, curve.losses[0]), *ends, strict=True)
-        found.append(replace(curve, steps=list(steps), losses=list(losses)))
+    for seed in range(seeds):
+        ends = [read_curve(run.path(bench.work)) for run in runs[seed::seeds]]
+        steps, losses = zip((0, ends[0].losses[0]), *((run.steps[-1], run.losses[-1]) for run in ends), strict=True)
+        found.append(replace(ends[0], steps=list(steps), losses=list(losses)))
     return found
 
 
 def _against_the_source(bench: Bench, shape: str, arm: str) -> dict[str, Spread | None]:
-    if not bench.preset.schedules or arm == CONTINUED or CONTINUED not in bench.preset.arms:
+    if not bench.preset.longer or arm == CONTINUED or CONTINUED not in bench.preset.arms:
         return {}
     pairs = list(zip(schedule_ends(bench, shape, arm), schedule_ends(bench, shape, CONTINUED), strict=True))
     return {
