@@ -1,21 +1,25 @@
-"""Transformers is asked about a plan while its first shards are written: before its answer, nothing of them counts."""
+"""Transformers is asked about a plan while its first gigabytes are written: before its answer, none of them counts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import CheckpointError
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.planning.plan import Plan
+from hyperclone_cli.planning.planner import make_plan
 from hyperclone_cli.writing import acceptance
 from hyperclone_cli.writing.pipeline import expand
 from hyperclone_cli.writing.preflight import check_loads
+from hyperclone_cli.writing.shard_task import ShardWritten
 from support import faults
 from support.models import edited
 
@@ -70,6 +74,29 @@ def test_a_source_that_transformers_sees_otherwise_is_written_as_it_sees_it(
     biases = [one for name, one in clone.items() if name.endswith("o_proj.bias")]
     assert len(biases) == 2
     assert not any(bias.any() for bias in biases)
+
+
+def test_what_is_written_before_the_answer_is_recorded_in_order_after_it_and_bounded(
+    source: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    asked = Event()
+
+    def answer(plan: Plan) -> Plan:
+        asked.wait()
+        happened.append("answer")
+        return plan
+
+    monkeypatch.setattr(acceptance, "check_loads", answer)
+    monkeypatch.setattr(acceptance, "_UNACCEPTED_BYTES", 100)
+    answers = acceptance.Acceptance(make_plan(open_source(source("qwen3")), TWICE))
+    with answers.before(lambda written: happened.append(f"{written.shard} is recorded")) as record:
+        record(ShardWritten("first", (), 99, frozenset()))
+        happened.append("first returned")
+        asked.set()  # else the next would wait for ever
+        record(ShardWritten("second", (), 1, frozenset()))
+        happened.append("second returned")
+    assert happened == ["first returned", "answer", "first is recorded", "second is recorded", "second returned"]
 
 
 def test_what_was_cut_before_the_answer_is_nobodys(source: Sources, tmp_path: Path) -> None:

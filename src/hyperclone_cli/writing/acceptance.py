@@ -1,4 +1,4 @@
-"""Whether transformers accepts a plan, asked while its first shards are written.
+"""Whether transformers accepts a plan, asked while its first gigabytes are written.
 
 Most of the seconds that the answer takes are imports. Until it is there, nothing that is written counts: see
 `publish.new_directory` for what becomes of it otherwise.
@@ -6,11 +6,18 @@ Most of the seconds that the answer takes are imports. Until it is there, nothin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Lock
 
 from hyperclone_cli.errors import HypercloneError
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.writing.preflight import check_loads
+from hyperclone_cli.writing.shard_task import Record, ShardWritten
+
+_UNACCEPTED_BYTES = 4 << 30
+"""Written at most before the answer is there, by all threads together: what a fast disk takes in meanwhile."""
 
 
 class Replanned(HypercloneError):
@@ -35,3 +42,28 @@ class Acceptance:
         accepted = self._answer.result()
         if accepted is not self._plan:
             raise Replanned(accepted)
+
+    @contextmanager
+    def before(self, record: Record) -> Iterator[Record]:
+        """A `record` that keeps what has reached the disk, and passes it on once the plan is accepted.
+
+        After 4 GiB it waits for that, as leaving the context does. Raises as `wait`.
+        """
+        kept: list[ShardWritten] = []
+        one_at_a_time = Lock()
+
+        def pass_on() -> None:
+            self.wait()
+            while kept:
+                record(kept.pop(0))
+
+        def keep(written: ShardWritten) -> None:
+            with one_at_a_time:
+                kept.append(written)
+                if self._answer.done() or sum(each.nbytes for each in kept) >= _UNACCEPTED_BYTES:
+                    pass_on()
+
+        try:
+            yield keep
+        finally:  # what another error ends can be resumed
+            pass_on()

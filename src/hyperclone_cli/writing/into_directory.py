@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from hyperclone_cli.writing.publish import (
 )
 from hyperclone_cli.writing.ranks import Rank, finish, joined, share_of
 from hyperclone_cli.writing.run import Run, Written, check_unchanged, with_notes
-from hyperclone_cli.writing.shard_task import ShardTask, ShardWritten, shard_tasks
+from hyperclone_cli.writing.shard_task import Record, ShardTask, ShardWritten, shard_tasks
 
 if TYPE_CHECKING:
     from hyperclone_cli.writing.training_state import TrainingState
@@ -137,16 +137,16 @@ def _write(
 
 
 def _do_tasks(run: Run, part: Plan, journal: Journal, acceptance: Acceptance | None) -> frozenset[str]:
-    """Write what the journal does not list of `part`, by whom the run says.
-
-    Nothing is recorded before the plan is accepted, so that no more than 512 MB of each open shard are written by then.
-    """
+    """Write what the journal does not list of `part`, by whom the run says, and record it once that is accepted."""
 
     def record(written: ShardWritten) -> None:
-        if acceptance:
-            acceptance.wait()
         journal.record(written.shard, written.tensors, written.non_finite)
 
+    with acceptance.before(record) if acceptance else nullcontext(record) as record_accepted:
+        return _write_shards(run, part, journal, record_accepted)
+
+
+def _write_shards(run: Run, part: Plan, journal: Journal, record: Record) -> frozenset[str]:
     writing, advance = run.writing, run.progress.advance
     if writing.executor == "ray":
         from hyperclone_cli.writing.on_ray import write_on_ray
