@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 from hyperclone_cli.families.vocabulary import Form
 
-_VARYING = re.compile(r"\.(\d+|\*)(?![^.])")
+_MOST_DIGITS = 18
+"""Of a number in a name: more layers or experts are in no model, and `int` refuses thousands of digits."""
+
+_VARYING = re.compile(rf"\.(\d{{1,{_MOST_DIGITS}}}|\*)(?=\.|\Z)")
 """A whole part of a name that is a number or a star, and the dot before it."""
 
 
@@ -61,24 +65,31 @@ def _full(module: str, parameter: str) -> str:
     return f"{name}.{parameter}" if parameter else name
 
 
-def _starred(name: str) -> tuple[str, list[str]]:
-    """A name with a `*` for every part that is a number or a star, and these parts."""
-    parts = _VARYING.split(f".{name}")
-    return ".*".join(parts[::2])[1:], parts[1::2]
+def _starred(dotted: str) -> tuple[str, list[str]]:
+    """A name after a dot, or the end of one, with a `*` for every part that is a number or a star; and these parts."""
+    parts = _VARYING.split(dotted)
+    return ".*".join(parts[::2]), parts[1::2]
+
+
+@lru_cache(maxsize=1 << 13)
+def _in_layer(dotted: str) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+    """As `_starred` of what follows a layer's number, which is the same in all layers; and the parts as numbers."""
+    starred, numbers = _starred(dotted)
+    return starred, tuple(numbers), tuple(map(int, numbers))
 
 
 class _Rule(NamedTuple):
     """A parameter of a module as names are matched against it.
 
-    before   what a name lacks: the base model's prefix, or nothing
-    varying  what stands in the table for the numbers of a name: a star, or one number
+    before  what a name lacks: the base model's prefix, or nothing
+    fixed   which of the numbers of a name the table has as a number, not as a star → that number
     """
 
     before: str
     module: str
     parameter: str
     form: Form
-    varying: list[str]
+    fixed: Mapping[int, str]
 
 
 class TensorNames:
@@ -100,28 +111,36 @@ class TensorNames:
         self._before_layers = dict.fromkeys(
             short for full in before_layers for short in (full, full.removeprefix(f"{prefix}."))
         )
-        # name with a `*` for every number → rules
+        # name with a `*` for every number, and a dot before it → rules
         self._rules: dict[str, list[_Rule]] = defaultdict(list)
         for module, form in tensors.items():
             for parameter in form.parameters:
-                starred, varying = _starred(_full(module, parameter))
-                self._rules[starred].append(_Rule("", module, parameter, form, varying))
-                if starred.startswith(f"{prefix}."):
-                    short = starred.removeprefix(f"{prefix}.")
-                    self._rules[short].append(_Rule(f"{prefix}.", module, parameter, form, varying))
+                starred, varying = _starred(f".{_full(module, parameter)}")
+                fixed = {place: number for place, number in enumerate(varying) if number != "*"}
+                self._rules[starred].append(_Rule("", module, parameter, form, fixed))
+                if starred.startswith(f".{prefix}."):
+                    short = starred.removeprefix(f".{prefix}")
+                    self._rules[short].append(_Rule(f"{prefix}.", module, parameter, form, fixed))
 
     def matches(self, name: str) -> list[Match]:
         """Every rule that fits a tensor's name."""
-        starred, numbers = _starred(name)
+        if "*" in name:
+            return self._inside(name)
+        starred = f".{name}"
+        numbers: tuple[str, ...] = ()
+        indices: tuple[int, ...] = ()
+        if layer := _VARYING.search(starred):
+            inside, numbers, indices = _in_layer(starred[layer.end() :])
+            starred = f"{starred[: layer.start()]}.*{inside}"
+            numbers, indices = (layer[1], *numbers), (int(layer[1]), *indices)
         found = []
-        for before, module, parameter, form, varying in self._rules.get(starred, ()) if "*" not in name else ():
-            open_numbers = numbers
-            if varying.count("*") < len(varying):
-                pairs = list(zip(varying, numbers, strict=True))
-                if any(wanted not in ("*", number) for wanted, number in pairs):
+        for before, module, parameter, form, fixed in self._rules.get(starred, ()):
+            counted = indices
+            if fixed:
+                if any(numbers[place] != number for place, number in fixed.items()):
                     continue
-                open_numbers = [number for wanted, number in pairs if wanted == "*"]
-            found.append(Match(before + name, module, parameter, form, tuple(map(int, open_numbers))))
+                counted = tuple(index for place, index in enumerate(indices) if place not in fixed)
+            found.append(Match(before + name, module, parameter, form, counted))
         return found or self._inside(name)
 
     def has(self, module: str, names: Iterable[str]) -> bool:
@@ -147,5 +166,5 @@ class TensorNames:
         for before in self._before_layers:
             number = name[len(before) :].partition(".")[0]
             if name.startswith(before) and number.isdecimal():
-                return int(number)
+                return int(number[:_MOST_DIGITS])
         return None

@@ -24,11 +24,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 
 from hyperclone_cli.families.axes import AXES, PRODUCTS
 
 ANY = "*"
 """A dimension of any size, which is kept whole."""
+
+_OF_TENSORS = {name for name, axis in AXES.items() if axis.part != "config"}
+"""The axes that dimensions of tensors span."""
 
 
 class Role(Enum):
@@ -59,6 +63,7 @@ def words_of(axes: Iterable[str]) -> set[str]:
     return {word for axis in axes for word in re.split(r"[+.]", axis)}
 
 
+@lru_cache(maxsize=1024)  # all tables together have 140 of them, most of them many times
 def dimension(role: Role, packed: str) -> Dimension:
     """Read a packed axis such as `"heads query"`.
 
@@ -66,8 +71,7 @@ def dimension(role: Role, packed: str) -> Dimension:
     """
     parts = tuple(tuple(axis for word in part.split() for axis in _factors(word)) for part in packed.split("|"))
     read = Dimension(role, parts)
-    known = {name for name, axis in AXES.items() if axis.part != "config"}
-    unknown = sorted(word for word in words_of(read.axes) - known if not word.isdecimal())
+    unknown = sorted(word for word in words_of(read.axes) - _OF_TENSORS if not word.isdecimal())
     if unknown and parts != ((ANY,),):
         raise ValueError(f"{packed!r}: {unknown[0]!r} is no axis")
     return read

@@ -142,9 +142,10 @@ _NOT_TEXT = drop("of a tower, which transformers does not load for the text mode
 
 def _renamed(text: Family, naming: Naming) -> Family:
     """The table of a text model with the names that it has in a wrapper."""
+    base = text.prefix
 
     def name(module: str) -> str:
-        return naming.wrapped(module, text.prefix)
+        return naming.wrapped(module, base)
 
     return replace(
         text,
@@ -175,5 +176,5 @@ class Wrapping:
 def as_named(layouts: Iterable[Family], names: Iterable[str]) -> Family | None:
     """The first of these tables whose embedding is among the names; the first of all where there are no names."""
     layouts, names = list(layouts), list(names)
-    stored = (one for one in layouts if one.tensor_names.has(one.embedding, names))
+    stored = (one for one in layouts if names and one.tensor_names.has(one.embedding, names))
     return next(stored, layouts[0] if layouts else None)
