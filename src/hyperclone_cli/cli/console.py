@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperclone_cli.progress import Progress
-from hyperclone_cli.verifier.report import finite
 
 SCHEMA_VERSION = 1
 
@@ -74,4 +73,6 @@ def print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, 
 
 
 def print_json(content: dict[str, Any]) -> None:
+    from hyperclone_cli.verifier.report import finite
+
     print(json.dumps(finite(content), indent=2, allow_nan=False))

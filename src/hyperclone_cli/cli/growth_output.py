@@ -14,15 +14,15 @@ from hyperclone_cli.checkpoint.object_store import StoreUrl
 from hyperclone_cli.cli.console import ERR, OUT, SCHEMA_VERSION, print_json, print_table, show_notes
 from hyperclone_cli.cli.report_output import show_report
 from hyperclone_cli.errors import first_of
-from hyperclone_cli.hub.upload import Pushed
 from hyperclone_cli.planning.plan import Plan
 from hyperclone_cli.planning.symmetry import advice
 from hyperclone_cli.planning.tokens import TokenBudget
 from hyperclone_cli.verifier.forecast import Forecast
-from hyperclone_cli.verifier.report import Report
 from hyperclone_cli.writing.ranks import Rank, Standing, share_of
 
 if TYPE_CHECKING:
+    from hyperclone_cli.hub.upload import Pushed
+    from hyperclone_cli.verifier.report import Report
     from hyperclone_cli.writing.run import Written
 
 
@@ -57,6 +57,7 @@ def show_plan(
         rows.append(("active for each token", f"{active[0]:,}", f"{active[1]:,}"))
     print_table("parameters", ("part", "before", "after"), rows)
     cache = plan.kv_cache_bytes()
+    exact = sum(number for kind, number in plan.kinds.items() if kind.exact)
     rounded = dict.fromkeys(kind.pattern for kind in plan.kinds if not kind.exact)
     left_out: dict[str, list[str]] = defaultdict(list)
     for name, why in plan.dropped.items():
@@ -66,7 +67,7 @@ def show_plan(
         ("KV cache per token", f"{decimal(cache[0])} → {decimal(cache[1])}"),
         ("head", plan.head.why),
         ("verification here", str(forecast)),
-        ("exact", f"{len(plan.tensors) - len(plan.rounded())} of {len(plan.tensors)} tensors"),
+        ("exact", f"{exact} of {len(plan.tensors)} tensors"),
         ("rounded once", ", ".join(rounded) or "none"),
         ("not written", "; ".join(f"{first_of(names)} ({why})" for why, names in left_out.items()) or "nothing"),
     ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.filesize import decimal
 
 from hyperclone_cli.cli.console import OUT, print_json, print_table, show_notes
-from hyperclone_cli.verifier.report import Report
+
+if TYPE_CHECKING:
+    from hyperclone_cli.verifier.report import Report
 
 
 def show_report(report: Report, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,12 +54,15 @@ def forecast(
     plan: Plan, out: Path, device: str | None, max_memory: int | str | None, page_tokens: int | None = None
 ) -> Forecast:
     """How a clone that will be at `out` will be verified; see `verify` for the options."""
-    shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
+    in_layers = Counter((tensor.kind, tensor.layer) for tensor in plan.tensors)
+    counted = (
+        (kind.pattern.replace("*", str(layer), 1), kind.elements, number) for (kind, layer), number in in_layers.items()
+    )
     disk = next(one for one in out.absolute().parents if one.is_dir())
     limit = None if max_memory is None else bytes_of("--max-memory", max_memory)
 
     most = min(page_tokens or _PAGE_TOKENS, context_length(plan.proposal.config, plan.family))
-    grown = needs_of(shapes, plan.config, plan.family, 4, most)
+    grown = needs_of(counted, plan.config, plan.family, 4, most)
     stored = needs(plan.source, plan.source_family, 4, most)
 
     def fits(tokens: int) -> tuple[Fit, Fit]:

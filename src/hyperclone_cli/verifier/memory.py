@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -62,33 +63,38 @@ class Needs:
 
 def needs(checkpoint: Source, family: Family, item_bytes: int, tokens: int) -> Needs:
     """What a model takes in a dtype of `item_bytes`, on a page of `tokens` tokens."""
-    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    counted = ((name, prod(tensor.shape), 1) for name, tensor in checkpoint.tensors.items())
     own_files = not (isinstance(checkpoint, TensorSource) or checkpoint.needs_copy)
     copied = 0 if own_files else sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    return needs_of(shapes, checkpoint.config, family, item_bytes, tokens, copied)
+    return needs_of(counted, checkpoint.config, family, item_bytes, tokens, copied)
 
 
 def needs_of(
-    shapes: Mapping[str, tuple[int, ...]],
+    counted: Iterable[tuple[str, int, int]],
     config: Mapping[str, Any],
     family: Family,
     item_bytes: int,
     tokens: int,
     copied: int = 0,
 ) -> Needs:
-    """What a model takes whose tensors have these `shapes`, and of which `copied` bytes are in files of other kinds."""
-    total = of_experts = 0
-    fused: dict[str, int] = {}
-    for name, shape in shapes.items():
-        number, expert = prod(shape), _expert(name)
-        total += number
-        of_experts += number if expert else 0
-        fused[expert or name] = fused.get(expert or name, 0) + number
+    """What a model takes, of which `copied` bytes are in files of other kinds.
+
+    counted  (name, elements of a tensor, how many such tensors): those of a layer's experts may be counted together,
+             under a name with a `*` for the expert's number
+    """
+    total = largest = 0
+    fused: dict[str, int] = defaultdict(int)
+    for name, elements, number in counted:
+        total += number * elements
+        if expert := _expert(name):
+            fused[expert] += number * elements
+        else:
+            largest = max(largest, elements)
     return Needs(
         weights=total * item_bytes,
-        largest=max(fused.values(), default=0) * item_bytes,
+        largest=max(largest, *fused.values(), 0) * item_bytes,
         activations=activations(config, family, tokens),
-        scratch=copied + of_experts * item_bytes,
+        scratch=copied + sum(fused.values()) * item_bytes,
     )
 
 
@@ -159,7 +165,7 @@ def _expert(name: str) -> str:
     """The name of one expert's tensor without the expert's number; "" for any other tensor."""
     before, _, after = name.partition(".experts.")
     number, _, rest = after.partition(".")
-    return f"{before}.experts.{rest}" if number.isdecimal() else ""
+    return f"{before}.experts.{rest}" if number.isdecimal() or number == "*" else ""
 
 
 @dataclass(frozen=True)
