@@ -95,7 +95,7 @@ def test_the_clone_is_that_of_the_model_that_transformers_dequantises(
 def read_rows(path: Path, name: str, **changes: Any) -> torch.Tensor:
     """All rows of a tensor, read in three parts."""
     source = open_source(path)
-    stored: StoredTensor = replace(source.tensors[name], **changes)
+    stored: StoredTensor = source.tensors[name]._replace(**changes)
     count = stored.shape[0] if not stored.stack else stored.stack[0] * stored.stack[-1 if stored.transposed else 1]
     cuts = [0, count // 3, count // 2, count]
     with source.rows() as read:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Rows:
         """These rows of a tensor that has the shape of the parameter."""
         if self.whole:
             return stored
-        merged = replace(stored, shape=(self.of, self.width))
+        merged = stored._replace(shape=(self.of, self.width))
         rows = Cuts((merged,), False, (Cut(0, range(self.start, self.stop), range(self.width)),))
         shape = (self.stop - self.start, self.width)
         return StoredTensor(stored.name, stored.dtype, shape, stored.path, 0, packed=rows)

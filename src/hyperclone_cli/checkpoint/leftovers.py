@@ -132,7 +132,8 @@ def plain_names(names: Iterable[str]) -> tuple[dict[str, str], str]:
     Raises CheckpointError if two names would become one.
     """
     stored = list(names)
-    taken = {wrapper for wrapper in _WRAPPERS if any(wrapper in name for name in stored)}
+    together = "\n".join(stored)
+    taken = {wrapper for wrapper in _WRAPPERS if wrapper in together}
     plain = {name: _without_wrappers(name) if taken else name for name in stored}
     while prefix := _prefix_of(plain.values()):
         plain = {name: longer.removeprefix(prefix) for name, longer in plain.items()}
@@ -158,7 +159,8 @@ def prefix_of(names: Iterable[str]) -> str | None:
 
 def _prefix_of(names: Collection[str]) -> str:
     """One prefix that all names have and the model has not; "" if there is none."""
-    doubled = [_DOUBLED] if any(name.startswith(2 * _DOUBLED) for name in names) else []
+    twice = 2 * _DOUBLED
+    doubled = [_DOUBLED] if any(name.startswith(twice) for name in names) else []
     return next((one for one in (*_PREFIXES, *doubled) if names and all(_begins(name, one) for name in names)), "")
 
 

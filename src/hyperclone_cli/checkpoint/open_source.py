@@ -161,13 +161,14 @@ def _read_sharded(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> 
     for shard in sorted(set(weight_map.values())):
         if not os.path.isfile(path / shard):  # unlike Path.is_file, it raises nothing for a name that is too long
             raise CheckpointError(f"{path / shard}: missing shard, listed in {index.name}.", "Fetch the file.")
-        for name, tensor in read(path / shard).items():
+        found = read(path / shard)
+        for name in found:
             if weight_map.get(name) != shard:
                 raise CheckpointError(
                     f"{index}: tensor {name!r} lies in {shard}, the index says {weight_map.get(name)}.",
                     "Take the index and the shards of one revision, or of one save_pretrained.",
                 )
-            tensors[name] = tensor
+        tensors |= found
     absent = [name for name in weight_map if name not in tensors]
     if absent:
         raise CheckpointError(

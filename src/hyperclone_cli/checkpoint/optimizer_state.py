@@ -206,7 +206,7 @@ def _stored(
     """The state of parameters by number and key, whose tensors lie in files of the optimizer at `path`."""
     _check_adamw(path, groups, {number: one.keys() for number, one in state.items()})
     moments = {
-        f"{number}.{key}": replace(one, name=f"{number}.{key}")
+        f"{number}.{key}": one._replace(name=f"{number}.{key}")
         for number, of_one in state.items()
         for key, one in of_one.items()
         if key in POWERS

@@ -10,11 +10,10 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from sys import intern
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from hyperclone_cli.errors import DEQUANTISE, CheckpointError
 
@@ -39,8 +38,7 @@ MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 8  # no weight has more, and the product of very many would take forever
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
+class StoredTensor(NamedTuple):
     """Where a tensor lies in a safetensors file.
 
     shape       as stored on disk
@@ -88,8 +86,8 @@ class StoredTensor:
         height = self.stack[-1 if self.transposed else 1]
         for number in range(start // height, -(-stop // height)):
             first = number * height
-            one = replace(self, shape=self.stack[1:], stack=())
-            one = replace(one, offset=self.offset + number * one.nbytes)
+            one = self._replace(shape=self.stack[1:], stack=())
+            one = one._replace(offset=self.offset + number * one.nbytes)
             yield one, max(start - first, 0), min(stop - first, height)
 
 
@@ -129,8 +127,8 @@ def read_header(path: Path, file: BinaryIO | None = None) -> dict[str, StoredTen
         header = json.loads(text, object_pairs_hook=_no_duplicates)
         header.pop("__metadata__", None)
         entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-        shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
-        tensors = [_stored_tensor(path, data_start, name, entry, shapes) for name, entry in entries]
+        kinds: dict[tuple[str, tuple[int, ...]], _Kind] = {}
+        tensors = [_stored_tensor(path, data_start, name, entry, kinds) for name, entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the safetensors header is damaged ({error}).", again) from None
     end = data_start
@@ -151,16 +149,24 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
+class _Kind(NamedTuple):
+    """What the tensors of one dtype and shape share: there are few such kinds in a file, and many tensors."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
 def _stored_tensor(
     path: Path,
     data_start: int,
     name: str,
     entry: dict[str, Any],
-    shapes: dict[tuple[int, ...], tuple[int, ...]],
+    kinds: dict[tuple[str, tuple[int, ...]], _Kind],
 ) -> StoredTensor:
     """The tensor that an entry of an untrusted header describes. Raises ValueError where it contradicts itself.
 
-    shapes  those of the header so far: tensors of equal shapes share one, of which there are few
+    kinds  those of the header so far, by dtype and shape
     """
     begin, end = entry["data_offsets"]
     if type(entry["shape"]) is not list:
@@ -168,18 +174,21 @@ def _stored_tensor(
     shape = tuple(entry["shape"])
     if len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"tensor {name!r} has {len(shape)} dimensions, expected at most {_MAX_DIMENSIONS}")
-    numbers = (begin, end, *shape)
-    if {*map(type, numbers)} != {int} or min(numbers) < 0:
-        raise ValueError(f"tensor {name!r} has shape {shape} and offsets {begin}, {end}")
-    if entry["dtype"] not in ITEM_BYTES:
-        raise CheckpointError(
-            f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no unquantised model uses.", DEQUANTISE
-        )
-    dtype, shape = intern(entry["dtype"]), shapes.setdefault(shape, shape)
-    tensor = StoredTensor(name, dtype, shape, path, data_start + begin)
-    if tensor.nbytes != end - begin:
-        raise ValueError(f"tensor {name!r} should take {tensor.nbytes} bytes, its offsets span {end - begin}")
-    return tensor
+    for number in (begin, end, *shape):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"tensor {name!r} has shape {shape} and offsets {begin}, {end}")
+    kind = kinds.get((entry["dtype"], shape))
+    if kind is None:
+        if entry["dtype"] not in ITEM_BYTES:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no unquantised model uses.", DEQUANTISE
+            )
+        kind = _Kind(intern(entry["dtype"]), shape, prod(shape) * ITEM_BYTES[entry["dtype"]])
+        kinds[kind.dtype, shape] = kind
+    dtype, shape, nbytes = kind
+    if nbytes != end - begin:
+        raise ValueError(f"tensor {name!r} should take {nbytes} bytes, its offsets span {end - begin}")
+    return StoredTensor(name, dtype, shape, path, data_start + begin)
 
 
 def lay_out(path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, list[StoredTensor]]:

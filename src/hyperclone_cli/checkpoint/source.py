@@ -147,11 +147,12 @@ class Source:
         Raises CheckpointError for tensors that are only parts of a model's weights.
         """
         plain, note = plain_names(self.tensors)
-        check_names(self.path, {plain[name]: tensor for name, tensor in self.tensors.items()})
-        return self._renamed(plain, note) if note else self
+        named = self._renamed(plain, note) if note else self
+        check_names(self.path, named.tensors)
+        return named
 
     def _renamed(self, names: Mapping[str, str], note: str) -> Self:
-        tensors = {names[name]: replace(tensor, name=names[name]) for name, tensor in self.tensors.items()}
+        tensors = {names[name]: tensor._replace(name=names[name]) for name, tensor in self.tensors.items()}
         return replace(self, tensors=tensors, notes=(*self.notes, note), foreign=True)
 
     def unpacked(self, dtype: str | None = None) -> Self:
@@ -267,7 +268,7 @@ def read_tensors(stored: Mapping[Name, StoredTensor]) -> dict[Name, torch.Tensor
     with rows_on_disk(path for one in stored.values() for path in one.paths) as read:
         rows = unpacking(read)
         return {
-            name: rows(replace(one, shape=one.shape or (1,)), 0, (one.shape or (1,))[0]).reshape(one.shape)
+            name: rows(one._replace(shape=one.shape or (1,)), 0, (one.shape or (1,))[0]).reshape(one.shape)
             for name, one in stored.items()
         }
 

@@ -125,7 +125,7 @@ def _expert(matrices: tuple[StoredTensor, ...], place: Match, experts: range, re
     return (
         plain
         if packed is plain.packed and shape == plain.shape
-        else replace(plain, name=place.name, shape=shape, offset=0, packed=packed)
+        else plain._replace(name=place.name, shape=shape, offset=0, packed=packed)
     )
 
 

@@ -44,7 +44,7 @@ def with_noise(
                 "Leave --noise-snr-db out.",
             )
         rows = prod(stored.shape[:-1])
-        flat = replace(stored, shape=(rows, stored.shape[-1]))
+        flat = stored._replace(shape=(rows, stored.shape[-1]))
         for copy in range(1 if match.form.stacked else copies):
             numbers = range(copies) if match.form.stacked else range(copy, copy + 1)
             *outer, expert = match.indices

@@ -163,7 +163,7 @@ class GrownTensor(NamedTuple):
 
     def like(self, stored: StoredTensor) -> StoredTensor:
         """`stored`, a tensor of the clone's name and shape, to be read by rows as this one is."""
-        return replace(stored, transposed=self.transposed, stack=self.stack)
+        return stored._replace(transposed=self.transposed, stack=self.stack)
 
     @property
     def kept(self) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
+from hyperclone_cli.checkpoint.safetensors_file import StoredTensor
 from hyperclone_cli.checkpoint.source import Source
 from hyperclone_cli.errors import NOT_TOGETHER, CheckpointError, first_of
-from hyperclone_cli.families import Match
+from hyperclone_cli.families import Family, Match
 from hyperclone_cli.families.vocabulary import ANY, Form, Role, dimension, drop
 from hyperclone_cli.growth.layers import stated_kinds
 from hyperclone_cli.growth.proposal import Proposal
@@ -33,42 +34,36 @@ def match_tensors(source: Source, proposal: Proposal) -> dict[str, Match]:
     """
     family, kinds = proposal.family, stated_kinds(proposal)
     matched: dict[str, Match] = {}
-    fitting = _fitting(source.tensors, proposal)
-    several = any(len(fits) > 1 for fits in fitting.values())
-    found = _kinds(fits[0] for fits in fitting.values() if len(fits) == 1) if several else {}
+    several: dict[str, list[Match]] = {}
     unknown = []
-    for name, fits in fitting.items():
-        if len(fits) > 1:
-            fits = [
-                match for match in fits if match.dimensions + match.form.stacked == len(source.tensors[name].shape)
-            ] or fits
-        if len(fits) > 1:
-            fits = [match for match in fits if found.get(_where(match)) == match.form.layer_kind] or fits[:1]
-        if len(fits) > 1:
-            raise CheckpointError(f"tensor {name!r} fits {len(fits)} rules of {family.model_type}: a table is wrong.")
-        if not fits:
+    for name, fits in _fitting(source.tensors, proposal):
+        if fits:
+            matched[name] = fits[0]
+            if len(fits) > 1:
+                several[name] = fits
+        else:
             unknown.append(name)
-            continue
-        match = fits[0]
-        if kinds and match.layer is not None:
-            kind = match.form.layer_kind
-            match = match._replace(form=_SHARED) if kinds.get(_where(match), kind) != kind else match
-        matched[name] = match
+    if several:
+        found = _kinds(match for name, match in matched.items() if name not in several)
+        for name, fits in several.items():
+            matched[name] = _one_of(fits, source.tensors[name], found, family)
     if unknown:
         raise CheckpointError(
             f"{source.path}: no rule of {family.model_type} fits {first_of(unknown)}.",
             "Only causal language models in their original layout can be expanded.",
         )
+    if kinds:
+        matched = {name: _shared(match, kinds) for name, match in matched.items()}
     names = [match.name for match in matched.values()]
     if len(set(names)) < len(names):
         twice = [name for name, count in Counter(names).items() if count > 1]
         raise CheckpointError(f"{source.path}: stored twice, with and without {family.prefix!r}: {first_of(twice)}.")
-    _check_complete([match for match in matched.values() if not match.form.dropped], proposal, kinds)
+    _check_complete(matched.values(), proposal, kinds)
     return matched
 
 
-def _fitting(names: Iterable[str], proposal: Proposal) -> dict[str, list[Match]]:
-    """The rules that fit each tensor's name: several where the kind of its layer tells which.
+def _fitting(names: Iterable[str], proposal: Proposal) -> Iterator[tuple[str, list[Match]]]:
+    """(name of a tensor, the rules that fit it): several where the kind of its layer tells which.
 
     A tensor that transformers does not load has a form that says so, whatever the table says of its name.
     """
@@ -76,7 +71,6 @@ def _fitting(names: Iterable[str], proposal: Proposal) -> dict[str, list[Match]]
     more = proposal.config.get(family.next_token.layers)
     further = layers + (more if type(more) is int else 0)
     next_token = family.next_token.names
-    fitting = {}
     for name in names:
         fits = known.matches(name)
         layer = fits[0].layer if fits else None
@@ -88,8 +82,27 @@ def _fitting(names: Iterable[str], proposal: Proposal) -> dict[str, list[Match]]
             ignored = _FURTHER_LAYER
         elif name.startswith("v_head."):
             ignored = _VALUE_HEAD
-        fitting[name] = [Match(name, name, "", ignored, ())] if ignored else fits
-    return fitting
+        yield name, [Match(name, name, "", ignored, ())] if ignored else fits
+
+
+def _one_of(fits: list[Match], stored: StoredTensor, found: Mapping[tuple[int, str], str], family: Family) -> Match:
+    """Of several places that fit a tensor's name, that with its dimensions, in a layer of the kind that was found."""
+    fits = [match for match in fits if match.dimensions + match.form.stacked == len(stored.shape)] or fits
+    if len(fits) > 1:
+        fits = [match for match in fits if found.get(_where(match)) == match.form.layer_kind] or fits[:1]
+    if len(fits) > 1:
+        raise CheckpointError(
+            f"tensor {stored.name!r} fits {len(fits)} rules of {family.model_type}: a table is wrong."
+        )
+    return fits[0]
+
+
+def _shared(match: Match, kinds: Mapping[tuple[int, str], str]) -> Match:
+    """The place of a tensor that shares those of an earlier layer, where the stated kind of its layer says so."""
+    if match.layer is None:
+        return match
+    kind = match.form.layer_kind
+    return match._replace(form=_SHARED) if kinds.get(_where(match), kind) != kind else match
 
 
 def _kinds(matches: Iterable[Match]) -> dict[tuple[int, str], str]:
@@ -107,7 +120,8 @@ def layers_of_copies(match: Match, layers: Sequence[int]) -> list[Match]:
 
     `layers` are those that copy its layer.
     """
-    if match.layer is None or layers == [match.layer]:
+    layer = match.layer
+    if layer is None or layers == [layer]:
         return [match]
     numbers = [(layer, *match.indices[1:]) for layer in layers]
     return [match._replace(name=match.numbered(*indices), indices=indices) for indices in numbers]
@@ -120,10 +134,12 @@ def counted_by(match: Match) -> str:
 
 
 def copies_of_units(counted: str, growths: Mapping[str, Growth]) -> Mapping[int, Sequence[int]]:
-    """Unit of the source → those of the clone that copy it, of packed axes."""
+    """Unit of the source → those of the clone that copy it, of packed axes; empty where each stays one."""
+    growth = grow_axes(dimension(Role.OUT, counted).parts, growths) if counted else None
+    if growth is None or not growth.grows:
+        return {}
     copies: dict[int, list[int]] = defaultdict(list)
-    runs = grow_axes(dimension(Role.OUT, counted).parts, growths).runs
-    units = (unit for run in runs for unit in range(run.start, run.start + run.length))
+    units = (unit for run in growth.runs for unit in range(run.start, run.start + run.length))
     for copy, unit in enumerate(units):
         copies[unit].append(copy)
     return copies
@@ -135,7 +151,7 @@ def names_of_copies(match: Match, copies: Sequence[int]) -> list[str]:
     return [match.name if copy == number else match.numbered(*outer, copy) for copy in copies]
 
 
-def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tuple[int, str], str]) -> None:
+def _check_complete(matched: Iterable[Match], proposal: Proposal, stated: Mapping[tuple[int, str], str]) -> None:
     """Every module that is not optional, in every layer of its kind; a parameter that one of them has, all have.
 
     A layer's kind is the `stated` one, or else that of the modules which it has. Raises CheckpointError for tensors
@@ -146,16 +162,20 @@ def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tu
         (module, next(iter(form.parameters))): form for module, form in family.tensors.items() if not form.optional
     }
     found: dict[tuple[str, str], set[tuple[int, ...]]] = defaultdict(set)
-    for match in present:
-        found[match.module, match.parameter].add(match.indices)
-        wanted[match.module, match.parameter] = match.form
+    for _, module, parameter, form, indices in matched:
+        if not form.dropped:
+            line = module, parameter
+            found[line].add(indices)
+            wanted[line] = form
     kinds: dict[tuple[int, str], str] = {}
     numbers: tuple[set[int], set[int]] = (set(), set())
-    for line, indices in found.items():
-        for which, known in enumerate(numbers):
-            known |= {each[which] for each in indices if each[which:]}
-        if kind := wanted[line].layer_kind:
-            kinds |= {(each[0], _place(kind)): kind for each in indices if each}
+    for line, present in found.items():
+        counted = [set(each) for each in zip(*present, strict=True)]  # the layers, and the units in them
+        for known, more in zip(numbers, counted, strict=False):
+            known |= more
+        if counted and (kind := wanted[line].layer_kind):
+            place = _place(kind)
+            kinds |= {(layer, place): kind for layer in counted[0]}
     kinds |= stated
     # a number beyond those of the tensors is wrong already: an absurd one in config.json is not counted up to
     most = [len(known) + 1 for known in numbers]
@@ -170,10 +190,10 @@ def _check_complete(present: list[Match], proposal: Proposal, stated: Mapping[tu
         of_kind = [layer for layer in layers if not kind or kind == kinds.get((layer, place), usual[place])]
         units = range(min(_count(form, sizes), most[1]))
         expected = set(product(*([of_kind, units][: module.count("*")])))
-        indices = found[module, parameter]
+        present = found[module, parameter]
         if not form.in_some:
-            missing += [Match("", module, parameter, form, each) for each in expected - indices]
-        surplus += [Match("", module, parameter, form, each) for each in indices - expected]
+            missing += [Match("", module, parameter, form, each) for each in expected - present]
+        surplus += [Match("", module, parameter, form, each) for each in present - expected]
     for matches, what in ((missing, "missing tensors"), (surplus, "too many tensors")):
         if matches:
             names = sorted(match.numbered(*match.indices) for match in matches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ class GrownMoment:
         """Each part, and where it lies if the moment lies at `whole`."""
         row_bytes = self.nbytes // prod(self.shape[:-1])
         return [
-            (part, replace(whole, name=part.name, shape=part.shape, offset=whole.offset + first * row_bytes))
+            (part, whole._replace(name=part.name, shape=part.shape, offset=whole.offset + first * row_bytes))
             for first, part in self.parts.items()
         ]
 

@@ -131,15 +131,15 @@ class Plan:
 
     def rounded(self) -> list[str]:
         """Tensors whose numbers are rounded once; all others hold the source's, scaled by powers of two."""
-        return [tensor.name for tensor in self.tensors if not tensor.exact]
+        return [tensor.name for tensor in self.tensors if not tensor.kind.exact]
 
     def kv_cache_bytes(self) -> tuple[int, int]:
         """Bytes of keys and values that one token adds, in the source and in the clone, each in its own dtype.
 
         Recurrent layers add none, nor do layers that share the keys and values of an earlier one.
         """
-        attention = [tensor for tensor in self.tensors if tensor.part == "attention"]
-        layers = {tensor.layer for tensor in attention if tensor.layer is not None}
+        attention = [kind for kind in self.kinds if kind.part == "attention"]
+        layers = {one.layer for one in self.tensors if one.kind.part == "attention" and one.layer is not None}
         shared = kv_shared_layers(self.proposal)
         cached = [
             (grow_axes(dimension(Role.OUT, packed).parts, self.layers.get(layer, self.growths)), self.order[layer].new)
@@ -147,8 +147,8 @@ class Plan:
             if self.order[layer].source not in shared
             for packed in self.family.cache
         ]
-        before = max((ITEM_BYTES[tensor.source.dtype] for tensor in attention), default=0)
-        after = max((ITEM_BYTES[tensor.dtype] for tensor in attention), default=0)
+        before = max((ITEM_BYTES[kind.stored.dtype] for kind in attention), default=0)
+        after = max((ITEM_BYTES[kind.dtype] for kind in attention), default=0)
         return (
             sum(growth.source for growth, new in cached if not new) * before,
             sum(growth.target for growth, _ in cached) * after,

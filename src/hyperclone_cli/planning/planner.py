@@ -6,7 +6,9 @@ stored twice. The same source and request give the same plan, and the plan decid
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from operator import attrgetter
 
 from hyperclone_cli.checkpoint.safetensors_file import ITEM_BYTES
 from hyperclone_cli.checkpoint.sizes import check_towers
@@ -47,8 +49,11 @@ def make_plan(source: Source, request: Request) -> Plan:
     Raises CheckpointError if a tensor fits no rule, several, or not its shape; RequestError if the
     architecture cannot do what is asked.
     """
-    _check_known(source, request)
-    family = find_family(source.config, source.tensors, request.family)
+    try:
+        family = find_family(source.config, source.tensors, request.family)
+    except CheckpointError:
+        _name_fitting_table(source, request)
+        raise
     check_towers(source.config, family, len(source.tensors))
     stated = proposal = Proposal.of(request, family, source.config)
     if request.target_params is not None:
@@ -72,9 +77,10 @@ def make_plan(source: Source, request: Request) -> Plan:
     tensors = grow_tensors(stored, places, family, growths, layers, order, grow_experts(proposal), request)
     tensors, head, redundant = decide_head(source, proposal, growths, tensors)
     dropped.update(redundant)
-    kinds = list(dict.fromkeys(tensor.kind for tensor in tensors))
+    kinds = Counter(tensor.kind for tensor in tensors)
+    clone_bytes = sum(number * kind.nbytes for kind, number in kinds.items())
     # widest items first, so that every tensor of a file is aligned to its own size
-    tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.dtype])
+    tensors.sort(key=lambda tensor: -ITEM_BYTES[tensor.kind.dtype])
     config = grow_config(proposal, growths, head.tied)
     if growths["layers"].grows:
         config = grow_layer_rules(config, proposal, order)
@@ -94,7 +100,7 @@ def make_plan(source: Source, request: Request) -> Plan:
         order=order,
         config=config,
         tensors=tuple(tensors),
-        shards=_split(tensors, request.max_shard_size),
+        shards=_split(tensors, _file_bytes(clone_bytes, request.max_shard_size)),
         dropped=dropped,
         head=head,
         notes=(
@@ -136,8 +142,8 @@ def _plan_of_size(source: Source, proposal: Proposal) -> Plan:
     return replace(plan, notes=(note, *plan.notes))
 
 
-def _check_known(source: Source, request: Request) -> None:
-    """Raise CheckpointError for an architecture that has no table, naming another's table that fits every tensor."""
+def _name_fitting_table(source: Source, request: Request) -> None:
+    """Raise CheckpointError for an architecture without a table if another's fits every tensor, which it names."""
     model_type = source.config["model_type"]
     if request.family or model_type in REFUSED or known_family(source.config, source.tensors):
         return
@@ -154,15 +160,15 @@ def _check_known(source: Source, request: Request) -> None:
         )
 
 
-def _split(tensors: list[GrownTensor], max_shard_size: int | str | None) -> dict[str, tuple[str, ...]]:
+def _split(tensors: list[GrownTensor], file_bytes: int) -> dict[str, tuple[str, ...]]:
+    """File → names of its tensors, in files of at most so many bytes where a tensor does not have more."""
     from huggingface_hub import split_state_dict_into_shards_factory
 
-    size = _file_bytes(sum(tensor.nbytes for tensor in tensors), max_shard_size)
     split = split_state_dict_into_shards_factory(
-        {tensor.name: tensor for tensor in tensors},
-        get_storage_size=lambda tensor: tensor.nbytes,
+        {tensor.name: tensor.kind for tensor in tensors},
+        get_storage_size=attrgetter("nbytes"),
         filename_pattern="model{suffix}.safetensors",
-        max_shard_size=size,
+        max_shard_size=file_bytes,
     )
     return {name: tuple(tensors) for name, tensors in split.filename_to_tensors.items()}
 

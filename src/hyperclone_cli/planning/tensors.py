@@ -43,7 +43,8 @@ def grow_tensors(
         copies[cloned.source].append(number)
     silent = {number for number, cloned in enumerate(order) if cloned.new and request.depth_init == "zero"}
     there: dict[int, Mapping[str, Growth]] = {}
-    kinds: dict[tuple[object, ...], TensorKind] = {}
+    # tensors that are alike → their kind, and the copies of each unit that their names count, where it has several
+    ways: dict[tuple[object, ...], tuple[TensorKind, Mapping[int, Sequence[int]]]] = {}
     units: dict[tuple[str, int], Mapping[int, Sequence[int]]] = {}
     grown = []
     for stored_name, match in matched.items():
@@ -58,26 +59,28 @@ def grow_tensors(
             at_rest = layer in silent
             line = match.name if match.form is KEPT else match.module  # what is kept has a line of its own
             like = (line, match.parameter, stored.shape, stored.dtype, id(own), at_rest)
-            kind = kinds.get(like)
-            if kind is None:
+            way = ways.get(like)
+            if way is None:
                 kind = kind_of(stored, copy, family, own, request)
-                kinds[like] = kind = silenced(kind, copy, family) if at_rest else weighed(kind, copy, experts)
-            names = [copy.name]
-            if counted := counted_by(copy):
+                kind = silenced(kind, copy, family) if at_rest else weighed(kind, copy, experts)
+                counted = counted_by(copy)
                 if (counted, id(own)) not in units:
                     units[counted, id(own)] = copies_of_units(counted, own)
-                names = names_of_copies(copy, units[counted, id(own)][copy.indices[-1]])
+                ways[like] = way = kind, units[counted, id(own)]
+            kind, made = way
             placed = as_stored(stored, kind)
-            grown += [GrownTensor(name, layer, placed, kind) for name in names]
+            names = names_of_copies(copy, made[copy.indices[-1]]) if made else (copy.name,)
+            for name in names:
+                grown.append(GrownTensor(name, layer, placed, kind))
     return grown
 
 
 def as_stored(stored: StoredTensor, kind: TensorKind) -> StoredTensor:
     """A tensor of the source, to be read by rows as those of its kind are."""
-    transposed, stack = kind.stored.transposed, kind.stored.stack
-    if (stored.transposed, stored.stack) == (transposed, stack):
+    like = kind.stored
+    if stored.transposed == like.transposed and stored.stack == like.stack:
         return stored
-    return replace(stored, transposed=transposed, stack=stack)
+    return stored._replace(transposed=like.transposed, stack=like.stack)
 
 
 def kind_of(
@@ -134,7 +137,7 @@ def kind_of(
         grown[0] = grown[0].unscaled()
     return TensorKind(
         pattern=match.pattern,
-        stored=replace(stored, transposed=transposed, stack=stack),
+        stored=stored._replace(transposed=transposed, stack=stack),
         dtype=FLOAT_DTYPES[request.dtype] if request.dtype else (*stored.originals, stored)[0].dtype,
         part=_part(form),
         roles=tuple(dimension.role for dimension in dimensions),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -56,7 +56,7 @@ class OptimizerFile(OpenFile):
                 begin = entries[f"data/{record}"].header_offset
                 file.seek(begin)
                 lengths = struct.unpack("<26xHH", file.read(30))  # of the name and the extra field that follow
-                found[name] = replace(tensor, path=path, offset=begin + 30 + sum(lengths))
+                found[name] = tensor._replace(path=path, offset=begin + 30 + sum(lengths))
         return found
 
     def read_back(self, directory: Path) -> Mapping[str, tuple[int, ...]]:

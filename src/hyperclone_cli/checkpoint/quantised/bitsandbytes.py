@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite, prod
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ class FourBits(Packed):
 
 
 def _piece(read: Read, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-    return read(replace(stored, shape=(prod(stored.shape),)), start, stop)
+    return read(stored._replace(shape=(prod(stored.shape),)), start, stop)
 
 
 def state_of(name: str, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:

@@ -8,7 +8,7 @@ Microscaling formats specification of the Open Compute Project.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,8 @@ class Mxfp4(Packed):
         blocks, scales = self.parts
         groups = scales.shape[-1]
         flat = prod(scales.shape[:-1])
-        pairs = read(replace(blocks, shape=(flat, groups * _GROUP_BYTES)), start, stop).int()
-        powers = read(replace(scales, shape=(flat, groups)), start, stop).int() - 127
+        pairs = read(blocks._replace(shape=(flat, groups * _GROUP_BYTES)), start, stop).int()
+        powers = read(scales._replace(shape=(flat, groups)), start, stop).int() - 127
         values = torch.tensor((*_MAGNITUDES, *(-one for one in _MAGNITUDES)))
         both = torch.stack([values[torch.arange(256) % 16], values[torch.arange(256) // 16]], 1)  # of every byte
         numbers = both[pairs].view(stop - start, groups, 2 * _GROUP_BYTES)

@@ -12,7 +12,7 @@ compressors/pack_quantized.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hyperclone_cli.checkpoint.quantised.packed import Packed
@@ -53,11 +53,11 @@ class Integers(Packed):
 
         packed, scale = self.parts[:2]
         across = self.layout != "compressed-tensors"  # the rows of the weight are columns on disk
-        scales = read(replace(scale, transposed=across), start, stop).float()
+        scales = read(scale._replace(transposed=across), start, stop).float()
         if self.layout == "awq":
             numbers = self._packed_rows(read, packed, start, stop)
         else:
-            numbers = self._unpack(read(replace(packed, transposed=across), start, stop)).flatten(1)
+            numbers = self._unpack(read(packed._replace(transposed=across), start, stop)).flatten(1)
         columns = numbers.shape[1]
         if self.groups is None:
             group = torch.arange(columns) // -(-columns // scales.shape[1])
@@ -77,7 +77,7 @@ class Integers(Packed):
         """Rows start … stop - 1 of numbers of which several rows are packed in a word."""
         each = 32 // self.bits
         first = start // each
-        found = read(replace(words, transposed=self.layout != "compressed-tensors"), first, -(-stop // each))
+        found = read(words._replace(transposed=self.layout != "compressed-tensors"), first, -(-stop // each))
         numbers = self._unpack(found).transpose(1, 2).flatten(0, 1)
         return numbers[start - first * each : stop - first * each]
 

@@ -12,7 +12,7 @@ compressed_tensors.py and bitsandbytes.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ class Scaled(Packed):
     def rows(self, read: Read, start: int, stop: int) -> torch.Tensor:
         """Rows start … stop - 1, numbered across all matrices: (rows, columns) in float32."""
         numbers, *grids = self.parts
-        values = read(replace(numbers, stack=numbers.shape if len(numbers.shape) > 2 else ()), start, stop).float()
+        values = read(numbers._replace(stack=numbers.shape if len(numbers.shape) > 2 else ()), start, stop).float()
         for zeros in grids[1:]:
             values -= self._spread(read, zeros, start, stop)
         for scales in grids[:1]:
@@ -59,7 +59,7 @@ class Scaled(Packed):
         rows = torch.arange(start, stop)
         places = rows % height // self.block[0] + (rows // height * tall if matrices > 1 else 0)
         first, last = int(places.min()), int(places.max())
-        found = read(replace(grid, shape=(matrices * tall, wide)), first, last + 1)
+        found = read(grid._replace(shape=(matrices * tall, wide)), first, last + 1)
         found = torch.exp2(found.float() - 127) if grid.dtype == "U8" else found.float()
         return found[places - first].repeat_interleave(self.block[1], 1)[:, :width]
 
