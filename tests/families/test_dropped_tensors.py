@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hyperclone_cli import plan
 from hyperclone_cli.growth.request import Request
 from hyperclone_cli.verifier import verify
 from hyperclone_cli.writing.pipeline import expand
@@ -40,6 +41,15 @@ def test_a_head_that_predicts_further_tokens_is_left_out(source: Sources, tmp_pa
     )
     assert list(expand(src, tmp_path / "clone", Request(embed_mult=2)).dropped) == ["mtp.fc.weight"]
     models.load(tmp_path / "clone")
+
+
+@pytest.mark.parametrize("digits", [3, 30, 5000])
+def test_a_layer_of_whichever_number_beyond_those_of_the_config_is_left_out(
+    digits: int, source: Sources, tmp_path: Path
+) -> None:
+    name = f"model.layers.{'9' * digits}.mlp.up_proj.weight"
+    src = models.edited(source("llama-mha"), tmp_path / "src", lambda tensors: tensors.update({name: torch.ones(4)}))
+    assert list(plan(src, embed_mult=2).dropped) == [name]
 
 
 def test_keys_and_values_of_layers_that_share_those_of_others_are_left_out(source: Sources, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hyperclone_cli.checkpoint.open_source import open_source
 from hyperclone_cli.errors import RequestError
 from hyperclone_cli.families import find_family
 from hyperclone_cli.verifier import generation, memory
+from hyperclone_cli.verifier.forecast import forecast
 from hyperclone_cli.verifier.report import Report
 from hyperclone_cli.verifier.run_options import follow_passes, follow_steps
 from hyperclone_cli.verifier.verification_record import check_verified
@@ -221,6 +222,15 @@ def test_experts_count_as_the_one_tensor_that_they_are_fused_to(source: Sources)
     one_projection = [tensor for tensor in experts if ".layers.0." in tensor.name and "up_proj" in tensor.name]
     assert needs.largest == sum(tensor.nbytes for tensor in one_projection)
     assert needs.scratch == sum(tensor.nbytes for tensor in experts)
+
+
+@pytest.mark.parametrize("variant", ["olmoe", "gpt_oss", "deepseek_v3-tied", "llama-gqa-tied", "qwen3_next"])
+def test_a_plan_forecasts_what_the_written_clone_needs(variant: str, source: Sources, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    planned = forecast(expand(source(variant), clone, embed_mult=2, depth_mult=2), clone, "cpu", None, PAGE)
+    opened = open_source(clone)
+    needs = memory.needs(opened, find_family(opened.config), 4, PAGE)
+    assert (planned.needed_bytes, planned.least_bytes) == (needs.in_memory, needs.layer_by_layer)
 
 
 @pytest.mark.parametrize("new_tokens", [1, 2, 3, 4, 15, 16, 17, 64])
