@@ -258,7 +258,7 @@ PRESETS: dict[str, Preset] = {
         schedules=(0.25, 0.5, 2.0, 4.0),
         longer=(8.0, 13.1),
     ),
-    "growth-arms": replace(GROWTH, shapes=(MIDDLE,), arms=GROWTH_ARMS, schedules=()),
+    "growth-arms": replace(GROWTH, shapes=(MIDDLE,), arms=GROWTH_ARMS, rates=CPU.rates, schedules=()),
     "gpu": Preset(
         shapes=("llama-12m",),
         arms=WIDTH_ARMS,
