@@ -91,7 +91,7 @@ losses       nats a token on held-out files; gain: the final loss, of the same s
 worst        the worst loss after the start minus the start; regained: steps until the start is passed for good
 steps        until that random arm's final loss, on the same schedule; speed-up: in FLOPs
 with source  in FLOPs, the source's own training counted
-by schedule  the random arm's FLOPs over those of the shortest complete schedule whose end reaches its final loss
+by schedule  the FLOPs of the random arm's longest schedule over those of the shortest complete one that ends as low
 ahead of     the source that is trained on for as many FLOPs as the longest schedule has: its final loss minus this one
 break-even   tokens for each parameter of the arm from which on complete schedules of it end below the source's
 cosine       between copies of the residual stream at the end; rank: of the weights, of what their shapes allow

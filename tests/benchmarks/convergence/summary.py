@@ -33,7 +33,7 @@ class ArmFigures:
     reached         seeds that reach it
     speedup         the random arm's steps to its own final loss over `steps_to`, and so its FLOPs
     flops_speedup   the same, the source's own training added to the arm's FLOPs
-    by_schedule     the random arm's FLOPs over those of the shortest complete schedule whose end reaches its final loss
+    by_schedule     the FLOPs of the random arm's longest schedule over those of the shortest that ends with its loss
     break_even      tokens for each of its parameters from which on it ends below the source that was trained on for the
                     same FLOPs; `ahead`, by how much it does (nats) at the longest schedule of its own
     forgotten       the worst loss after the start minus the start
@@ -100,12 +100,7 @@ def arm_figures(bench: Bench, shape: str, arm: str) -> ArmFigures:
         flops_speedup=spread(
             ratio(before, after, more) if priced else None for (before, after), more in zip(costs, sources, strict=True)
         ),
-        by_schedule=spread(
-            ratio(flops(other, other.steps[-1]), flops_to(ends, other.losses[-1]))
-            for ends, other in zip(schedule_ends(bench, shape, arm), random, strict=True)
-        )
-        if bench.preset.schedules
-        else None,
+        by_schedule=_by_schedule(bench, shape, arm),
         **_against_the_source(bench, shape, arm),
         forgotten=spread(max(curve.losses[1:]) - curve.losses[0] for curve in own) if clone else None,
         regained=spread(regained(curve) for curve in own) if clone else None,
@@ -123,6 +118,13 @@ def schedule_ends(bench: Bench, shape: str, arm: str) -> list[Curve]:
         steps, losses = zip((0, ends[0].losses[0]), *((run.steps[-1], run.losses[-1]) for run in ends), strict=True)
         found.append(replace(ends[0], steps=list(steps), losses=list(losses)))
     return found
+
+
+def _by_schedule(bench: Bench, shape: str, arm: str) -> Spread | None:
+    if not bench.preset.schedules:
+        return None
+    pairs = zip(schedule_ends(bench, shape, arm), schedule_ends(bench, shape, baseline(arm)), strict=True)
+    return spread(ratio(flops(random, random.steps[-1]), flops_to(ends, random.losses[-1])) for ends, random in pairs)
 
 
 def _against_the_source(bench: Bench, shape: str, arm: str) -> dict[str, Spread | None]:
