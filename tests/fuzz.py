@@ -7,7 +7,8 @@ builds a tiny model, runs `hyperclone expand`, which verifies, and compares the 
 
     good     the clone's float32 logits are within 1e-5 of the source's; or, if its weights are stored in 16 bits, those
              of the same clone stored in float32 are: the rounding of its weights then explains the rest
-    refused  the request is refused with a reason (exit 2), and nothing is written
+    refused  the request is refused with a reason (exit 2), and nothing is written; or the source is (exit 3), which
+             transformers does not run in its own dtype
 
 A good clone that is called wrong (but for noise so loud that `plan` warned of it), a wrong one that passes, and every
 other exit code is a failure, printed with the command that repeats it. A part of the good clones is then damaged in
@@ -38,6 +39,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1", "OMP_NU
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from support import models
 from support.command_line import run
@@ -153,6 +155,15 @@ def logits_of(path: Path) -> torch.Tensor:
     return models.logits(models.load(path, experts_implementation="eager"))
 
 
+def runs(path: Path) -> bool:
+    """Whether transformers runs a checkpoint as it is stored: where a layer is float32 beside others, not all do."""
+    try:
+        models.logits(AutoModelForCausalLM.from_pretrained(path, dtype="auto"))
+    except RuntimeError:
+        return False
+    return True
+
+
 def is_loud(case: Case) -> bool:
     """Whether `plan` warns that the verification may fail: noise above 10 dB costs 16-bit weights their precision."""
     noise = "--noise-snr-db"
@@ -220,7 +231,7 @@ def negate(clone: Path, random: Random) -> bool:
 
 def swap_layers(clone: Path, random: Random) -> bool:
     made = json.loads((clone / "hyperclone.json").read_text())["request"]
-    if made["mixing"]["noise_snr_db"] is not None and (made["num_layers"] or made["depth_mult"] != 1):
+    if made["mixing"]["noise_snr_db"] is not None and "depth_mult" in made:
         return False  # copies of one layer differ by their noise, which cancels in each: either may stand for the other
 
     def change(tensors: Tensors, name: str) -> bool:
@@ -320,6 +331,8 @@ def judge(case: Case, work: Path, chance: float) -> Outcome:
             reason = re.sub(r"\d[\d.,]*", "N", error.removeprefix("Error: "))
             left = clone.exists() or clone.with_name("clone.partial").exists()
             return Outcome(case, "refused", reason, "a refusal left files" if left else "")
+        if code == 3 and not runs(src):
+            return Outcome(case, "refused, for transformers does not run the source", error)
         if code not in (0, 4):
             return Outcome(case, f"exit {code}", error, f"exit {code}: {error}")
         good, figures = is_good(case, src, expected, clone)
