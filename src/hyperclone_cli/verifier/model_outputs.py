@@ -145,7 +145,8 @@ def compare_outputs(
                 if checkpoint is clone or isinstance(error, HypercloneError):
                     raise
                 raise CheckpointError(
-                    f"{checkpoint.path}: transformers {__version__} cannot run it: {last_line(error)}",
+                    f"{checkpoint.path}: transformers {__version__} cannot run it in {_name(dtype)}:"
+                    f" {last_line(error)}",
                     "Install a version of transformers that does. --weights-only compares weights, and runs no model.",
                 ) from error
             raise StorageError(
