@@ -99,7 +99,7 @@ def complete(bench: Bench, jobs: int, log: Log) -> None:
     check_settings(bench, bench.corpus())
     execute_all(bench, [run for shape in preset.shapes for run in runs_of(bench, shape, SOURCE)], jobs, log)
     make_clones(bench, log)
-    for wanted in (all_trials, runs_of, scheduled):  # the trials are the first seed's runs too
+    for wanted in (all_trials, scheduled):  # the trials are runs of the first seed too
         execute_all(
             bench,
             [run for shape in preset.shapes for arm in preset.arms for run in wanted(bench, shape, arm)],
@@ -130,9 +130,9 @@ def all_trials(bench: Bench, shape: str, arm: str) -> list[Run]:
     return [run for steps in tried_lengths(bench, arm) for run in trials(bench, shape, arm, steps)]
 
 
-def tried_lengths(bench: Bench, arm: str) -> tuple[int, ...]:
-    own = bench.preset.steps
-    return tuple(dict.fromkeys((own, max(own, *lengths(bench, arm)))))
+def tried_lengths(bench: Bench, arm: str) -> list[int]:
+    """Steps of the schedules that every rate is tried on, the shorter first."""
+    return sorted({bench.preset.steps, lengths(bench, arm)[-1]})
 
 
 def lengths(bench: Bench, arm: str) -> list[int]:
